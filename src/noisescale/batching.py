@@ -1,0 +1,183 @@
+"""Batch strategies: (clock, schedule factor, N) -> (B, factor of the rate). Pure; sizes are effective: over all micro-batches and devices.
+
+A strategy decides how many examples an update takes, `planning` where a pass ends and how an update is cut into micro-batches.
+Every strategy has
+    last: what happens to the last window of a pass, see `planning.Plan`: carry | partial | drop | spread.
+    reference_size, lr_rule: the rate is quoted for batches of reference_size, and is scaled by (B/reference_size)^p.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import NamedTuple
+
+from noisescale.errors import ConfigError, check_choice, check_count, check_increasing, check_number
+from noisescale.noise import LR_RULES, lr_scaling
+
+__all__ = ["LAST_WINDOW", "BatchChoice", "BatchStrategy", "Fixed", "Full", "Linear", "MultiStep"]
+
+LAST_WINDOW = ("carry", "partial", "drop", "spread")
+
+
+class BatchChoice(NamedTuple):
+    """B, in examples, and lr/lr0, which includes the schedule."""
+
+    size: int
+    lr_factor: float
+
+
+@dataclass(frozen=True)
+class BatchStrategy(ABC):
+    """B(t), and the factor lr/lr0 = s(t) (B/B_ref)^p.
+
+    Args:
+        last: carry | partial | drop | spread, see `planning.Plan`.
+        lr_rule: none (p = 0) | linear (p = 1) | sqrt (p = 1/2).
+        reference_size: B_ref, the batch that the optimizer's rate is quoted for; None: no scaling, so only with lr_rule none.
+        micro_batch_size: examples that one device takes at once; the batch must be a multiple of it. None: up to the planner.
+    """
+
+    _: KW_ONLY
+    last: str = "partial"
+    lr_rule: str = "none"
+    reference_size: int | None = None
+    micro_batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("last", self.last, LAST_WINDOW)
+        check_choice("lr_rule", self.lr_rule, LR_RULES)
+        if self.reference_size is not None:
+            check_count("reference_size", self.reference_size, unit="examples")
+        elif self.lr_rule != "none":
+            raise ConfigError("lr_rule", self.lr_rule, "needs a reference_size, the batch that lr is quoted for", "for example reference_size=128")
+        if self.micro_batch_size is not None:
+            check_count("micro_batch_size", self.micro_batch_size, unit="examples")
+
+    @abstractmethod
+    def size_at(self, epoch: float, num_examples: int) -> int:
+        """B, in examples, for an update that starts at `epoch`; at least 1, at most N."""
+
+    @abstractmethod
+    def check(self, num_examples: int) -> None:
+        """Raise `ConfigError` where the strategy cannot be carried out on N examples."""
+
+    def __call__(self, epoch: float, factor: float, num_examples: int) -> BatchChoice:
+        """The choice for an update that starts at `epoch`, where the schedule has `factor`."""
+        size = self.size_at(epoch, num_examples)
+        if self.reference_size is None:
+            return BatchChoice(size, factor)
+        return BatchChoice(size, factor * lr_scaling(self.lr_rule, size, self.reference_size))
+
+
+def _check_size(size: int, num_examples: int, micro: int | None, key: str = "size") -> None:
+    if size > num_examples:
+        raise ConfigError(key, size, f"must be at most N = {num_examples}, the examples of one pass", "use batch=full for all of them")
+    if micro is not None and size % micro:
+        raise ConfigError(key, size, f"must be a multiple of micro_batch_size={micro}", f"for example {max(1, size // micro) * micro}")
+
+
+@dataclass(frozen=True)
+class Fixed(BatchStrategy):
+    """B(t) = size.
+
+    Args:
+        size: B, in examples, 1 to N.
+    """
+
+    size: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("size", self.size, unit="examples")
+
+    def check(self, num_examples: int) -> None:
+        _check_size(self.size, num_examples, self.micro_batch_size)
+
+    def size_at(self, epoch: float, num_examples: int) -> int:
+        return self.size
+
+
+@dataclass(frozen=True)
+class Full(BatchStrategy):
+    """B(t) = N: gradient descent, one update per pass, g = 0."""
+
+    def check(self, num_examples: int) -> None:
+        _check_size(num_examples, num_examples, self.micro_batch_size)
+
+    def size_at(self, epoch: float, num_examples: int) -> int:
+        return num_examples
+
+
+@dataclass(frozen=True)
+class MultiStep(BatchStrategy):
+    """B(t) = min(max_size, size * factor^(number of milestones <= t)), rounded: the batch grows in steps.
+
+    Args:
+        size: B at t = 0, in examples, 1 to N.
+        milestones: epochs of the steps, > 0, strictly increasing.
+        factor: growth at each, >= 1.
+        max_size: cap, in examples, >= size; None: N.
+
+    Source: Smith et al. 1711.00489, section 5.1 (x5 at each milestone where the rate would have been divided by 5).
+    """
+
+    size: int
+    milestones: Sequence[float]
+    factor: float
+    max_size: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("size", self.size, unit="examples")
+        check_increasing("milestones", self.milestones, unit="epochs")
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+        check_number("factor", self.factor, at_least=1)
+        if self.max_size is not None:
+            check_count("max_size", self.max_size, at_least=self.size, unit="examples")
+
+    def check(self, num_examples: int) -> None:
+        _check_size(self.size, num_examples, self.micro_batch_size)
+        if self.max_size is not None:
+            _check_size(self.max_size, num_examples, self.micro_batch_size, "max_size")
+
+    def size_at(self, epoch: float, num_examples: int) -> int:
+        grown = self.size * self.factor ** sum(milestone <= epoch for milestone in self.milestones)
+        return _realisable(grown, self.max_size or num_examples, self.micro_batch_size)
+
+
+@dataclass(frozen=True)
+class Linear(BatchStrategy):
+    """B(t) = size + (max_size - size) min(t/T, 1), rounded: a ramp over T = epochs.
+
+    Args:
+        size: B at t = 0, in examples, 1 to N.
+        max_size: B from T on, in examples, 1 to N; smaller than size is a ramp down.
+        epochs: T, > 0.
+    """
+
+    size: int
+    max_size: int
+    epochs: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("size", self.size, unit="examples")
+        check_count("max_size", self.max_size, unit="examples")
+        check_number("epochs", self.epochs, above=0, unit="epochs")
+
+    def check(self, num_examples: int) -> None:
+        _check_size(self.size, num_examples, self.micro_batch_size)
+        _check_size(self.max_size, num_examples, self.micro_batch_size, "max_size")
+
+    def size_at(self, epoch: float, num_examples: int) -> int:
+        ramp = self.size + (self.max_size - self.size) * min(epoch / self.epochs, 1.0)
+        return _realisable(ramp, num_examples, self.micro_batch_size)
+
+
+def _realisable(size: float, at_most: int, multiple: int | None) -> int:
+    """The nearest whole number of examples in [1, at_most], a multiple of `multiple` where one is given and fits."""
+    step = 1 if multiple is None else min(multiple, at_most)
+    steps = min(round(min(size, float(at_most)) / step), at_most // step)
+    return max(1, steps) * step

@@ -1,0 +1,8 @@
+"""Thin callbacks: they obey a plan, or they measure what happened; they decide nothing."""
+
+from noisescale.callbacks.batch_size import BatchSizeScheduler
+from noisescale.callbacks.divergence import StopOnDivergence, TrainingDiverged
+from noisescale.callbacks.epochs import EpochRecorder
+from noisescale.callbacks.noise_scale import NoiseScaleMonitor
+
+__all__ = ["BatchSizeScheduler", "EpochRecorder", "NoiseScaleMonitor", "StopOnDivergence", "TrainingDiverged"]

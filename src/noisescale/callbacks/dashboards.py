@@ -1,0 +1,57 @@
+"""Scalars for loggers, over updates and over examples, and the TensorBoard layout that shows them together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import TensorBoardLogger
+
+__all__ = ["BY_EXAMPLES", "add_layout", "log_scalars"]
+
+BY_EXAMPLES = "by_examples/"
+"""Prefix of the tags whose step is examples seen."""
+
+_CHARTS = {
+    "loss": ["train/loss", "val/loss"],
+    "accuracy": ["train/acc", "val/acc"],
+    "learning rate": ["lr"],
+    "batch size B": ["batch/effective"],
+    "noise scale g": ["noise/g"],
+}
+
+
+def add_layout(trainer: pl.Trainer) -> None:
+    """Give TensorBoard's custom-scalars page loss, accuracy, lr, B and g in one place, over updates and over examples."""
+    layout = {
+        "noisescale: over updates": {name: ["Multiline", [f"^{tag}$" for tag in tags]] for name, tags in _CHARTS.items()},
+        "noisescale: over examples": {
+            name: ["Multiline", [f"^{BY_EXAMPLES}{tag}$" for tag in tags]] for name, tags in _CHARTS.items()
+        },
+    }
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+            logger.experiment.add_custom_scalars(layout)
+
+
+def log_scalars(trainer: pl.Trainer, values: Mapping[str, float], step: int, examples_seen: int, wall_time: float) -> None:
+    """Log `values` at `step`, and again under `by_examples/` at `examples_seen`, on all loggers of the trainer.
+
+    TensorBoard gets one event for all values: a fraction of the cost of one event each. Loggers other than TensorBoard have one clock,
+    so they get examples_seen as a value beside the others.
+    """
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            if trainer.is_global_zero:
+                writer = logger.experiment.file_writer
+                writer.add_summary(_summary(values), step, wall_time)
+                writer.add_summary(_summary({BY_EXAMPLES + tag: value for tag, value in values.items()}), examples_seen, wall_time)
+        else:
+            logger.log_metrics({**values, "examples_seen": float(examples_seen)}, step=step)
+
+
+def _summary(values: Mapping[str, float]) -> Any:
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    return Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])

@@ -1,0 +1,27 @@
+"""Image data sets held in memory as one uint8 tensor; augmented and normalised on the device, a batch at a time."""
+
+from noisescale.data.augment import crop_flip, crop_flip_table
+from noisescale.data.datamodule import ImageDataModule
+from noisescale.data.digits import DigitsData
+from noisescale.data.imagefolder import ImageFolderData
+from noisescale.data.images import Examples, ImageDataset, Split, channel_statistics, normalize
+from noisescale.data.splits import balanced_order, derived_generator, split_sizes, split_train_val
+from noisescale.data.torchvision_sets import TorchvisionData
+
+__all__ = [
+    "DigitsData",
+    "Examples",
+    "ImageDataModule",
+    "ImageDataset",
+    "ImageFolderData",
+    "Split",
+    "TorchvisionData",
+    "balanced_order",
+    "channel_statistics",
+    "crop_flip",
+    "crop_flip_table",
+    "derived_generator",
+    "normalize",
+    "split_sizes",
+    "split_train_val",
+]

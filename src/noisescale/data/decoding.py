@@ -1,0 +1,133 @@
+"""Image files to one uint8 tensor: every file decoded completely, in threads, into its place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+__all__ = ["ImageFileError", "NotGreyError", "OtherSizeError", "decode_images", "image_header"]
+
+GREY_MODES = frozenset({"1", "L", "LA", "La"})
+CHUNK = 64  # files per task: large enough that threads do not wait for each other, small enough for a smooth bar
+
+
+class ImageFileError(Exception):
+    """A file that cannot be used as an image: `file`, and why, `problem`, a phrase."""
+
+    def __init__(self, file: Path, problem: str) -> None:
+        super().__init__(file, problem)
+        self.file, self.problem = file, problem
+
+
+class NotGreyError(ImageFileError):
+    """A colour image where one channel was asked for."""
+
+
+class OtherSizeError(ImageFileError):
+    """An image of another size than was asked for, with no resizing."""
+
+
+def image_header(file: Path) -> tuple[bool, tuple[int, int]]:
+    """Whether an image is grey, and its (h, w) in pixels, without decoding it.
+
+    Raises:
+        ImageFileError: the file cannot be opened as an image.
+    """
+    try:
+        with Image.open(file) as image:
+            return image.mode in GREY_MODES, (image.height, image.width)
+    except Exception as error:  # decoders raise what they like: OSError, SyntaxError, struct.error, ...
+        raise ImageFileError(file, _reason(error)) from None
+
+
+def decode_images(files: Sequence[Path], *, channels: int, size: tuple[int, int], resize: bool, title: str) -> Tensor:
+    """Decode all files.
+
+    Args:
+        files: at least one.
+        channels: 1 (grey) or 3 (RGB).
+        size: (h, w) in pixels of the result.
+        resize: bring images to `size`, by resizing and a central crop; else each must have it.
+        title: what the progress bar says; it is shown in a terminal only.
+
+    Returns:
+        uint8, shape (n, channels, h, w).
+
+    Raises:
+        ImageFileError: the first file, in order, that is truncated, unreadable or not of 8 bits.
+        NotGreyError, OtherSizeError: likewise, a file that is not as asked for.
+    """
+    images = torch.empty((len(files), channels, *size), dtype=torch.uint8)
+    pixels = images.numpy()
+
+    def decode(start: int) -> int:
+        chunk = files[start : start + CHUNK]
+        for row, file in enumerate(chunk, start):
+            pixels[row] = _pixels(file, channels, size, resize)
+        return len(chunk)
+
+    console = Console(stderr=True)
+    with (
+        Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
+        ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool,
+    ):
+        bar = progress.add_task(title, total=len(files))
+        tasks = [pool.submit(decode, start) for start in range(0, len(files), CHUNK)]
+        try:
+            for task in tasks:  # in the order of the files, so that of several bad files the same one is always named
+                progress.advance(bar, task.result())
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return images
+
+
+def _pixels(file: Path, channels: int, size: tuple[int, int], resize: bool) -> npt.NDArray[np.uint8]:
+    try:
+        with Image.open(file) as opened:
+            opened.load()  # verify() would not notice a truncated JPEG
+            return _fitted(opened, file, channels, size, resize)
+    except ImageFileError:
+        raise
+    except Exception as error:  # see image_header
+        raise ImageFileError(file, _reason(error)) from None
+
+
+def _fitted(image: Image.Image, file: Path, channels: int, size: tuple[int, int], resize: bool) -> npt.NDArray[np.uint8]:
+    if image.mode.startswith(("I", "F")):
+        raise ImageFileError(file, f"mode {image.mode}: only 8-bit images are read")
+    if channels == 1 and image.mode not in GREY_MODES:
+        raise NotGreyError(file, "is a colour image")
+    if not resize and (image.height, image.width) != size:
+        raise OtherSizeError(file, f"is {image.width} x {image.height} pixels (width x height), not {size[1]} x {size[0]}")
+    if image.mode == "P":
+        image = image.convert("RGBA")  # straight to RGB, Pillow warns of palettes with transparency
+    image = image.convert("L" if channels == 1 else "RGB")
+    if resize:
+        image = _resized_and_cropped(image, size)
+    array = np.asarray(image)
+    return array[np.newaxis] if channels == 1 else array.transpose(2, 0, 1)
+
+
+def _resized_and_cropped(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    height, width = size
+    scale = max(height / image.height, width / image.width)
+    w, h = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+    if (w, h) != image.size:
+        image = image.resize((w, h), Image.Resampling.BILINEAR)
+    left, top = (w - width) // 2, (h - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,110 @@
+"""Which examples are drawn: class-balanced orders, nested subsets, the validation split. All pure."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import math
+
+import torch
+from torch import Tensor
+
+from noisescale.errors import ConfigError, check_count, check_number
+
+__all__ = ["balanced_order", "derived_generator", "split_sizes", "split_train_val"]
+
+
+def derived_generator(*parts: int | str) -> torch.Generator:
+    """A CPU generator seeded by a 64-bit hash of `parts`: streams of neighbouring seeds and epochs are unrelated."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+
+
+def balanced_order(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """The first `count` positions of a random order of `labels` in which EVERY prefix is class-balanced.
+
+    The first m positions hold floor or ceil of m n_c / n examples of class c, where n_c of the n examples are of
+    class c. With the same generator state, a smaller `count` gives a prefix of a larger one.
+
+    Args:
+        labels: int64, shape (n,), the class of each example.
+        count: how many positions, 0 to n.
+        generator: a CPU generator; decides the order inside each class and between classes.
+
+    Returns:
+        int64, shape (count,), distinct positions in [0, n).
+    """
+    n = labels.numel()
+    shuffled = torch.randperm(n, generator=generator)
+    ties = torch.randperm(n, generator=generator)
+    by_class = shuffled[torch.argsort(labels[shuffled], stable=True)]
+    class_counts = torch.unique(labels, return_counts=True)[1]
+    n_c = class_counts.repeat_interleave(class_counts)
+    first = (class_counts.cumsum(0) - class_counts).repeat_interleave(class_counts)
+    j = torch.arange(n) - first
+    # The j-th example of class c may take a place in [floor(j n/n_c), ceil((j+1) n/n_c)). "Earliest deadline first"
+    # meets all such windows (they are those of fair scheduling on one machine), and meeting them IS the balance above.
+    release = (j * n).div(n_c, rounding_mode="floor")
+    deadline = ((j + 1) * n + n_c - 1).div(n_c, rounding_mode="floor")
+    waiting = torch.argsort(release, stable=True).tolist()
+    releases, jobs = release.tolist(), list(zip(deadline.tolist(), ties.tolist(), range(n), strict=True))
+    ready: list[tuple[int, int, int]] = []
+    chosen, taken = [], 0
+    for place in range(count):
+        while taken < n and releases[waiting[taken]] <= place:
+            heapq.heappush(ready, jobs[waiting[taken]])
+            taken += 1
+        chosen.append(heapq.heappop(ready)[2])
+    return by_class[torch.tensor(chosen, dtype=torch.int64)]
+
+
+def split_sizes(n: int, *, subset_size: int | None, val_fraction: float) -> tuple[int, int]:
+    """How many examples train and how many validate: (N, n_val).
+
+    m = subset_size or n; n_val = round(val_fraction m), but at least 1 unless val_fraction is 0; N = m - n_val.
+
+    Raises:
+        ConfigError: `subset_size` is not in [1, n], `val_fraction` is not in [0, 1), or nothing is left to train on.
+    """
+    check_number("val_fraction", val_fraction, at_least=0, below=1)
+    if subset_size is not None:
+        check_count("subset_size", subset_size, unit="examples")
+        if subset_size > n:
+            raise ConfigError(
+                "subset_size", subset_size, f"the training set has {n} examples", f"choose 1 to {n}, or null for all"
+            )
+    m = n if subset_size is None else subset_size
+    n_val = 0 if val_fraction == 0 else max(1, math.floor(val_fraction * m + 0.5))
+    if n_val >= m:
+        raise ConfigError(
+            "val_fraction", val_fraction, f"leaves none of {m} examples to train on", "lower it, or raise data.subset_size"
+        )
+    return m - n_val, n_val
+
+
+def split_train_val(labels: Tensor, *, subset_size: int | None, val_fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Positions of the training and of the validation examples, disjoint.
+
+    The subset is the first `subset_size` of a balanced order given by `seed`: subsets of the same seed are nested.
+    The validation examples are a balanced choice from the subset; the training examples are the rest, in its order.
+
+    Args:
+        labels: int64, shape (n,), the class of each example.
+        subset_size, val_fraction: as in `split_sizes`.
+        seed: any integer.
+
+    Returns:
+        (train, val): int64 of shapes (N,) and (n_val,), positions in [0, n).
+
+    Raises:
+        ConfigError: as `split_sizes`.
+    """
+    n = labels.numel()
+    _, n_val = split_sizes(n, subset_size=subset_size, val_fraction=val_fraction)
+    subset = torch.arange(n)
+    if subset_size is not None:
+        subset = balanced_order(labels, subset_size, derived_generator("subset", seed))
+    held_out = balanced_order(labels[subset], n_val, derived_generator("validation", seed))
+    trains = torch.ones(subset.numel(), dtype=torch.bool)
+    trains[held_out] = False
+    return subset[trains], subset[held_out]

@@ -1,0 +1,134 @@
+"""MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100 as torchvision stores and downloads them."""
+
+from __future__ import annotations
+
+import http.client
+import pickle
+import tarfile
+import warnings
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from noisescale.data.datamodule import ImageDataModule
+from noisescale.data.images import Examples, Split
+from noisescale.errors import ConfigError, check_choice
+
+__all__ = ["TorchvisionData"]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A set that torchvision reads: its class there, its files below `root`, and how many images it has."""
+
+    torchvision_name: str
+    folder: str
+    files: tuple[str, ...]
+    sizes: dict[Split, int]
+
+
+_IDX = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+_BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
+
+KNOWN = {
+    "mnist": _Known("MNIST", "MNIST/raw", _IDX, {"train": 60_000, "test": 10_000}),
+    "fashion_mnist": _Known("FashionMNIST", "FashionMNIST/raw", _IDX, {"train": 60_000, "test": 10_000}),
+    "cifar10": _Known("CIFAR10", "cifar-10-batches-py", _BATCHES, {"train": 50_000, "test": 10_000}),
+    "cifar100": _Known("CIFAR100", "cifar-100-python", ("train", "test", "meta"), {"train": 50_000, "test": 10_000}),
+}
+
+# What torchvision lets through: of a missing or damaged file, and of a failed download, extraction or write.
+_READ_ERRORS = (RuntimeError, OSError, ValueError, AssertionError, EOFError, KeyError, pickle.UnpicklingError)
+_DOWNLOAD_ERRORS = (*_READ_ERRORS, http.client.HTTPException, tarfile.TarError, zlib.error)
+
+
+class TorchvisionData(ImageDataModule):
+    """One of torchvision's sets, read from `root`, downloaded there first if it is not there.
+
+    Args:
+        name: `mnist`, `fashion_mnist` (60 000 grey 28 x 28), `cifar10` or `cifar100` (50 000 RGB 32 x 32).
+        root: the folder that holds the set in torchvision's layout (`MNIST/raw/`, `cifar-10-batches-py/`, ...), relative
+            to the current directory. Nothing is written to it if the files are there.
+        download: whether a missing set is downloaded; `root` is then made if need be.
+        common: as for `ImageDataModule`.
+    """
+
+    def __init__(self, *, name: str, root: str, download: bool, **common: Any) -> None:
+        super().__init__(**common)
+        check_choice("name", name, KNOWN)
+        if not isinstance(download, bool):
+            raise ConfigError("download", download, "must be true or false")
+        if not isinstance(root, (str, Path)) or not str(root):
+            raise ConfigError("root", "null" if root is None else root, "must name a folder")
+        self.dataset_name = name
+        self.root = Path(root)
+        self.download = download
+
+    def train_examples(self) -> int:
+        return KNOWN[self.dataset_name].sizes["train"]
+
+    def prepare_data(self) -> None:
+        """Download the set if it is missing and `download` allows it; Lightning calls this on one process only."""
+        self._open("train")
+
+    def read(self, split: Split, select: Callable[[Tensor], Tensor]) -> Examples:
+        source = self._open(split)
+        images = torch.as_tensor(source.data)
+        images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
+        labels = torch.as_tensor(source.targets, dtype=torch.int64)
+        expected = KNOWN[self.dataset_name].sizes[split]
+        if not images.shape[0] == labels.numel() == expected:
+            found = f"{images.shape[0]} {split} images and {labels.numel()} labels, {self.dataset_name} has {expected}"
+            raise ConfigError("root", self.root, f"{self._where()} holds {found}", self._remedy())
+        chosen = select(labels)
+        return Examples(images[chosen].contiguous(), labels[chosen], tuple(source.classes))
+
+    def _open(self, split: Split) -> Any:
+        from torchvision import datasets  # here: importing torchvision takes seconds that other sets need not pay
+
+        read = getattr(datasets, KNOWN[self.dataset_name].torchvision_name)
+        root, train = self.root.expanduser(), split == "train"
+        with warnings.catch_warnings():
+            # The CIFAR pickles were written by an old NumPy, of which NumPy 2.4 warns at every reading.
+            warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
+            try:
+                return read(root, train=train)
+            except _READ_ERRORS as error:
+                problem = error
+            if not self.download:
+                raise ConfigError("root", self.root, self._unreadable(problem), self._remedy()) from None
+            try:
+                return read(root, train=train, download=True)
+            except _DOWNLOAD_ERRORS as error:
+                failed = f"{self._unreadable(problem)}, and the download failed ({_one_line(error)})"
+                raise ConfigError("root", self.root, failed, self._remedy()) from None
+
+    def _where(self) -> str:
+        return str(self.root / KNOWN[self.dataset_name].folder)
+
+    def _unreadable(self, error: Exception) -> str:
+        """Why the set cannot be read: the folder or the files that are missing, else what torchvision says."""
+        folder = self.root.expanduser() / KNOWN[self.dataset_name].folder
+        missing = [file for file in KNOWN[self.dataset_name].files if not (folder / file).is_file()]
+        if not self.root.expanduser().is_dir():
+            return f"{self.dataset_name} is not there: no such folder"
+        if not folder.is_dir():
+            return f"{self.dataset_name} is not there: no folder {self._where()}"
+        if missing:
+            return f"{self.dataset_name} is not there: no {', '.join(missing)} in {self._where()}"
+        return f"{self.dataset_name} in {self._where()} cannot be read ({_one_line(error)})"
+
+    def _remedy(self) -> str:
+        allowed = "" if self.download else ", or let data.download=true fetch it"
+        return f"set data.root to the folder that holds {KNOWN[self.dataset_name].folder}{allowed}"
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:200]}..."

@@ -1,0 +1,12 @@
+"""Image classifiers `(n, c, h, w) -> (n, num_classes)`, and ghost batch normalisation.
+
+Every model is built by `Model(in_channels=..., num_classes=..., image_size=(h, w), **its own options)`; the first three
+come from the data, the options from conf/model. It returns logits: the loss is `cross_entropy`, not `nll_loss`.
+"""
+
+from noisescale.models.convnet import CNN, VGG11
+from noisescale.models.dense import MLP, Logistic
+from noisescale.models.normalization import GhostBatchNorm2d
+from noisescale.models.residual import ResNet18, WideResNet
+
+__all__ = ["CNN", "MLP", "VGG11", "GhostBatchNorm2d", "Logistic", "ResNet18", "WideResNet"]

@@ -1,0 +1,112 @@
+"""Plain convolutional networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from noisescale.errors import check_count
+from noisescale.models.building import check_images, check_widths, he_normal_
+from noisescale.models.normalization import batch_norm, check_norm
+
+__all__ = ["CNN", "VGG11"]
+
+# Configuration A of Simonyan & Zisserman, table 1: channels of the 3x3 convolutions, a pool after each inner list.
+_VGG11 = [[64], [128], [256, 256], [512, 512], [512, 512]]
+
+
+class CNN(nn.Module):
+    """A stage for each width: `x <- relu(pool(conv3x3(x)))`; then one hidden layer and the logits.
+
+    The pool is 2x2 max with its last row and column kept (28 -> 14 -> 7 -> 4), so any image size works. It comes before the
+    ReLU because the two commute and a quarter of the numbers is left. Without batch norm (`norm: none`) the gradient of a
+    batch is the mean of its examples' gradients, so cutting it into micro-batches changes nothing.
+
+    Args:
+        in_channels, num_classes, image_size: c, number of classes, (h, w) in pixels.
+        widths: channels of each stage.
+        hidden: units of the hidden layer.
+        norm: none, or batch: batch norm between convolution and pool.
+        ghost_batch_size: examples each batch norm sees at most, see `GhostBatchNorm2d`; None: all of the micro-batch.
+
+    Shapes: (n, c, h, w) -> (n, num_classes).
+    Raises: ConfigError.
+    Start: He et al. 2015, variance 2 / fan_in, biases 0; torch's for the last layer.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_classes: int,
+        image_size: Sequence[int],
+        widths: Sequence[int],
+        hidden: int,
+        norm: str,
+        ghost_batch_size: int | None,
+    ) -> None:
+        super().__init__()
+        height, width = check_images(in_channels, num_classes, image_size)
+        check_count("hidden", hidden, unit="units")
+        check_norm(norm, ghost_batch_size)
+        channels = [in_channels, *check_widths(widths)]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(channels):
+            layers += [*_convolution(before, after, norm, ghost_batch_size), nn.MaxPool2d(2, ceil_mode=True), nn.ReLU()]
+            height, width = -(-height // 2), -(-width // 2)
+        self.features = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels[-1] * height * width, hidden), nn.ReLU())
+        self.classifier = nn.Linear(hidden, num_classes)
+        he_normal_(self.features, "fan_in")
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.features(images))
+        return logits
+
+
+class VGG11(nn.Module):
+    """Eight 3x3 convolutions (64 M 128 M 256 256 M 512 512 M 512 512 M; M a 2x2 max-pool), mean over pixels, one linear layer.
+
+    The convolutions are configuration A of the paper. Its three wide linear layers belong to 224x224 images and are
+    replaced by one, as is usual on small images: 9.2 M parameters, not 133 M. The pools round up, so images down to 1x1
+    pixel work.
+
+    Args:
+        in_channels, num_classes, image_size: c, number of classes, (h, w) in pixels (any size: the head averages over pixels).
+        norm: none (the paper's), or batch: batch norm after each convolution, which then has no bias.
+        ghost_batch_size: examples each batch norm sees at most, see `GhostBatchNorm2d`; None: all of the micro-batch.
+
+    Shapes: (n, c, h, w) -> (n, num_classes).
+    Raises: ConfigError.
+    Start: He et al. 2015, variance 2 / fan_in, biases 0 (the paper's own start came from a shallower trained net).
+    Source: Simonyan & Zisserman 2014, arXiv:1409.1556, table 1.
+    """
+
+    def __init__(
+        self, *, in_channels: int, num_classes: int, image_size: Sequence[int], norm: str, ghost_batch_size: int | None
+    ) -> None:
+        super().__init__()
+        check_images(in_channels, num_classes, image_size)
+        check_norm(norm, ghost_batch_size)
+        layers: list[nn.Module] = []
+        before = in_channels
+        for stage in _VGG11:
+            for after in stage:
+                layers += [*_convolution(before, after, norm, ghost_batch_size), nn.ReLU()]
+                before = after
+            layers.append(nn.MaxPool2d(2, ceil_mode=True))
+        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.classifier = nn.Linear(before, num_classes)
+        he_normal_(self.features, "fan_in")
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.features(images))
+        return logits
+
+
+def _convolution(before: int, after: int, norm: str, ghost_batch_size: int | None) -> list[nn.Module]:
+    """A 3x3 convolution that keeps the image size, with a bias or with a batch norm, whose own bias replaces it."""
+    if norm == "none":
+        return [nn.Conv2d(before, after, 3, padding=1)]
+    return [nn.Conv2d(before, after, 3, padding=1, bias=False), batch_norm(after, ghost_batch_size)]

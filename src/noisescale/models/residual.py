@@ -1,0 +1,158 @@
+"""Residual networks for small images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from noisescale.errors import ConfigError, check_count, check_number
+from noisescale.models.building import check_images, he_normal_
+from noisescale.models.normalization import batch_norm
+
+__all__ = ["ResNet18", "WideResNet"]
+
+
+def _conv3x3(before: int, after: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
+
+
+class _BasicBlock(nn.Module):
+    """`relu(F(x) + shortcut(x))`, F = conv norm relu conv norm; the shortcut is a 1x1 convolution where the shape changes."""
+
+    def __init__(self, before: int, after: int, stride: int, ghost_batch_size: int | None) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            _conv3x3(before, after, stride),
+            batch_norm(after, ghost_batch_size),
+            nn.ReLU(),
+            _conv3x3(after, after),
+            batch_norm(after, ghost_batch_size),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or before != after:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(before, after, 1, stride=stride, bias=False), batch_norm(after, ghost_batch_size)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = (self.residual(x) + self.shortcut(x)).relu()
+        return y
+
+
+class ResNet18(nn.Module):
+    """3x3 stem, four stages of two basic blocks with 1, 2, 4, 8 times `width` channels, mean over pixels, one linear layer.
+
+    The widths and blocks are those of the paper's 18-layer ImageNet network; its 7x7 stride-2 stem and max-pool, made for
+    224x224 images, are one 3x3 convolution here. 11.17 M parameters for 10 classes. Not the ResNet-20/32/56 family of the
+    paper's CIFAR section, which has 0.27 to 0.85 M.
+
+    Args:
+        in_channels, num_classes, image_size: c, number of classes, (h, w) in pixels (any size: the head averages over pixels).
+        width: channels of the first stage.
+        ghost_batch_size: examples each batch norm sees at most, see `GhostBatchNorm2d`; None: all of the micro-batch.
+
+    Shapes: (n, c, h, w) -> (n, num_classes). The last stage sees images 8 times smaller: on 8x8 images one pixel, so in
+        training a micro-batch (or ghost batch) of one example has no variance and torch refuses it.
+    Raises: ConfigError.
+    Start: He et al. 2015, variance 2 / fan_out, for the convolutions; torch's for the rest.
+    Source: He, Zhang, Ren, Sun 2015, arXiv:1512.03385, table 1.
+    """
+
+    def __init__(
+        self, *, in_channels: int, num_classes: int, image_size: Sequence[int], width: int, ghost_batch_size: int | None
+    ) -> None:
+        super().__init__()
+        check_images(in_channels, num_classes, image_size)
+        check_count("width", width, unit="channels")
+        layers: list[nn.Module] = [_conv3x3(in_channels, width), batch_norm(width, ghost_batch_size), nn.ReLU()]
+        before = width
+        for after, stride in ((width, 1), (2 * width, 2), (4 * width, 2), (8 * width, 2)):
+            layers += [
+                _BasicBlock(before, after, stride, ghost_batch_size),
+                _BasicBlock(after, after, 1, ghost_batch_size),
+            ]
+            before = after
+        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        he_normal_(self.features, "fan_out")
+        self.classifier = nn.Linear(before, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.features(images))
+        return logits
+
+
+class _PreActivationBlock(nn.Module):
+    """`F(a) + shortcut`, a = relu(norm(x)), F = conv norm relu dropout conv; the shortcut is x, or a 1x1 convolution of a."""
+
+    def __init__(self, before: int, after: int, stride: int, dropout: float, ghost_batch_size: int | None) -> None:
+        super().__init__()
+        self.activation = nn.Sequential(batch_norm(before, ghost_batch_size), nn.ReLU())
+        self.residual = nn.Sequential(
+            _conv3x3(before, after, stride),
+            batch_norm(after, ghost_batch_size),
+            nn.ReLU(),
+            *([nn.Dropout(dropout)] if dropout else []),
+            _conv3x3(after, after),
+        )
+        self.projection = nn.Conv2d(before, after, 1, stride=stride, bias=False) if stride != 1 or before != after else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated = self.activation(x)
+        y: Tensor = self.residual(activated) + (x if self.projection is None else self.projection(activated))
+        return y
+
+
+class WideResNet(nn.Module):
+    """WRN-depth-width: 3x3 stem, three stages of `(depth - 4) / 6` pre-activation blocks, mean over pixels, linear.
+
+    The stem has 16 channels, the stages 16, 32, 64 times `width` channels; the second and third halve the image. WRN-16-4
+    has 2.7 M parameters, WRN-28-10 36.5 M, for 10 classes.
+
+    Args:
+        in_channels, num_classes, image_size: c, number of classes, (h, w) in pixels (any size: the head averages over pixels).
+        depth: number of convolutions as the paper counts them, 6 n + 4 with n >= 1: 10, 16, 22, 28, 40.
+        width: the paper's widening factor k, not channels.
+        dropout: probability in [0, 1) between the two convolutions of a block. It is noise that g does not count.
+        ghost_batch_size: examples each batch norm sees at most, see `GhostBatchNorm2d`; None: all of the micro-batch.
+
+    Shapes: (n, c, h, w) -> (n, num_classes).
+    Raises: ConfigError.
+    Start: He et al. 2015, variance 2 / fan_out, for the convolutions; torch's for the rest.
+    Source: Zagoruyko & Komodakis 2016, arXiv:1605.07146, table 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_classes: int,
+        image_size: Sequence[int],
+        depth: int,
+        width: int,
+        dropout: float,
+        ghost_batch_size: int | None,
+    ) -> None:
+        super().__init__()
+        check_images(in_channels, num_classes, image_size)
+        check_count("depth", depth, at_least=10)
+        if (depth - 4) % 6:
+            below = depth - (depth - 4) % 6
+            raise ConfigError("depth", depth, "must be 6 n + 4 for a whole number n", f"choose {below} or {below + 6}")
+        check_count("width", width)
+        check_number("dropout", dropout, at_least=0.0, below=1.0)
+        layers: list[nn.Module] = [_conv3x3(in_channels, 16)]
+        before = 16
+        for after, first_stride in ((16 * width, 1), (32 * width, 2), (64 * width, 2)):
+            for block in range((depth - 4) // 6):
+                layers.append(_PreActivationBlock(before, after, 1 if block else first_stride, dropout, ghost_batch_size))
+                before = after
+        self.features = nn.Sequential(
+            *layers, batch_norm(before, ghost_batch_size), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
+        he_normal_(self.features, "fan_out")
+        self.classifier = nn.Linear(before, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.features(images))
+        return logits
