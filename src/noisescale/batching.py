@@ -104,7 +104,10 @@ class Full(BatchStrategy):
     """B(t) = N: gradient descent, one update per pass, g = 0."""
 
     def check(self, num_examples: int) -> None:
-        _check_size(num_examples, num_examples, self.micro_batch_size)
+        micro = self.micro_batch_size
+        if micro is not None and num_examples % micro:
+            remedy = "leave it at null; max_micro_batch_size limits the memory"
+            raise ConfigError("micro_batch_size", micro, f"must divide N = {num_examples}, the full batch", remedy)
 
     def size_at(self, epoch: float, num_examples: int) -> int:
         return num_examples

@@ -56,10 +56,16 @@ def check_number(
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if number and math.isfinite(value) and above < value < below and at_least <= value <= at_most:
         return
-    low = f"({above:g}" if above > -math.inf else f"[{at_least:g}" if at_least > -math.inf else "(-inf"
-    high = f"{below:g})" if below < math.inf else f"{at_most:g}]" if at_most < math.inf else "inf)"
+    low = f"({_exactly(above)}" if above > -math.inf else f"[{_exactly(at_least)}" if at_least > -math.inf else "(-inf"
+    high = f"{_exactly(below)})" if below < math.inf else f"{_exactly(at_most)}]" if at_most < math.inf else "inf)"
     words = f"must be a finite number in {low}, {high}" + (f", in {unit}" if unit else "")
     raise ConfigError(key, value, words, remedy)
+
+
+def _exactly(bound: float) -> str:
+    """As short as can be without changing the number: 1, 0.1, 1281167."""
+    short = f"{bound:g}"
+    return short if float(short) == bound else str(bound)
 
 
 def check_count(key: str, value: Any, *, at_least: int = 1, at_most: int | None = None, unit: str = "", remedy: str = "") -> None:

@@ -64,8 +64,9 @@ class Classifier(pl.LightningModule):
         if self.trainer.world_size > 1:
             totals = self.trainer.strategy.reduce(totals, reduce_op="sum")  # type: ignore[assignment]
         loss, correct, count = totals.tolist()
-        # The logger's train/loss is that of each update.
-        self.log_dict({"train/loss": loss / count, "train/acc": correct / count}, logger=False, prog_bar=True, rank_zero_only=True)
+        means = {"train/loss": loss / count, "train/acc": correct / count}
+        # Not to the logger, whose train/loss is that of each update. The means are equal on all devices already.
+        self.log_dict(means, logger=False, prog_bar=True, sync_dist=self.trainer.world_size > 1)
         self._sums, self._count = None, 0
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

@@ -40,7 +40,7 @@ class OptimizerFactory:
     Raises: ConfigError, its key without a group (`lr`). A call raises ValueError if the module has no trainable parameter.
     """
 
-    partial: functools.partial[Optimizer]
+    partial: functools.partial[Any]
     decay_biases_and_norms: bool
 
     def __post_init__(self) -> None:
@@ -52,7 +52,7 @@ class OptimizerFactory:
         _check_options(self.partial)
 
     @classmethod
-    def from_config(cls, partial: functools.partial[Optimizer]) -> OptimizerFactory:
+    def from_config(cls, partial: functools.partial[Any]) -> OptimizerFactory:
         """The factory for an instantiated conf/optimizer: `decay_biases_and_norms` is ours, its other options are torch's."""
         options = dict(partial.keywords)
         flag = options.pop("decay_biases_and_norms", None)
@@ -63,7 +63,8 @@ class OptimizerFactory:
         groups = parameter_groups(module, weight_decay, self.decay_biases_and_norms)
         if not groups:
             raise ValueError("the model has no trainable parameter: there is nothing to optimise")
-        return self.partial(groups)
+        optimizer: Optimizer = self.partial(groups)
+        return optimizer
 
 
 def parameter_groups(module: nn.Module, weight_decay: float, decay_biases_and_norms: bool) -> list[dict[str, Any]]:
@@ -82,7 +83,7 @@ def parameter_groups(module: nn.Module, weight_decay: float, decay_biases_and_no
     trainable = [p for p in module.parameters() if p.requires_grad]
     undecayed: set[int] = set()
     if not decay_biases_and_norms:
-        # A shared parameter appears under one name only, unless duplicates are kept: each of its uses counts.
+        # Duplicates are kept, because a parameter with two names in one layer is spared if either is a bias.
         for layer in module.modules():
             for name, parameter in layer.named_parameters(recurse=False, remove_duplicate=False):
                 if isinstance(layer, _NORMALISATION) or "bias" in name.split("_"):
@@ -98,7 +99,7 @@ def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
-def _check_options(partial: functools.partial[Optimizer]) -> None:
+def _check_options(partial: functools.partial[Any]) -> None:
     options = partial.keywords
     name = getattr(partial.func, "__name__", str(partial.func))
     known = inspect.signature(partial.func).parameters
@@ -109,12 +110,14 @@ def _check_options(partial: functools.partial[Optimizer]) -> None:
     for key, value in options.items():
         match key:
             case "lr":
-                check_number(key, value, above=0.0, unit="parameter change per unit of update direction")
+                check_number(key, value, above=0.0)
             case "weight_decay" | "eps":
                 check_number(key, value, at_least=0.0)
             case "momentum" | "alpha" | "rho":
                 check_number(key, value, at_least=0.0, below=1.0)
             case "betas":
+                if not isinstance(value, tuple):
+                    raise ConfigError(key, value, "must be two numbers in [0, 1)")
                 for beta in value:
                     check_number(key, beta, at_least=0.0, below=1.0)
     try:
@@ -123,9 +126,10 @@ def _check_options(partial: functools.partial[Optimizer]) -> None:
         raise ConfigError("_target_", name, str(error)) from error
 
 
-def _probe(partial: functools.partial[Optimizer]) -> Optimizer:
+def _probe(partial: functools.partial[Any]) -> Optimizer:
     """The optimizer on a parameter of no consequence: torch's own checks run, and its defaults can be read."""
-    return partial([nn.Parameter(torch.zeros(1))])
+    optimizer: Optimizer = partial([nn.Parameter(torch.zeros(1))])
+    return optimizer
 
 
 class RMSpropNesterov(Optimizer):
@@ -208,8 +212,7 @@ class RMSpropNesterov(Optimizer):
         torch._foreach_addcmul_(squares, gradients, gradients, 1.0 - alpha)
         scales = torch._foreach_sqrt(squares)
         torch._foreach_add_(scales, group["eps"])
-        directions = torch._foreach_div(gradients, scales)
         torch._foreach_mul_(velocities, momentum)
-        torch._foreach_add_(velocities, directions, alpha=-lr)
+        torch._foreach_addcdiv_(velocities, gradients, scales, -lr)
         torch._foreach_add_(parameters, velocities, alpha=momentum)
-        torch._foreach_add_(parameters, directions, alpha=-lr)
+        torch._foreach_addcdiv_(parameters, gradients, scales, -lr)

@@ -172,7 +172,8 @@ class Plan:
     def pieces(self, update: Update, rank: int) -> list[tuple[int, int]]:
         """(first position, examples) of each of the k micro-batches that device `rank` takes, in the stream of passes.
 
-        The window is cut into k W near-equal pieces; micro-batch j of rank r is piece j W + r. A piece is empty only where B < W.
+        The window is cut into k W near-equal pieces; micro-batch j of rank r is piece j W + r. A piece is empty only where
+        B < W, or where the limit is one example and W does not divide B.
         """
         sizes = split_evenly(update.effective_batch_size, update.accumulate_grad_batches * self.world_size)
         starts, position = [], update.start.position

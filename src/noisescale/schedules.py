@@ -64,6 +64,18 @@ def _set(key: str, horizon: float | None) -> float:
     return horizon
 
 
+_LATE = 1.0 + 1e-12
+"""A boundary is reached when epoch * _LATE reaches it: 3/10 is the third multiple of 0.1, though 0.3/0.1 < 3 in floats.
+
+The margin is less than one example until 10^12 of them were seen, so no update comes early.
+"""
+
+
+def _completed(epoch: float, length: float) -> int:
+    """floor(epoch / length), for an epoch and a length that carry rounding errors."""
+    return math.floor(epoch * _LATE / length)
+
+
 @dataclass(frozen=True)
 class Constant(Schedule):
     """s(t) = 1."""
@@ -89,7 +101,7 @@ class Step(Schedule):
         check_number("gamma", self.gamma, above=0, at_most=1)
 
     def __call__(self, epoch: float) -> float:
-        return float(self.gamma ** math.floor(epoch / self.step_size))
+        return float(self.gamma ** _completed(epoch, self.step_size))
 
 
 @dataclass(frozen=True)
@@ -110,7 +122,7 @@ class MultiStep(Schedule):
         check_number("gamma", self.gamma, above=0, at_most=1)
 
     def __call__(self, epoch: float) -> float:
-        return float(self.gamma ** sum(milestone <= epoch for milestone in self.milestones))
+        return float(self.gamma ** sum(milestone <= epoch * _LATE for milestone in self.milestones))
 
 
 @dataclass(frozen=True)
@@ -275,14 +287,14 @@ class CosineRestarts(Schedule):
         check_number("eta_min", self.eta_min, at_least=0, at_most=self.lr, remedy="it is a rate, at most the optimizer's lr")
 
     def __call__(self, epoch: float) -> float:
-        since, length = epoch, float(self.T_0)
+        restart, length = 0.0, float(self.T_0)
         if self.T_mult == 1:
-            since = math.fmod(epoch, length)
+            restart = _completed(epoch, length) * length
         else:
-            while since >= length:
-                since -= length
+            while epoch * _LATE >= restart + length:
+                restart += length
                 length *= self.T_mult
-        return _cosine(1.0, self.eta_min / self.lr, since / length)
+        return _cosine(1.0, self.eta_min / self.lr, max(0.0, epoch - restart) / length)
 
 
 @dataclass(frozen=True)
@@ -323,10 +335,10 @@ class Cyclic(Schedule):
     def __call__(self, epoch: float) -> float:
         up = self.step_size_up
         down = up if self.step_size_down is None else self.step_size_down
-        cycle = math.floor(epoch / (up + down))
-        since = epoch - cycle * (up + down)
+        cycle = _completed(epoch, up + down)
+        since = max(0.0, epoch - cycle * (up + down))
         height = since / up if since <= up else max(0.0, 1.0 - (since - up) / down)
-        decay = {"triangular": 1.0, "triangular2": 2.0**-cycle, "exp_range": self.gamma**epoch}[self.mode]
+        decay: float = {"triangular": 1.0, "triangular2": 2.0**-cycle, "exp_range": self.gamma**epoch}[self.mode]
         base = 0.2 if self.base_lr is None else self.base_lr / self.max_lr
         return base + (1.0 - base) * height * decay
 
@@ -458,7 +470,8 @@ class Warmup:
             return schedule.over(epochs)
         if self.mode == "overlap":
             return WarmedUp(self, schedule.over(epochs))
-        check_number("epochs", self.epochs, below=epochs, unit="epochs", remedy="a warm-up that shifts must end before the training")
+        remedy = "a warm-up that shifts must end before the training"
+        check_number("epochs", self.epochs, at_least=0, below=epochs, unit="epochs", remedy=remedy)
         return WarmedUp(self, schedule.over(epochs - self.epochs))
 
 

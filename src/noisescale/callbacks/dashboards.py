@@ -44,7 +44,7 @@ def log_scalars(trainer: pl.Trainer, values: Mapping[str, float], step: int, exa
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             if trainer.is_global_zero:
-                writer = logger.experiment.file_writer
+                writer = logger.experiment._get_file_writer()
                 writer.add_summary(_summary(values), step, wall_time)
                 writer.add_summary(_summary({BY_EXAMPLES + tag: value for tag, value in values.items()}), examples_seen, wall_time)
         else:

@@ -67,10 +67,11 @@ class NoiseScaleMonitor(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._n = self.num_examples or _examples_of_a_pass(trainer)
         self._steps, self._started = trainer.global_step, False
-        if self.path is not False and trainer.is_global_zero and not trainer.fast_dev_run:
-            default = Path(trainer.log_dir or trainer.default_root_dir) / "steps.csv"
-            path = default if self.path is None or self.path is True else Path(self.path)
-            self._file = AppendedRows(path, COLUMNS, start=trainer.global_step)
+        if self.path is not False and not trainer.fast_dev_run:
+            # log_dir is a broadcast: every device has to ask for it
+            folder = trainer.log_dir or trainer.default_root_dir if self.path in (None, True) else None
+            path = Path(folder) / "steps.csv" if folder is not None else Path(str(self.path))
+            self._file = AppendedRows(path, COLUMNS, start=trainer.global_step) if trainer.is_global_zero else None
         add_layout(trainer)
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:

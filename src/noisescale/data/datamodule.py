@@ -87,6 +87,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         self._train: ImageDataset | None = None
         self._val: ImageDataset | None = None
         self._test: ImageDataset | None = None
+        self._limit_val_batches: float | None = None  # the trainer's own, while `setup` has set it to 0
         self._on_device: dict[str, Any] = {}  # copies, remade when the epoch or the device changes
 
     @abstractmethod
@@ -129,6 +130,14 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         if stage in (None, "test") and self._test is None:
             found = self.read("test", lambda labels: torch.arange(labels.numel()))
             self._test = ImageDataset(found.images, found.labels, with_indices=False)
+        if self.trainer is not None and self.val_fraction == 0 and self._limit_val_batches is None:
+            # The one way to skip validation in which Lightning does not warn: of a missing or empty loader it does.
+            self._limit_val_batches, self.trainer.limit_val_batches = self.trainer.limit_val_batches, 0
+
+    def teardown(self, stage: str | None = None) -> None:
+        """Give the trainer its own `limit_val_batches` back, if `setup` set it to 0 for want of validation examples."""
+        if self.trainer is not None and self._limit_val_batches is not None:
+            self.trainer.limit_val_batches, self._limit_val_batches = self._limit_val_batches, None
 
     def _set_up_train(self) -> None:
         n = self.train_size()
@@ -155,7 +164,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         return self._loader(self._train, self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
-        """Batches (images uint8, labels); an empty list, on which Lightning skips validation, if `val_fraction` is 0."""
+        """Batches (images uint8, labels); an empty list if `val_fraction` is 0, and a trainer then validates nothing."""
         return self._loader(self._val, self.eval_batch_size) if self.val_fraction > 0 else []
 
     def test_dataloader(self) -> DataLoader[Batch]:

@@ -112,7 +112,9 @@ def _fitted(image: Image.Image, file: Path, channels: int, size: tuple[int, int]
         raise OtherSizeError(file, f"is {image.width} x {image.height} pixels (width x height), not {size[1]} x {size[0]}")
     if image.mode == "P":
         image = image.convert("RGBA")  # straight to RGB, Pillow warns of palettes with transparency
-    image = image.convert("L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode != mode:
+        image = image.convert(mode)
     if resize:
         image = _resized_and_cropped(image, size)
     array = np.asarray(image)

@@ -95,38 +95,42 @@ class TorchvisionData(ImageDataModule):
         read = getattr(datasets, KNOWN[self.dataset_name].torchvision_name)
         root, train = self.root.expanduser(), split == "train"
         with warnings.catch_warnings():
-            # The CIFAR pickles were written by an old NumPy, of which NumPy 2.4 warns at every reading.
+            # The CIFAR pickles were written by an old NumPy, of which NumPy 2.4.0 warns at every reading.
             warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
             try:
                 return read(root, train=train)
             except _READ_ERRORS as error:
                 problem = error
-            if not self.download:
-                raise ConfigError("root", self.root, self._unreadable(problem), self._remedy()) from None
-            try:
-                return read(root, train=train, download=True)
-            except _DOWNLOAD_ERRORS as error:
-                failed = f"{self._unreadable(problem)}, and the download failed ({_one_line(error)})"
-                raise ConfigError("root", self.root, failed, self._remedy()) from None
+            if self.download:
+                try:
+                    return read(root, train=train, download=True)
+                except _DOWNLOAD_ERRORS as error:
+                    raise self._refusal(problem, error) from None
+            raise self._refusal(problem) from None
 
     def _where(self) -> str:
         return str(self.root / KNOWN[self.dataset_name].folder)
 
-    def _unreadable(self, error: Exception) -> str:
-        """Why the set cannot be read: the folder or the files that are missing, else what torchvision says."""
-        folder = self.root.expanduser() / KNOWN[self.dataset_name].folder
-        missing = [file for file in KNOWN[self.dataset_name].files if not (folder / file).is_file()]
-        if not self.root.expanduser().is_dir():
-            return f"{self.dataset_name} is not there: no such folder"
-        if not folder.is_dir():
-            return f"{self.dataset_name} is not there: no folder {self._where()}"
-        if missing:
-            return f"{self.dataset_name} is not there: no {', '.join(missing)} in {self._where()}"
-        return f"{self.dataset_name} in {self._where()} cannot be read ({_one_line(error)})"
-
     def _remedy(self) -> str:
-        allowed = "" if self.download else ", or let data.download=true fetch it"
-        return f"set data.root to the folder that holds {KNOWN[self.dataset_name].folder}{allowed}"
+        return f"set data.root to the folder that holds {KNOWN[self.dataset_name].folder}"
+
+    def _refusal(self, problem: Exception, failed: Exception | None = None) -> ConfigError:
+        """What is missing and where it was looked for, or else what torchvision says; then why the download failed."""
+        name, files = self.dataset_name, KNOWN[self.dataset_name].files
+        folder = self.root.expanduser() / KNOWN[name].folder
+        missing = [file for file in files if not (folder / file).is_file()]
+        if not missing:
+            words = f"{name} in {self._where()} cannot be read ({_one_line(problem)})"
+            return ConfigError("root", self.root, words, "delete the damaged files, then let data.download=true fetch them")
+        if not self.root.expanduser().is_dir():
+            words = f"{name} is not there: no such folder"
+        elif len(missing) == len(files):
+            words = f"{name} is not there: nothing of it in {self._where()}"
+        else:
+            words = f"{name} is not there: no {', '.join(missing)} in {self._where()}"
+        if failed is None:
+            return ConfigError("root", self.root, words, f"{self._remedy()}, or let data.download=true fetch it")
+        return ConfigError("root", self.root, f"{words}, and the download failed ({_one_line(failed)})", self._remedy())
 
 
 def _one_line(error: Exception) -> str:

@@ -1,0 +1,71 @@
+# Everything a user runs, from a fresh machine on: Python 3.11 or newer, make and a package registry are enough; uv is used when it is there.
+# `make` alone lists the targets.
+
+PYTHON ?= python3
+# Passed on: make train ARGS="scheduler=step epochs=5", make test ARGS="tests/test_data.py -x".
+ARGS ?=
+# Processes for the tests, one thread each.
+WORKERS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+LISTS := pyproject.toml constraints.txt
+
+ifneq ($(shell command -v uv 2>/dev/null),)
+CREATE = uv venv --quiet --python "$$(command -v $(PYTHON))" $(VENV)
+INSTALL = uv pip install --python $(BIN)/python
+else
+CREATE = $(PYTHON) -m venv $(VENV)
+INSTALL = { $(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip; } && $(BIN)/python -m pip install --progress-bar off
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help install train test test-slow check sweep tensorboard clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+
+install: $(STAMP)-test ## Create .venv with all that training, sweeps, tests and checks need
+
+train: $(STAMP)-train ## Install what training needs, then train; ARGS="scheduler=step" changes what
+	$(BIN)/python train.py $(ARGS)
+
+test: $(STAMP)-test ## Install what tests need, then run the fast ones
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+test-slow: $(STAMP)-test ## Run all tests, the slow ones included
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "" $(ARGS)
+
+check: $(STAMP)-test ## Lint, format and type checks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+sweep: $(STAMP)-sweep ## Four schedules x two batch sizes on digits, two runs at once
+	$(BIN)/python train.py -m hydra/launcher=joblib hydra.launcher.n_jobs=2 threads=1 \
+		scheduler=constant,step,cosine,onecycle batch=small,large batch.reference_size=32 batch.lr_rule=linear $(ARGS)
+
+tensorboard: $(STAMP)-train ## Show all runs under outputs/ in a browser
+	$(BIN)/tensorboard --logdir outputs $(ARGS)
+
+clean: ## Remove .venv and caches; outputs/ and data/ stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist src/*.egg-info
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(f"error: $(PYTHON) is Python {v[0]}.{v[1]}; noisescale needs 3.11 or newer: make PYTHON=python3.11 ..." if v < (3, 11) else 0)'
+	$(CREATE)
+
+# A stamp is younger than both lists: a second call installs nothing.
+$(STAMP)-train: $(LISTS) | $(BIN)/python
+	$(INSTALL) -c constraints.txt -e ".[template]"
+	@touch $@
+
+$(STAMP)-sweep: $(LISTS) | $(BIN)/python
+	$(INSTALL) -c constraints.txt -e ".[template,joblib]"
+	@touch $(STAMP)-train $@
+
+$(STAMP)-test: $(LISTS) | $(BIN)/python
+	$(INSTALL) -c constraints.txt -e ".[template,joblib,dev]"
+	@touch $(STAMP)-train $(STAMP)-sweep $@

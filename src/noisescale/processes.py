@@ -1,0 +1,90 @@
+"""Several processes on this machine, one per device, for a run of one front door.
+
+Lightning's own launcher starts the other ranks with this process's command line; under a sweep that would run the whole sweep again in
+each. Here they are started from the run's composed config, so a run is the same alone and in a sweep.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["is_child", "other_ranks"]
+
+_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
+
+
+def is_child() -> bool:
+    """Whether this process is a rank other than 0, or was started by a cluster's launcher."""
+    return "LOCAL_RANK" in os.environ
+
+
+@contextmanager
+def other_ranks(count: int, script: Path, run_dir: Path) -> Iterator[None]:
+    """Run ranks 1 to count - 1 of a run beside this process, which is rank 0.
+
+    Does nothing for one process, and in a process that is itself a rank. If a rank fails, this process is interrupted
+    rather than left to wait for it. At the end the process group is destroyed and the environment is as before.
+
+    Args:
+        count: processes in all.
+        script: the front door.
+        run_dir: with `.hydra/config.yaml`, the run's composed config.
+    """
+    if count == 1 or is_child():
+        yield
+        return
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()), NODE_RANK="0", LOCAL_RANK="0", WORLD_SIZE=str(count))
+    command = [sys.executable, str(script), "--config-path", str(run_dir.resolve() / ".hydra"), "--config-name", "config"]
+    command += [f"hydra.run.dir={_quoted(run_dir.resolve())}", "hydra.output_subdir=null"]
+    command += ["hydra/job_logging=none", "hydra/hydra_logging=none"]
+    children = [subprocess.Popen(command, env={**os.environ, "LOCAL_RANK": str(rank)}) for rank in range(1, count)]
+    finished = threading.Event()
+    threading.Thread(target=_watch, args=(children, finished), daemon=True).start()
+    try:
+        yield
+        for child in children:
+            child.wait()
+    finally:
+        finished.set()
+        for child in children:
+            if child.poll() is None:
+                child.terminate()
+        _destroy_group()
+        for name in _VARIABLES:
+            os.environ.pop(name, None)
+
+
+def _watch(children: list[subprocess.Popen[bytes]], finished: threading.Event) -> None:
+    while not finished.wait(1.0):
+        if any(child.poll() not in (None, 0) for child in children):
+            if not finished.wait(10.0):  # rank 0 usually fails for the same reason, and says it better
+                print("error: another process of this run failed; see its message above", file=sys.stderr)
+                os.kill(os.getpid(), signal.SIGINT)
+                if not finished.wait(20.0):  # waiting inside a collective, where no signal is heard
+                    os._exit(1)
+            return
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "\\'") + "'"
+
+
+def _destroy_group() -> None:
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()

@@ -1,0 +1,255 @@
+"""The main job: from a composed config to a trained model and its files."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import subprocess
+import sys
+import time
+import warnings
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from noisescale.errors import ConfigError, check_count
+from noisescale.frontdoor import as_plain, build, errors_under, in_sweep, output_dir
+from noisescale.planning import Plan
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+    from noisescale.batching import BatchStrategy
+    from noisescale.schedules import Schedule
+
+__all__ = ["train"]
+
+DIVERGED = 3
+"""Exit status of a single run whose loss became nan or inf."""
+
+
+def train(cfg: DictConfig, script: Path) -> int:
+    """Train, test, and leave results.json; returns the exit status: 0, or 3 for a run that diverged.
+
+    What does not need torch is checked before it is imported, and what does not need the data before they are read.
+
+    Args:
+        cfg: the composed config.
+        script: the front door, started again for each further device.
+
+    Raises:
+        ConfigError: input that cannot be carried out.
+    """
+    schedule, strategy = _choices(cfg)
+    from noisescale.processes import is_child, other_ranks
+
+    devices = _devices(cfg)
+    data = build(cfg, "data")
+    with errors_under("data"):
+        n = data.train_size()
+    with errors_under("batch"):
+        plan = Plan(schedule, strategy, n, cfg.epochs, devices, cfg.max_micro_batch_size)
+    if not is_child():
+        with errors_under("data"):
+            data.prepare_data()
+    with other_ranks(devices, script, output_dir()):
+        return _run(cfg, schedule, strategy, data, plan)
+
+
+def _choices(cfg: DictConfig) -> tuple[Schedule, BatchStrategy]:
+    """The schedule with its warm-up, and the batch strategy."""
+    check_count("epochs", cfg.epochs, unit="epochs")
+    check_count("seed", cfg.seed, at_least=0)
+    if cfg.threads is not None:
+        check_count("threads", cfg.threads, unit="threads", remedy="null for torch's default")
+    if cfg.max_micro_batch_size is not None:
+        check_count("max_micro_batch_size", cfg.max_micro_batch_size, unit="examples", remedy="null for no limit")
+        ghost = cfg.model.get("ghost_batch_size")
+        if ghost is not None and isinstance(ghost, int) and ghost > 0 and cfg.max_micro_batch_size % ghost:
+            remedy = "else the limit would change what batch norm sees"
+            raise ConfigError("max_micro_batch_size", cfg.max_micro_batch_size, f"must be a multiple of model.ghost_batch_size={ghost}", remedy)
+    if cfg.ckpt_path is not None and not Path(cfg.ckpt_path).is_file():
+        raise ConfigError("ckpt_path", cfg.ckpt_path, f"no such file in {Path.cwd()}", "give a .ckpt file, or null to start anew")
+    lr = cfg.optimizer.get("lr")
+    if not isinstance(lr, (int, float)) or isinstance(lr, bool) or not 0 < lr < math.inf:
+        raise ConfigError("optimizer.lr", lr, "must be a finite number in (0, inf)")
+    schedule, warmup, strategy = build(cfg, "scheduler"), build(cfg, "warmup"), build(cfg, "batch")
+    with errors_under("warmup"):
+        return warmup.before(schedule, cfg.epochs), strategy
+
+
+def _devices(cfg: DictConfig) -> int:
+    """Devices of the run, W; all of them must be there."""
+    import torch
+
+    check_count("trainer.devices", cfg.trainer.devices, unit="devices")
+    count: int = cfg.trainer.devices
+    if cfg.trainer.accelerator == "gpu":
+        there, kind, remedy = torch.cuda.device_count(), "GPUs", "use trainer=cpu or ddp_cpu"
+    else:
+        there, kind, remedy = max(2, os.cpu_count() or 1), "CPU processes", "one process uses all cores"
+    if count > there:
+        raise ConfigError("trainer.devices", count, f"this machine has {there} {kind}", remedy)
+    return count
+
+
+def _run(cfg: DictConfig, schedule: Schedule, strategy: BatchStrategy, data: Any, plan: Plan) -> int:
+    import pytorch_lightning as pl
+    import torch
+
+    from noisescale.callbacks import BatchSizeScheduler, TrainingDiverged
+    from noisescale.module import Classifier
+    from noisescale.optimizers import OptimizerFactory
+
+    _quiet()
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    with errors_under("data"):
+        data.setup()
+    pl.seed_everything(cfg.seed, verbose=False)
+    net = build(cfg, "model", in_channels=data.in_channels, num_classes=data.num_classes, image_size=data.image_size)
+    make_optimizer = build(cfg, "optimizer")
+    with errors_under("optimizer"):
+        optimizer = OptimizerFactory.from_config(make_optimizer)
+    module = Classifier(net, optimizer, data.num_classes)
+    batches = BatchSizeScheduler(strategy, schedule, max_micro_batch_size=cfg.max_micro_batch_size, seed=cfg.seed)
+    trainer = _trainer(cfg, batches, data)
+
+    status, started, message = "completed", time.perf_counter(), ""
+    metrics: dict[str, float] = {}
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt_path)
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    except TrainingDiverged as error:
+        status, message = "diverged", str(error)
+    except (KeyboardInterrupt, SystemExit):
+        status = "interrupted"
+    seconds = time.perf_counter() - started
+    updates = trainer.global_step
+    examples = batches.loader.cursor.examples_seen if batches.loader is not None else 0
+    if status == "completed":
+        tested = trainer.test(module, datamodule=data, verbose=False)
+        metrics |= {name: float(value) for name, value in tested[0].items()} if tested else {}
+        if not all(math.isfinite(value) for value in metrics.values()):
+            status = "diverged"
+            message = f"training diverged: the last update left weights that give {_not_finite(metrics)}; lower optimizer.lr"
+    if trainer.is_global_zero:
+        results = {
+            **metrics,
+            "updates": updates,
+            "examples": examples,
+            "seconds": round(seconds, 3),
+            "examples_per_second": round(examples / seconds, 1),
+            "num_examples": plan.num_examples,
+            "status": status,
+            "message": message,
+            "seed": cfg.seed,
+            **_versions(script_dir=Path(__file__).parent),
+        }
+        _write(results)
+        _log_hyperparameters(trainer, cfg, metrics)
+        _report(results)
+    if status == "interrupted":
+        raise KeyboardInterrupt
+    return DIVERGED if status == "diverged" else 0
+
+
+def _trainer(cfg: DictConfig, batches: pl.Callback, data: Any) -> pl.Trainer:
+    callbacks = build(cfg, "callbacks")
+    chosen = [batches]
+    for name, callback in callbacks.items():
+        needs_validation = str(getattr(callback, "monitor", None) or "").startswith("val/")
+        if name == "progress_bar" and (in_sweep() or not sys.stderr.isatty()):
+            continue  # bars of several runs, or in a log file, are noise
+        if not (needs_validation and data.val_fraction == 0):
+            chosen.append(callback)
+    logger = build(cfg, "logger") if cfg.logger else False
+    bar = any("ProgressBar" in type(callback).__name__ for callback in chosen)
+    saves = any("Checkpoint" in type(callback).__name__ for callback in chosen)
+    trainer: pl.Trainer = build(
+        cfg, "trainer", callbacks=chosen, logger=logger, enable_progress_bar=bar, enable_checkpointing=saves, use_distributed_sampler=False
+    )
+    return trainer
+
+
+def _write(results: dict[str, Any]) -> None:
+    from noisescale.callbacks.rows import write_atomically
+
+    plain = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in results.items()}
+    write_atomically(output_dir() / "results.json", json.dumps(plain, indent=2) + "\n")
+
+
+def _log_hyperparameters(trainer: pl.Trainer, cfg: DictConfig, metrics: dict[str, float]) -> None:
+    from pytorch_lightning.loggers import TensorBoardLogger
+
+    left_out = ("callbacks", "logger", "trainer", "output_dir", "full_error", "ckpt_path")
+    params = {key: value for key, value in as_plain(cfg).items() if key not in left_out}
+    finals = {f"hp/{name}": value for name, value in metrics.items() if math.isfinite(value)}
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(params, finals)
+            logger.finalize("success")
+
+
+def _report(results: dict[str, Any]) -> None:
+    """The short table at the end."""
+    from rich.console import Console
+    from rich.table import Table
+
+    run = os.path.relpath(output_dir())
+    if in_sweep():
+        accuracy = results.get("test/acc")
+        print(f"{run}: {results['status']}, test accuracy {accuracy if accuracy is None else f'{accuracy:.4f}'}, {results['updates']} updates")
+    else:
+        table = Table(show_header=False)
+        if "test/acc" in results:
+            table.add_row("test accuracy", f"{results['test/acc']:.4f}")
+        table.add_row("updates", str(results["updates"]))
+        table.add_row("seconds", f"{results['seconds']:.1f}")
+        table.add_row("examples/s", f"{results['examples_per_second']:.0f}")
+        table.add_row("run", run)
+        Console(soft_wrap=True).print(table)
+        print(f"{os.path.relpath(Path(sys.prefix) / 'bin' / 'tensorboard')} --logdir {run}")
+    if results["message"]:
+        print(results["message"], file=sys.stderr)
+
+
+def _not_finite(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in metrics.items() if not math.isfinite(value))
+
+
+def _versions(script_dir: Path) -> dict[str, Any]:
+    import pytorch_lightning
+    import torch
+
+    from noisescale import __version__
+
+    commit = None
+    with suppress(OSError, subprocess.SubprocessError):
+        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=script_dir, capture_output=True, text=True, timeout=5, check=True)
+        commit = found.stdout.strip()
+    versions = {
+        "noisescale": __version__,
+        "torch": torch.__version__,
+        "pytorch_lightning": pytorch_lightning.__version__,
+        "python": ".".join(map(str, sys.version_info[:3])),
+    }
+    return {"versions": versions, "commit": commit}
+
+
+@cache
+def _quiet() -> None:
+    """Keep our own lines and drop Lightning's advertisements and those of its warnings that do not apply here."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    log = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+    log.addFilter(lambda record: "noisescale" in record.pathname)
+    log.addHandler(logging.StreamHandler())
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    for message in (".*does not have many workers.*", ".*LeafSpec.*", ".*exists and is not empty.*", ".*smaller than the logging interval.*"):
+        warnings.filterwarnings("ignore", message=message)
