@@ -66,21 +66,22 @@ class PlannedLoader:
         make_plan: N -> the plan.
         seed: of the permutations and of the random numbers while loading.
         rank: this device, 0 to world_size - 1.
+        trainer_epoch: the trainer's count of epochs; when it has moved on, so does the loader.
 
     Raises:
         ConfigError: a source that cannot be indexed: an IterableDataset, a sampler of its own, several loaders.
     """
 
-    def __init__(self, source: Callable[[], Any], make_plan: Callable[[int], Plan], seed: int, rank: int) -> None:
+    def __init__(self, source: Callable[[], Any], make_plan: Callable[[int], Plan], seed: int, rank: int, trainer_epoch: Callable[[], int]) -> None:
         self._source, self._make_plan = source, make_plan
-        self.seed, self.rank = seed, rank
+        self.seed, self.rank, self._trainer_epoch = seed, rank, trainer_epoch
         self._loader: DataLoader[Any] | None = None
         self._plan: Plan | None = None
         self._shuffle = True
         self.current: MicroBatch | None = None
         # Where the run stands: the update that comes next or is under way, its micro-batches done, and the batches that the trainer
         # counted in this epoch before it.
-        self.epoch = 0
+        self.epoch, self.trainer_epoch = 0, 0
         self.cursor = Cursor()
         self.micro_batches_done = 0
         self.batches_before_update = 0
@@ -152,7 +153,11 @@ class PlannedLoader:
     # -- what a trainer sees --------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        to_come = self.plan.micro_batches_of_epoch(self.cursor) if self.plan.epoch_of(self.cursor) == self.epoch else 0
+        plan, trainer_epoch = self.plan, self._trainer_epoch()
+        if trainer_epoch != self.trainer_epoch:
+            # Not by an epoch-end hook: a run resumed from an epoch's last batch never gets there.
+            self.epoch, self.trainer_epoch, self.batches_before_update = plan.epoch_of(self.cursor), trainer_epoch, 0
+        to_come = plan.micro_batches_of_epoch(self.cursor) if plan.epoch_of(self.cursor) == self.epoch else 0
         return self.batches_before_update + to_come
 
     def __iter__(self) -> Iterator[Any]:
@@ -171,28 +176,25 @@ class PlannedLoader:
         else:
             self.micro_batches_done = self.current.index + 1
 
-    def end_epoch(self) -> None:
-        """The epoch is over: the next one counts its batches from 0."""
-        self.epoch, self.batches_before_update = self.plan.epoch_of(self.cursor), 0
-
     def close(self) -> None:
         """Stop the workers; the state stays."""
         self._loader = None
 
     # -- state ----------------------------------------------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Any]:
+    def standing(self) -> dict[str, Any]:
         """Where the run stands, plain numbers."""
         return {
             "epoch": self.epoch,
+            "trainer_epoch": self.trainer_epoch,
             "cursor": asdict(self.cursor),
             "micro_batches_done": self.micro_batches_done,
             "batches_before_update": self.batches_before_update,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state`."""
-        self.epoch = state["epoch"]
+    def stand_at(self, state: dict[str, Any]) -> None:
+        """Continue from where `standing` was taken."""
+        self.epoch, self.trainer_epoch = state["epoch"], state["trainer_epoch"]
         self.cursor = Cursor(**state["cursor"])
         self.micro_batches_done = state["micro_batches_done"]
         self.batches_before_update = state["batches_before_update"]
@@ -201,6 +203,14 @@ class PlannedLoader:
         """Take up the current update again from its first micro-batch; the trainer has counted those done, so the epoch gets longer."""
         self.batches_before_update += self.micro_batches_done
         self.micro_batches_done = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the callback keeps the state, for Lightning restores that of loaders only in mid-epoch. Having the pair of methods tells
+        it that this loader can resume there."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing, see `state_dict`."""
 
 
 class _IndexLists:

@@ -140,7 +140,7 @@ class BatchSizeScheduler(Callback):
         source = trainer.fit_loop._data_source
         self._replaced = (source, source.instance, trainer.limit_train_batches, trainer.reload_dataloaders_every_n_epochs)
         original = type(source)(source.instance, source.name)
-        self.loader = PlannedLoader(original.dataloader, make_plan, self.seed, trainer.global_rank)
+        self.loader = PlannedLoader(original.dataloader, make_plan, self.seed, trainer.global_rank, lambda: trainer.current_epoch)
         source.instance = self.loader
         trainer.limit_train_batches = 1.0  # the plan has it; Lightning would cut an update
         trainer.reload_dataloaders_every_n_epochs = 1  # else the length of the first epoch holds for all
@@ -205,9 +205,6 @@ class BatchSizeScheduler(Callback):
         self._opened.advance()
         self._inside_batch = False
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._opened.end_epoch()
-
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit" or self.loader is None or self._replaced is None:
             return
@@ -228,7 +225,7 @@ class BatchSizeScheduler(Callback):
             return {}
         k, world_size = self._cutting()
         return {
-            "loader": self.loader.state_dict(),
+            "loader": self.loader.standing(),
             "num_examples": self.loader.plan.num_examples,
             "accumulate_grad_batches": k,
             "world_size": world_size,
@@ -238,7 +235,7 @@ class BatchSizeScheduler(Callback):
         """Continue from `state_dict`."""
         self._saved = state_dict
         if state_dict:
-            self._opened.load_state_dict(state_dict["loader"])
+            self._opened.stand_at(state_dict["loader"])
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         # After an exception inside a micro-batch the gradient may be half summed; with several devices it lies in parts on each.
