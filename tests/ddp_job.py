@@ -1,4 +1,4 @@
-"""One rank of a training on several gloo processes; prints a line of JSON. Started by test_several_processes.py, not a test itself."""
+"""One rank of several trainings on gloo processes; prints a line of JSON each. Started by test_several_processes.py, not a test itself."""
 
 from __future__ import annotations
 
@@ -30,23 +30,32 @@ class Saver(pl.Callback):
             trainer.should_stop = True
 
 
+class Reductions(pl.Callback):
+    """Count the all-reduces of gradients."""
+
+    def __init__(self, world: int) -> None:
+        self.world, self.count = world, 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.world > 1:
+            trainer.model.register_comm_hook(None, lambda state, bucket: self._reduce(bucket))  # type: ignore[union-attr, operator]
+
+    def _reduce(self, bucket: Any) -> Any:
+        self.count += bucket.is_last()
+        work = torch.distributed.all_reduce(bucket.buffer().div_(self.world), async_op=True).get_future()
+        return work.then(lambda future: future.value()[0])
+
+
 def main(job: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
     world = job["world"]
     dtype = torch.float32 if job.get("dtype") == "float32" else torch.float64
-    reductions = 0
-
-    def counted(state: Any, bucket: Any) -> Any:
-        nonlocal reductions
-        reductions += bucket.is_last()
-        work = torch.distributed.all_reduce(bucket.buffer().div_(world), async_op=True).get_future()
-        return work.then(lambda future: future.value()[0])
-
-    strategy: Strategy | str = DDPStrategy(ddp_comm_hook=counted, process_group_backend="gloo") if world > 1 else "auto"
+    counter = Reductions(world)
+    strategy: Strategy | str = DDPStrategy(process_group_backend="gloo") if world > 1 else "auto"
     chosen = batching.MultiStep(size=job["size"], milestones=[0.6, 1.5], factor=3, last=job["last"])
     errors = GradientErrors(Regression(dtype))
     batches = BatchSizeScheduler(chosen, schedules.Cosine(), max_micro_batch_size=job["limit"], seed=2)
-    callbacks: list[pl.Callback] = [errors, batches, NoiseScaleMonitor(job["csv"]), StopOnDivergence()]
+    callbacks: list[pl.Callback] = [errors, batches, NoiseScaleMonitor(job["csv"]), StopOnDivergence(), counter]
     if "save" in job:
         callbacks.append(Saver(*job["save"]))
     module = Plain(network(dtype, dropout=job.get("dropout", 0.0)), optimizer=_explosive if job.get("explode") else _sgd)
@@ -69,7 +78,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         **result,
         "error": max(errors.errors, default=0.0),
         "updates": len(errors.errors),
-        "reductions": reductions,
+        "reductions": counter.count,
         "weights": weights(module).tolist(),
         "planned": batches.plan.total_updates(),
     }
@@ -85,4 +94,5 @@ def _explosive(parameters: Any) -> torch.optim.Optimizer:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    print("RESULT " + json.dumps(main(json.loads(sys.argv[1]))))
+    for each in json.loads(sys.argv[1]):
+        print("RESULT " + json.dumps(main(each)))
