@@ -118,7 +118,12 @@ def test_clipping_sees_the_gradient_of_the_whole_update(clip: float) -> None:
 
 def test_bf16_mixed_differs_by_the_rounding_of_bf16_only() -> None:
     errors = GradientErrors(Regression(torch.float32))
-    fit(Plain(network(torch.float32)), BatchSizeScheduler(STRATEGIES["odd micro-batches"], max_micro_batch_size=4), errors, precision="bf16-mixed")
+    fit(
+        Plain(network(torch.float32)),
+        BatchSizeScheduler(STRATEGIES["odd micro-batches"], max_micro_batch_size=4),
+        errors,
+        precision="bf16-mixed",
+    )
     # The twin is computed in fp32, so this bounds bf16's own error (8 bits: 2^-8 = 4e-3 per operation), which is not the weights'.
     assert max(errors.errors) < 0.05
 
@@ -151,7 +156,7 @@ class Jittered(Dataset[tuple[Tensor, Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
         x, y, _ = self.data[index]
-        return x + torch.randn(5).double() + float(np.random.rand()) + random.random(), y, index
+        return x + torch.randn(5).double() + float(np.random.rand()) + random.random(), y, index  # noqa: NPY002
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -159,7 +164,13 @@ def test_the_number_of_workers_does_not_change_a_bit(workers: int) -> None:
     results = []
     for count in (0, workers):
         module = Plain(network(dropout=0.3))
-        fit(module, BatchSizeScheduler(STRATEGIES["growing"], schedules.Cosine(), max_micro_batch_size=5), data=Jittered(), workers=count, max_epochs=2)
+        fit(
+            module,
+            BatchSizeScheduler(STRATEGIES["growing"], schedules.Cosine(), max_micro_batch_size=5),
+            data=Jittered(),
+            workers=count,
+            max_epochs=2,
+        )
         results.append(weights(module))
     assert torch.equal(*results)
 
@@ -186,8 +197,10 @@ class Rates(pl.Callback):
 
 
 def two_groups(parameters: Any) -> torch.optim.Optimizer:
-    first, *others = list(parameters)
-    return torch.optim.SGD([{"params": [first], "lr": 0.3}, {"params": others}], lr=0.1)
+    group: list[Tensor] = list(parameters)
+    first, others = group[:1], group[1:]
+    groups: list[dict[str, Any]] = [{"params": first, "lr": 0.3}, {"params": others}]
+    return torch.optim.SGD(groups, lr=0.1)
 
 
 def test_the_rate_of_every_update_is_the_plans_and_groups_keep_their_ratio() -> None:
@@ -214,7 +227,10 @@ def test_without_a_schedule_the_modules_own_scheduler_is_left_alone() -> None:
 
 
 def test_max_steps_and_limit_train_batches_count_updates() -> None:
-    assert fit(Plain(network()), BatchSizeScheduler(batching.Fixed(size=10), max_micro_batch_size=3), max_steps=7, max_epochs=-1).global_step == 7
+    assert (
+        fit(Plain(network()), BatchSizeScheduler(batching.Fixed(size=10), max_micro_batch_size=3), max_steps=7, max_epochs=-1).global_step
+        == 7
+    )
     module = Plain(network())
     trainer = fit(module, BatchSizeScheduler(batching.Fixed(size=10), max_micro_batch_size=3), limit_train_batches=2)
     assert trainer.global_step == 6
@@ -256,7 +272,10 @@ def loader(dataset: Dataset[Any] | None = None, **options: Any) -> DataLoader[An
         ({"callbacks": [GradientAccumulationScheduler({0: 2})]}, "callbacks=GradientAccumulationScheduler: "),
         ({"module": WithLoader(network()), "callbacks": [BatchSizeFinder()]}, "callbacks=BatchSizeFinder: "),
         ({"callbacks": [LearningRateFinder()]}, "callbacks=LearningRateFinder: "),
-        ({"module": Plain(network(norm=True)), "callbacks": [StochasticWeightAveraging(0.1)]}, "steps the optimizer while it updates batch norm"),
+        (
+            {"module": Plain(network(norm=True)), "callbacks": [StochasticWeightAveraging(0.1)]},
+            "steps the optimizer while it updates batch norm",
+        ),
         ({"callbacks": [StochasticWeightAveraging(0.1)]}, "callbacks=StochasticWeightAveraging: sets the rate"),
         ({"accumulate_grad_batches": 4}, "accumulate_grad_batches=4: is decided by the plan"),
         ({"overfit_batches": 1}, "overfit_batches=1: "),
@@ -302,7 +321,7 @@ def test_a_trainer_is_as_before_after_a_fit_and_can_fit_again() -> None:
     module = Plain(network())
     data = loader(batch_size=50, shuffle=True)
     trainer = fit(module, scheduler, loader=data, max_epochs=1)
-    assert trainer.reload_dataloaders_every_n_epochs == 0
+    assert getattr(trainer, "reload_dataloaders_every_n_epochs", None) == 0
     assert trainer.fit_loop._data_source.instance is data
     trainer.fit_loop.max_epochs = 2
     trainer.fit(module, data)

@@ -41,18 +41,12 @@ def sizes(strategy: BatchStrategy, clock: list[float], num_examples: int = N) ->
         pytest.param(MultiStep(20_000, [1, 2], 5), [0, 1, 2], [20_000, N, N], id="without a cap the cap is N"),
         pytest.param(MultiStep(10, [1, 2, 3], 1.26), [0, 1, 2, 3], [10, 13, 16, 20], id="12.6, 15.88, 20.004 rounded"),
         pytest.param(MultiStep(7, [0.3], 1), [0, 1], [7, 7], id="factor 1"),
-        pytest.param(
-            MultiStep(32, [1, 2], 1.6, micro_batch_size=32), [0, 1, 2], [32, 64, 96], id="51.2, 81.92 in multiples of 32"
-        ),
+        pytest.param(MultiStep(32, [1, 2], 1.6, micro_batch_size=32), [0, 1, 2], [32, 64, 96], id="51.2, 81.92 in multiples of 32"),
         pytest.param(MultiStep(64, [1], 1000, micro_batch_size=64), [1], [49_984], id="the largest multiple of 64 in N"),
         pytest.param(Linear(32, 512, 10), [0, 1, 5, 10, 99], [32, 80, 272, 512, 512], id="ramp"),
         pytest.param(Linear(512, 32, 10), [0, 1, 5, 10, 99], [512, 464, 272, 32, 32], id="ramp down"),
-        pytest.param(
-            Linear(10, 13, 1), [0.16, 0.17, 0.49, 0.51, 0.83, 0.84], [10, 11, 11, 12, 12, 13], id="rounded to the nearest"
-        ),
-        pytest.param(
-            Linear(32, 96, 1, micro_batch_size=32), [0.2, 0.3, 0.7, 0.8, 1], [32, 64, 64, 96, 96], id="ramp of multiples"
-        ),
+        pytest.param(Linear(10, 13, 1), [0.16, 0.17, 0.49, 0.51, 0.83, 0.84], [10, 11, 11, 12, 12, 13], id="rounded to the nearest"),
+        pytest.param(Linear(32, 96, 1, micro_batch_size=32), [0.2, 0.3, 0.7, 0.8, 1], [32, 64, 64, 96, 96], id="ramp of multiples"),
     ],
 )
 def test_sizes(strategy: BatchStrategy, clock: list[float], expected: list[int]) -> None:
@@ -212,8 +206,7 @@ BEYOND = "must be at most N = 1000, the examples of one pass; use batch=full for
         (Linear(64, 100, 1, micro_batch_size=32), "max_size=100: must be a multiple of micro_batch_size=32; for example 96"),
         (
             Full(micro_batch_size=64),
-            "micro_batch_size=64: must divide N = 1000, the full batch; "
-            "leave it at null; max_micro_batch_size limits the memory",
+            "micro_batch_size=64: must divide N = 1000, the full batch; leave it at null; max_micro_batch_size limits the memory",
         ),
     ],
 )

@@ -77,7 +77,8 @@ def fit_text(*callbacks: pl.Callback, **trainer: Any) -> TextModel:
 def test_training_with_the_monitor_alone_is_bitwise_training_without(tmp_path: Path) -> None:
     assert torch.equal(weights(fit_text(NoiseScaleMonitor(tmp_path / "steps.csv"))), weights(fit_text()))
     assert torch.equal(
-        weights(fit_text(NoiseScaleMonitor(tmp_path / "steps.csv"), accumulate_grad_batches=3)), weights(fit_text(accumulate_grad_batches=3))
+        weights(fit_text(NoiseScaleMonitor(tmp_path / "steps.csv"), accumulate_grad_batches=3)),
+        weights(fit_text(accumulate_grad_batches=3)),
     )
 
 
@@ -150,7 +151,12 @@ def test_tensorboard_has_each_tag_over_updates_and_over_examples(tmp_path: Path)
 
 
 def test_other_loggers_get_the_same_numbers(tmp_path: Path) -> None:
-    fit(Plain(network()), NoiseScaleMonitor(tmp_path / "steps.csv"), BatchSizeScheduler(batching.Fixed(size=10)), logger=CSVLogger(tmp_path, "", ""))
+    fit(
+        Plain(network()),
+        NoiseScaleMonitor(tmp_path / "steps.csv"),
+        BatchSizeScheduler(batching.Fixed(size=10)),
+        logger=CSVLogger(tmp_path, "", ""),
+    )
     logged, rows = read_rows(tmp_path / "metrics.csv"), read_rows(tmp_path / "steps.csv")
     assert [float(row["noise/g"]) for row in logged] == [float(row["g"]) for row in rows]
     assert [float(row["examples_seen"]) for row in logged] == [float(row["examples_seen"]) for row in rows]

@@ -51,7 +51,9 @@ class BatchStrategy(ABC):
         if self.reference_size is not None:
             check_count("reference_size", self.reference_size, unit="examples")
         elif self.lr_rule != "none":
-            raise ConfigError("lr_rule", self.lr_rule, "needs a reference_size, the batch that lr is quoted for", "for example reference_size=128")
+            raise ConfigError(
+                "lr_rule", self.lr_rule, "needs a reference_size, the batch that lr is quoted for", "for example reference_size=128"
+            )
         if self.micro_batch_size is not None:
             check_count("micro_batch_size", self.micro_batch_size, unit="examples")
 

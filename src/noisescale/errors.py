@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 __all__ = [
@@ -90,5 +91,5 @@ def check_increasing(key: str, values: Any, *, unit: str) -> None:
         raise ConfigError(key, values, f"must be a list of {unit}", f"for example {key}=[10,20]")
     for value in values:
         check_number(key, value, above=0, unit=unit, remedy=f"given: {list(values)}")
-    if any(later <= earlier for earlier, later in zip(values, values[1:], strict=False)):
+    if any(later <= earlier for earlier, later in pairwise(values)):
         raise ConfigError(key, list(values), f"must be strictly increasing, in {unit}", f"for example {sorted(set(values))}")

@@ -88,7 +88,8 @@ def build(cfg: DictConfig, group: str, **arguments: Any) -> Any:
         cause = error.__cause__
         if isinstance(cause, ConfigError):
             raise cause.under(group) from error
-        if isinstance(cause, (TypeError, ValueError, OSError)) or type(cause).__name__ == "MisconfigurationException":
+        lightnings = type(cause).__name__ == "MisconfigurationException"
+        if cause is not None and (lightnings or isinstance(cause, (TypeError, ValueError, OSError))):
             raise ConfigError(group, _option(group), _one_line(cause)) from error
         raise
 

@@ -50,7 +50,7 @@ class MicroBatch:
 def seed_random_generators(seed: int) -> None:
     """Seed torch (all devices), numpy and random of this process."""
     torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - users' transforms draw from the global generators
     random.seed(seed)
 
 
@@ -72,7 +72,9 @@ class PlannedLoader:
         ConfigError: a source that cannot be indexed: an IterableDataset, a sampler of its own, several loaders.
     """
 
-    def __init__(self, source: Callable[[], Any], make_plan: Callable[[int], Plan], seed: int, rank: int, trainer_epoch: Callable[[], int]) -> None:
+    def __init__(
+        self, source: Callable[[], Any], make_plan: Callable[[int], Plan], seed: int, rank: int, trainer_epoch: Callable[[], int]
+    ) -> None:
         self._source, self._make_plan = source, make_plan
         self.seed, self.rank, self._trainer_epoch = seed, rank, trainer_epoch
         self._loader: DataLoader[Any] | None = None
@@ -95,9 +97,10 @@ class PlannedLoader:
             self._shuffle = _is_shuffled(loader)
             self._plan = self._make_plan(len(loader.dataset))
             self._permutation = lru_cache(maxsize=2)(self._permute)
+            self._dataset: Dataset[Any] = loader.dataset
             self._loader = DataLoader(
                 _Seeded(loader.dataset),
-                batch_sampler=_IndexLists(self),  # type: ignore[arg-type]
+                batch_sampler=_IndexLists(self),
                 collate_fn=loader.collate_fn,
                 num_workers=loader.num_workers,
                 pin_memory=loader.pin_memory,
@@ -119,9 +122,7 @@ class PlannedLoader:
     def dataset(self) -> Dataset[Any]:
         """The user's data set."""
         self.open()
-        assert self._loader is not None
-        dataset: Dataset[Any] = self._loader.dataset.dataset  # type: ignore[attr-defined]
-        return dataset
+        return self._dataset
 
     def indices(self, position: int, size: int) -> list[int]:
         """The examples at `position` to `position + size` of the stream of passes; pass p is the permutation of (seed, p)."""
@@ -257,7 +258,9 @@ def _is_shuffled(loader: Any) -> bool:
     if not isinstance(loader, DataLoader):
         raise ConfigError("train_dataloader", type(loader).__name__, "must be one torch DataLoader", remedy)
     if isinstance(loader.dataset, IterableDataset) or not hasattr(loader.dataset, "__len__"):
-        raise ConfigError("train_dataloader", type(loader.dataset).__name__, "an IterableDataset cannot be cut into planned batches", remedy)
+        raise ConfigError(
+            "train_dataloader", type(loader.dataset).__name__, "an IterableDataset cannot be cut into planned batches", remedy
+        )
     if loader.batch_sampler is None:
         raise ConfigError("train_dataloader", "batch_size=None", "must collate examples into batches", remedy)
     sampler = loader.sampler

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 __all__ = ["Classifier"]
@@ -62,7 +62,7 @@ class Classifier(pl.LightningModule):
             return
         totals = torch.cat((self._sums, self._sums.new_tensor([self._count])))
         if self.trainer.world_size > 1:
-            totals = self.trainer.strategy.reduce(totals, reduce_op="sum")  # type: ignore[assignment]
+            totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
         loss, correct, count = totals.tolist()
         means = {"train/loss": loss / count, "train/acc": correct / count}
         # Not to the logger, whose train/loss is that of each update. The means are equal on all devices already.
@@ -78,9 +78,12 @@ class Classifier(pl.LightningModule):
     def _evaluate(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
         images, labels = batch
         logits = self(images)
-        self.accuracy[stage].update(logits, labels)
-        self.mean_loss[stage].update(F.cross_entropy(logits, labels, reduction="none"))
-        metrics: dict[str, Any] = {f"{stage}/loss": self.mean_loss[stage], f"{stage}/acc": self.accuracy[stage]}
+        accuracy, mean_loss = self.accuracy[stage], self.mean_loss[stage]
+        assert isinstance(accuracy, Metric)
+        assert isinstance(mean_loss, Metric)
+        accuracy.update(logits, labels)
+        mean_loss.update(F.cross_entropy(logits, labels, reduction="none"))
+        metrics: dict[str, Any] = {f"{stage}/loss": mean_loss, f"{stage}/acc": accuracy}
         self.log_dict(metrics, on_step=False, on_epoch=True, prog_bar=stage == "val", batch_size=len(labels))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

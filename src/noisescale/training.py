@@ -12,6 +12,7 @@ import time
 import warnings
 from contextlib import suppress
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,9 @@ def _choices(cfg: DictConfig) -> tuple[Schedule, BatchStrategy]:
         ghost = cfg.model.get("ghost_batch_size")
         if ghost is not None and isinstance(ghost, int) and ghost > 0 and cfg.max_micro_batch_size % ghost:
             remedy = "else the limit would change what batch norm sees"
-            raise ConfigError("max_micro_batch_size", cfg.max_micro_batch_size, f"must be a multiple of model.ghost_batch_size={ghost}", remedy)
+            raise ConfigError(
+                "max_micro_batch_size", cfg.max_micro_batch_size, f"must be a multiple of model.ghost_batch_size={ghost}", remedy
+            )
     if cfg.ckpt_path is not None and not Path(cfg.ckpt_path).is_file():
         raise ConfigError("ckpt_path", cfg.ckpt_path, f"no such file in {Path.cwd()}", "give a .ckpt file, or null to start anew")
     lr = cfg.optimizer.get("lr")
@@ -204,7 +207,9 @@ def _report(results: dict[str, Any]) -> None:
     run = os.path.relpath(output_dir())
     if in_sweep():
         accuracy = results.get("test/acc")
-        print(f"{run}: {results['status']}, test accuracy {accuracy if accuracy is None else f'{accuracy:.4f}'}, {results['updates']} updates")
+        print(
+            f"{run}: {results['status']}, test accuracy {accuracy if accuracy is None else f'{accuracy:.4f}'}, {results['updates']} updates"
+        )
     else:
         table = Table(show_header=False)
         if "test/acc" in results:
@@ -224,7 +229,6 @@ def _not_finite(metrics: dict[str, float]) -> str:
 
 
 def _versions(script_dir: Path) -> dict[str, Any]:
-    import pytorch_lightning
     import torch
 
     from noisescale import __version__
@@ -236,7 +240,7 @@ def _versions(script_dir: Path) -> dict[str, Any]:
     versions = {
         "noisescale": __version__,
         "torch": torch.__version__,
-        "pytorch_lightning": pytorch_lightning.__version__,
+        "pytorch_lightning": version("pytorch-lightning"),
         "python": ".".join(map(str, sys.version_info[:3])),
     }
     return {"versions": versions, "commit": commit}
@@ -251,5 +255,10 @@ def _quiet() -> None:
     log.addHandler(logging.StreamHandler())
     log.setLevel(logging.INFO)
     log.propagate = False
-    for message in (".*does not have many workers.*", ".*LeafSpec.*", ".*exists and is not empty.*", ".*smaller than the logging interval.*"):
+    for message in (
+        ".*does not have many workers.*",
+        ".*LeafSpec.*",
+        ".*exists and is not empty.*",
+        ".*smaller than the logging interval.*",
+    ):
         warnings.filterwarnings("ignore", message=message)

@@ -138,13 +138,13 @@ class BatchSizeScheduler(Callback):
         # The one private name of this file: it is where Lightning asks for the loader, whether that comes from a datamodule, a module
         # or `fit(train_dataloaders=...)`. The original is called late: a module's own `setup` runs after this one.
         source = trainer.fit_loop._data_source
-        self._replaced = (source, source.instance, trainer.limit_train_batches, trainer.reload_dataloaders_every_n_epochs)
+        self._replaced = (source, source.instance, trainer.limit_train_batches, _untyped(trainer).reload_dataloaders_every_n_epochs)
         original = type(source)(source.instance, source.name)
         self.loader = PlannedLoader(original.dataloader, make_plan, self.seed, trainer.global_rank, lambda: trainer.current_epoch)
         source.instance = self.loader
         trainer.limit_train_batches = 1.0  # the plan has it; Lightning would cut an update
-        trainer.reload_dataloaders_every_n_epochs = 1  # else the length of the first epoch holds for all
-        trainer.callbacks = [self, *(callback for callback in trainer.callbacks if callback is not self)]  # type: ignore[attr-defined]
+        _untyped(trainer).reload_dataloaders_every_n_epochs = 1  # else the length of the first epoch holds for all
+        _untyped(trainer).callbacks = [self, *(callback for callback in _untyped(trainer).callbacks if callback is not self)]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         plan = self._opened.open()
@@ -176,7 +176,9 @@ class BatchSizeScheduler(Callback):
         micro = self._micro
         self._inside_batch, self._zeroed, self._steps_before = True, False, trainer.global_step
         if batch_idx != self._opened.batches_before_update + micro.index:
-            raise RuntimeError(f"batch {batch_idx} of the epoch came where the plan has micro-batch {micro.index} of update {micro.update.start.step}")
+            raise RuntimeError(
+                f"batch {batch_idx} of the epoch came where the plan has micro-batch {micro.index} of update {micro.update.start.step}"
+            )
         if micro.index == 0:
             self._enter(trainer, micro.update.accumulate_grad_batches)
             if self.writes_rate:
@@ -208,7 +210,7 @@ class BatchSizeScheduler(Callback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit" or self.loader is None or self._replaced is None:
             return
-        source, instance, trainer.limit_train_batches, trainer.reload_dataloaders_every_n_epochs = self._replaced
+        source, instance, trainer.limit_train_batches, _untyped(trainer).reload_dataloaders_every_n_epochs = self._replaced
         source.instance = instance
         trainer.accumulate_grad_batches = 1
         self.loader.close()
@@ -261,6 +263,11 @@ class BatchSizeScheduler(Callback):
         trainer.accumulate_grad_batches = _Window(k, self._opened.batches_before_update)
 
 
+def _untyped(trainer: pl.Trainer) -> Any:
+    """The trainer, for its public attributes that Lightning sets where type checkers do not see them."""
+    return trainer
+
+
 def _write_rate(group: dict[str, Any], lr: float) -> None:
     if isinstance(group["lr"], torch.Tensor):
         group["lr"].fill_(lr)
@@ -278,9 +285,11 @@ def _refuse(trainer: pl.Trainer, pl_module: pl.LightningModule, writes_rate: boo
     if trainer.accumulate_grad_batches != 1:
         remedy = "give the effective size to the strategy and a memory limit as max_micro_batch_size"
         raise ConfigError("accumulate_grad_batches", trainer.accumulate_grad_batches, "is decided by the plan", remedy)
-    if trainer.overfit_batches:
-        raise ConfigError("overfit_batches", trainer.overfit_batches, "would cut a planned epoch", "train on a subset of the examples")
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    if _untyped(trainer).overfit_batches:
+        raise ConfigError(
+            "overfit_batches", _untyped(trainer).overfit_batches, "would cut a planned epoch", "train on a subset of the examples"
+        )
+    for callback in _untyped(trainer).callbacks:
         name = type(callback).__name__
         if isinstance(callback, GradientAccumulationScheduler):
             raise ConfigError("callbacks", name, "changes accumulate_grad_batches, and so does the plan", "use batching.MultiStep")

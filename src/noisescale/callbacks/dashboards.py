@@ -26,9 +26,7 @@ def add_layout(trainer: pl.Trainer) -> None:
     """Give TensorBoard's custom-scalars page loss, accuracy, lr, B and g in one place, over updates and over examples."""
     layout = {
         "noisescale: over updates": {name: ["Multiline", [f"^{tag}$" for tag in tags]] for name, tags in _CHARTS.items()},
-        "noisescale: over examples": {
-            name: ["Multiline", [f"^{BY_EXAMPLES}{tag}$" for tag in tags]] for name, tags in _CHARTS.items()
-        },
+        "noisescale: over examples": {name: ["Multiline", [f"^{BY_EXAMPLES}{tag}$" for tag in tags]] for name, tags in _CHARTS.items()},
     }
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:

@@ -34,8 +34,11 @@ class NoiseScaleMonitor(Callback):
 
     | where | keys |
     | --- | --- |
-    | steps.csv | step, epoch, examples_seen (both at the start of the update), lr, effective_batch_size, micro_batch_size (the largest), accumulate_grad_batches, g, loss (mean over the update's examples) |
-    | loggers | train/loss, lr, batch/effective, batch/micro, batch/accumulate, noise/g, noise/g_momentum = g/(1-m) where the optimizer has momentum m; TensorBoard has each also as by_examples/... over examples seen |
+    | steps.csv | step; epoch, examples_seen: both at the start of the update; lr; effective_batch_size; micro_batch_size: the largest |
+    | | accumulate_grad_batches; g; loss: mean over the update's examples |
+    | loggers | train/loss, lr, batch/effective, batch/micro, batch/accumulate, noise/g |
+    | | noise/g_momentum = g/(1-m), where the optimizer has momentum m |
+    | TensorBoard | each also as by_examples/..., over examples seen |
 
     Rows are buffered as tensors and written together, so that an accelerator is not waited for. lr and m are those of the first
     parameter group. With several devices B counts all of them, and the loss is their mean.
@@ -67,7 +70,7 @@ class NoiseScaleMonitor(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._n = self.num_examples or _examples_of_a_pass(trainer)
         self._steps, self._started = trainer.global_step, False
-        if self.path is not False and not trainer.fast_dev_run:
+        if self.path is not False and not getattr(trainer, "fast_dev_run", False):
             # log_dir is a broadcast: every device has to ask for it
             folder = trainer.log_dir or trainer.default_root_dir if self.path in (None, True) else None
             path = Path(folder) / "steps.csv" if folder is not None else Path(str(self.path))
@@ -204,7 +207,7 @@ def _mean_losses(trainer: pl.Trainer, rows: list[_Row], together: bool) -> list[
         sums.append((row.divisor * sum(n * value for n, value in parts), sum(n for n, _ in parts)))
     if together and trainer.world_size > 1:
         mine = torch.tensor(sums, dtype=torch.float64, device=trainer.strategy.root_device)
-        sums = trainer.strategy.reduce(mine, reduce_op="sum").tolist()  # type: ignore[union-attr]
+        sums = trainer.strategy.reduce(mine, reduce_op="sum").tolist()
     return [total / n if n else math.nan for total, n in sums]
 
 
@@ -218,6 +221,5 @@ def _examples_of_a_pass(trainer: pl.Trainer) -> int:
         raise ConfigError("train_dataloader", type(loader).__name__, "tells no number of examples", remedy)
     if isinstance(loader.dataset, IterableDataset):
         raise ConfigError("train_dataloader", type(loader.dataset).__name__, "has no number of examples", remedy)
-    if isinstance(loader.sampler, DistributedSampler):
-        return len(loader.sampler.dataset)
-    return len(loader.sampler) if hasattr(loader.sampler, "__len__") else len(loader.dataset)
+    drawn: Any = loader.sampler.dataset if isinstance(loader.sampler, DistributedSampler) else loader.sampler
+    return len(drawn if hasattr(drawn, "__len__") else loader.dataset)  # type: ignore[arg-type]

@@ -86,9 +86,7 @@ class ImageFolderData(ImageDataModule):
     def _decode_as(self, split: Split, files: list[Path], channels: int, size: tuple[int, int]) -> Tensor:
         if split == "train":
             self._check_memory(len(files), _count(self._files()["test"]), (channels, *size))
-        return decode_images(
-            files, channels=channels, size=size, resize=self.resize_to is not None, title=f"decoding {split} images"
-        )
+        return decode_images(files, channels=channels, size=size, resize=self.resize_to is not None, title=f"decoding {split} images")
 
     def _check_memory(self, num_train: int, num_test: int, shape: tuple[int, int, int]) -> None:
         needed = (num_train + num_test) * math.prod(shape) / 1e9

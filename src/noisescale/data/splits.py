@@ -70,15 +70,11 @@ def split_sizes(n: int, *, subset_size: int | None, val_fraction: float) -> tupl
     if subset_size is not None:
         check_count("subset_size", subset_size, unit="examples")
         if subset_size > n:
-            raise ConfigError(
-                "subset_size", subset_size, f"the training set has {n} examples", f"choose 1 to {n}, or null for all"
-            )
+            raise ConfigError("subset_size", subset_size, f"the training set has {n} examples", f"choose 1 to {n}, or null for all")
     m = n if subset_size is None else subset_size
     n_val = 0 if val_fraction == 0 else max(1, math.floor(val_fraction * m + 0.5))
     if n_val >= m:
-        raise ConfigError(
-            "val_fraction", val_fraction, f"leaves none of {m} examples to train on", "lower it, or raise data.subset_size"
-        )
+        raise ConfigError("val_fraction", val_fraction, f"leaves none of {m} examples to train on", "lower it, or raise data.subset_size")
     return m - n_val, n_val
 
 

@@ -83,9 +83,7 @@ class VGG11(nn.Module):
     Source: Simonyan & Zisserman 2014, arXiv:1409.1556, table 1.
     """
 
-    def __init__(
-        self, *, in_channels: int, num_classes: int, image_size: Sequence[int], norm: str, ghost_batch_size: int | None
-    ) -> None:
+    def __init__(self, *, in_channels: int, num_classes: int, image_size: Sequence[int], norm: str, ghost_batch_size: int | None) -> None:
         super().__init__()
         check_images(in_channels, num_classes, image_size)
         check_norm(norm, ghost_batch_size)

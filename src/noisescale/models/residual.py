@@ -31,9 +31,7 @@ class _BasicBlock(nn.Module):
         )
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or before != after:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(before, after, 1, stride=stride, bias=False), batch_norm(after, ghost_batch_size)
-            )
+            self.shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride=stride, bias=False), batch_norm(after, ghost_batch_size))
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = (self.residual(x) + self.shortcut(x)).relu()
@@ -59,9 +57,7 @@ class ResNet18(nn.Module):
     Source: He, Zhang, Ren, Sun 2015, arXiv:1512.03385, table 1.
     """
 
-    def __init__(
-        self, *, in_channels: int, num_classes: int, image_size: Sequence[int], width: int, ghost_batch_size: int | None
-    ) -> None:
+    def __init__(self, *, in_channels: int, num_classes: int, image_size: Sequence[int], width: int, ghost_batch_size: int | None) -> None:
         super().__init__()
         check_images(in_channels, num_classes, image_size)
         check_count("width", width, unit="channels")
@@ -147,9 +143,7 @@ class WideResNet(nn.Module):
             for block in range((depth - 4) // 6):
                 layers.append(_PreActivationBlock(before, after, 1 if block else first_stride, dropout, ghost_batch_size))
                 before = after
-        self.features = nn.Sequential(
-            *layers, batch_norm(before, ghost_batch_size), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-        )
+        self.features = nn.Sequential(*layers, batch_norm(before, ghost_batch_size), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         he_normal_(self.features, "fan_out")
         self.classifier = nn.Linear(before, num_classes)
 
