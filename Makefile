@@ -44,7 +44,7 @@ check: $(STAMP)-test ## Lint, format and type checks
 
 sweep: $(STAMP)-sweep ## Four schedules x two batch sizes on digits, two runs at once
 	$(BIN)/python train.py -m hydra/launcher=joblib hydra.launcher.n_jobs=2 threads=1 \
-		scheduler=constant,step,cosine,onecycle batch=small,large batch.reference_size=32 batch.lr_rule=linear $(ARGS)
+		scheduler=constant,step,cosine,onecycle batch=small,large batch.reference_size=32 batch.lr_rule=sqrt $(ARGS)
 
 tensorboard: $(STAMP)-train ## Show all runs under outputs/ in a browser
 	$(BIN)/tensorboard --logdir outputs $(ARGS)

@@ -13,18 +13,33 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from noisescale.errors import ConfigError
 
-__all__ = ["as_plain", "build", "errors_under", "front_door", "in_sweep", "output_dir"]
+__all__ = ["as_plain", "build", "errors_under", "front_door", "in_sweep", "options", "output_dir"]
 
 BAD_INPUT = 2
 """Exit status for input that cannot be carried out."""
+
+INTERRUPTED = 130
+"""Exit status of a run that was stopped by a signal, as shells have it."""
+
+_INPUT_ERRORS = (ConfigError, HydraException, OmegaConfBaseException)
+
+
+class _RunRefused(Exception):
+    """Bad input of one run of a sweep; the run has said so, and the sweep goes on."""
 
 
 def front_door(conf: Path) -> Callable[[Callable[[DictConfig], int]], Callable[[], NoReturn]]:
@@ -38,35 +53,50 @@ def front_door(conf: Path) -> Callable[[Callable[[DictConfig], int]], Callable[[
     """
 
     def wrap(function: Callable[[DictConfig], int]) -> Callable[[], NoReturn]:
+        started = False
+
         @functools.wraps(function)
         def job(cfg: DictConfig) -> None:
+            nonlocal started
+            started = True
             if cfg.get("full_error"):
                 os.environ["NOISESCALE_FULL_ERROR"] = "1"
             try:
                 status = function(cfg)
-            except ConfigError as error:
+            except _INPUT_ERRORS as error:
                 if _full_error():
                     raise
-                _say(error, HydraConfig.get().job.override_dirname if in_sweep() else "")
                 if in_sweep():
-                    raise  # Hydra goes on with the other runs
+                    _say(f"{_line(error)}  (run: {HydraConfig.get().job.override_dirname})")
+                    raise _RunRefused(str(error)) from None  # Hydra goes on with the other runs
+                _say(_line(error))
                 sys.exit(BAD_INPUT)
             if not in_sweep():
                 sys.exit(status)
 
         @functools.wraps(function)
         def command() -> NoReturn:
+            nonlocal started
+            started = False
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 os.environ["NOISESCALE_FULL_ERROR"] = "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands errors on instead of printing them
             try:
                 hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(job)()
-            except (ConfigError, HydraException, OmegaConfBaseException) as error:
-                if _full_error() or "full_error=true" in sys.argv:
-                    raise
-                if not isinstance(error, ConfigError):  # the run has said that one
-                    _say(error, "")
+            except _RunRefused:
                 sys.exit(BAD_INPUT)
+            except (*_INPUT_ERRORS, OSError, ValueError) as error:
+                # Of Hydra's own: a folder that cannot be made, a group set to a number. A cause is the trace of a run elsewhere.
+                ours = not isinstance(error, _INPUT_ERRORS) and (started or error.__cause__ is not None)
+                if ours or _full_error() or "full_error=true" in sys.argv:
+                    raise
+                _say(_line(error) if isinstance(error, (*_INPUT_ERRORS, OSError)) else _not_an_option(conf) or _line(error))
+                sys.exit(BAD_INPUT)
+            except KeyboardInterrupt:
+                if _full_error():
+                    raise
+                _say("interrupted")
+                sys.exit(INTERRUPTED)
             sys.exit(0)
 
         return command
@@ -108,43 +138,76 @@ def in_sweep() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
+def options() -> dict[str, str]:
+    """The option chosen in each config group."""
+    return {str(group): str(name) for group, name in HydraConfig.get().runtime.choices.items()}
+
+
 def output_dir() -> Path:
     """Where this run leaves its files."""
     return Path(HydraConfig.get().runtime.output_dir)
 
 
 def _option(group: str) -> str:
-    return str(HydraConfig.get().runtime.choices.get(group, "")) if HydraConfig.initialized() else ""
+    return options().get(group, "") if HydraConfig.initialized() else ""
 
 
 def _full_error() -> bool:
     return os.environ.get("NOISESCALE_FULL_ERROR") == "1"
 
 
-def _say(error: BaseException, run: str) -> None:
-    print(f"error: {_line(error)}" + (f"  (run: {run})" if run else ""), file=sys.stderr)
+def _say(line: str) -> None:
+    print(f"error: {line}", file=sys.stderr)
 
 
 def _line(error: BaseException) -> str:
     """One line for people."""
+    if isinstance(error, ConfigError):
+        return _one_line(ConfigError(error.key, _as_typed(error.value), error.problem, error.remedy))
+    if isinstance(error, OverrideParseException):
+        reason = _one_line(error).partition(" See http")[0]
+        return f"{error.override}: is no override ({reason}); write key=value, and quote a value that is not plain: 'key=\"a=b\"'"
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         valid = sorted(name for name in error.options if not name.startswith("_"))
         return f"{group}={option}: no such option{_meant(option, valid)}; valid: {', '.join(valid)}"
-    if isinstance(error, ConfigCompositionException):
-        override = _quoted(str(error))
-        cause = error.__cause__
-        parent = getattr(cause, "parent_node", None)
-        key = str(getattr(cause, "key", "") or "")
-        if isinstance(parent, DictConfig):
-            hidden = ("hydra", "output_dir")
-            valid = [str(name) for name in parent if not str(name).startswith("_") and name not in hidden]
-            where = str(getattr(cause, "full_key", "") or key).rpartition(".")[0]
-            inside = f"keys of {where}" if where else "keys"
-            add = f"; Lightning's other keys can be added: +{override}=..." if where == "trainer" else ""
-            return f"{override}: unknown key{_meant(key, valid)}; {inside}: {', '.join(valid)}{add}"
-        return _one_line(error)
+    if isinstance(error, ConfigCompositionException) and isinstance(error.__cause__, ConfigKeyError):
+        return _unknown_key(_quoted(str(error)), error.__cause__)
+    if isinstance(error, OmegaConfBaseException):
+        problem = str(error).splitlines()[0]
+        return f"{error.full_key}: {problem}" if getattr(error, "full_key", None) else problem
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: cannot be made ({error.strerror}); choose another folder with hydra.run.dir, or hydra.sweep.dir"
     return _one_line(error)
+
+
+def _unknown_key(override: str, cause: ConfigKeyError) -> str:
+    parent, key = cause.parent_node, str(cause.key)
+    where = str(cause.full_key or key).rpartition(".")[0]
+    hidden = ("hydra", "output_dir")
+    valid = [str(name) for name in parent if not str(name).startswith("_") and name not in hidden] if isinstance(parent, DictConfig) else []
+    if not where:
+        valid += ["debug", "experiment"]  # groups without keys of their own
+    if not valid:
+        return f"{override}: unknown key; {where} has none"
+    inside = f"keys of {where}" if where else "keys"
+    add = f"; Lightning's other keys can be added: +{override}=..." if where == "trainer" else ""
+    return f"{override}: unknown key{_meant(key, valid)}; {inside}: {', '.join(valid)}{add}"
+
+
+def _not_an_option(conf: Path) -> str:
+    """The line for a group set to null or a number, of which Hydra does not say which it is; empty where there is none."""
+    for argument in sys.argv[1:]:
+        group, _, option = argument.partition("=")
+        valid = sorted(file.stem for file in (conf / group).glob("[!_]*.yaml"))
+        if group and valid and option not in valid:
+            return f"{argument}: no such option; valid: {', '.join(valid)}"
+    return ""
+
+
+def _as_typed(value: Any) -> Any:
+    """null, true and false as they are written in YAML."""
+    return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else value
 
 
 def _meant(name: str, valid: list[str]) -> str:

@@ -64,9 +64,10 @@ class Classifier(pl.LightningModule):
         if self.trainer.world_size > 1:
             totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
         loss, correct, count = totals.tolist()
-        means = {"train/loss": loss / count, "train/acc": correct / count}
-        # Not to the logger, whose train/loss is that of each update. The means are equal on all devices already.
-        self.log_dict(means, logger=False, prog_bar=True, sync_dist=self.trainer.world_size > 1)
+        several = self.trainer.world_size > 1  # the means are equal on all devices already
+        self.log("train/acc", correct / count, prog_bar=True, sync_dist=several)
+        # Not to the logger, whose train/loss is that of each update.
+        self.log("train/loss", loss / count, logger=False, prog_bar=True, sync_dist=several)
         self._sums, self._count = None, 0
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

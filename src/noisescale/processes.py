@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from pathlib import Path
 __all__ = ["is_child", "other_ranks"]
 
 _VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
+_PARENT = "NOISESCALE_RANK_0"
 
 
 def is_child() -> bool:
@@ -39,13 +41,16 @@ def other_ranks(count: int, script: Path, run_dir: Path) -> Iterator[None]:
         run_dir: with `.hydra/config.yaml`, the run's composed config.
     """
     if count == 1 or is_child():
+        if _PARENT in os.environ:
+            threading.Thread(target=_end_with, args=(int(os.environ[_PARENT]),), daemon=True).start()
         yield
         return
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()), NODE_RANK="0", LOCAL_RANK="0", WORLD_SIZE=str(count))
     command = [sys.executable, str(script), "--config-path", str(run_dir.resolve() / ".hydra"), "--config-name", "config"]
     command += [f"hydra.run.dir={_quoted(run_dir.resolve())}", "hydra.output_subdir=null"]
     command += ["hydra/job_logging=none", "hydra/hydra_logging=none"]
-    children = [subprocess.Popen(command, env={**os.environ, "LOCAL_RANK": str(rank)}) for rank in range(1, count)]
+    environment = {**os.environ, _PARENT: str(os.getpid())}
+    children = [subprocess.Popen(command, env={**environment, "LOCAL_RANK": str(rank)}) for rank in range(1, count)]
     finished = threading.Event()
     threading.Thread(target=_watch, args=(children, finished), daemon=True).start()
     try:
@@ -71,6 +76,13 @@ def _watch(children: list[subprocess.Popen[bytes]], finished: threading.Event) -
                 if not finished.wait(20.0):  # waiting inside a collective, where no signal is heard
                     os._exit(1)
             return
+
+
+def _end_with(parent: int) -> None:
+    """A rank whose rank 0 was killed would wait for it in a collective for half an hour."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 def _free_port() -> int:

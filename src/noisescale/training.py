@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
+import zipfile
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
@@ -18,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from noisescale.errors import ConfigError, check_count
-from noisescale.frontdoor import as_plain, build, errors_under, in_sweep, output_dir
+from noisescale.errors import ConfigError, check_count, check_number
+from noisescale.frontdoor import as_plain, build, errors_under, in_sweep, options, output_dir
 from noisescale.planning import Plan
 
 if TYPE_CHECKING:
@@ -65,7 +66,9 @@ def train(cfg: DictConfig, script: Path) -> int:
 def _choices(cfg: DictConfig) -> tuple[Schedule, BatchStrategy]:
     """The schedule with its warm-up, and the batch strategy."""
     check_count("epochs", cfg.epochs, unit="epochs")
-    check_count("seed", cfg.seed, at_least=0)
+    if cfg.trainer.max_epochs != cfg.epochs:
+        raise ConfigError("trainer.max_epochs", cfg.trainer.max_epochs, f"differs from epochs={cfg.epochs}, which schedules go by", "set epochs")
+    check_count("seed", cfg.seed, at_least=0, at_most=2**32 - 1)
     if cfg.threads is not None:
         check_count("threads", cfg.threads, unit="threads", remedy="null for torch's default")
     if cfg.max_micro_batch_size is not None:
@@ -76,14 +79,41 @@ def _choices(cfg: DictConfig) -> tuple[Schedule, BatchStrategy]:
             raise ConfigError(
                 "max_micro_batch_size", cfg.max_micro_batch_size, f"must be a multiple of model.ghost_batch_size={ghost}", remedy
             )
-    if cfg.ckpt_path is not None and not Path(cfg.ckpt_path).is_file():
-        raise ConfigError("ckpt_path", cfg.ckpt_path, f"no such file in {Path.cwd()}", "give a .ckpt file, or null to start anew")
+    if cfg.ckpt_path is not None:
+        _check_checkpoint(str(cfg.ckpt_path))
+    _check_settings(cfg)
     lr = cfg.optimizer.get("lr")
     if not isinstance(lr, (int, float)) or isinstance(lr, bool) or not 0 < lr < math.inf:
         raise ConfigError("optimizer.lr", lr, "must be a finite number in (0, inf)")
     schedule, warmup, strategy = build(cfg, "scheduler"), build(cfg, "warmup"), build(cfg, "batch")
     with errors_under("warmup"):
         return warmup.before(schedule, cfg.epochs), strategy
+
+
+def _check_checkpoint(path: str) -> None:
+    remedy = "give a .ckpt file, or null to start anew"
+    if not Path(path).is_file():
+        raise ConfigError("ckpt_path", path, "no such file" if Path(path).is_absolute() else f"no such file in {Path.cwd()}", remedy)
+    if not zipfile.is_zipfile(path):
+        raise ConfigError("ckpt_path", path, "is not a checkpoint, or a damaged one", remedy)
+
+
+def _check_settings(cfg: DictConfig) -> None:
+    """What Lightning lets pass, or of which it says only that something cannot be divided."""
+    settings = cfg.trainer
+    if settings.get("max_steps", -1) != -1:
+        check_count("trainer.max_steps", settings.max_steps, unit="updates", remedy="-1 for no limit")
+    if settings.get("limit_train_batches", 1.0) != 1.0 or settings.limit_train_batches is True:
+        remedy = "1.0 for the whole epoch"
+        check_count("trainer.limit_train_batches", settings.limit_train_batches, unit="updates of each epoch", remedy=remedy)
+    if settings.get("check_val_every_n_epoch") is not None:
+        check_count("trainer.check_val_every_n_epoch", settings.check_val_every_n_epoch, unit="epochs")
+    if settings.get("gradient_clip_val") is not None:
+        check_number("trainer.gradient_clip_val", settings.gradient_clip_val, above=0, remedy="null for no clipping")
+    if not isinstance(cfg.full_error, bool):
+        raise ConfigError("full_error", cfg.full_error, "must be true or false")
+    if Path(str(cfg.output_dir)) != output_dir():
+        raise ConfigError("output_dir", cfg.output_dir, "is what Hydra makes of hydra.run.dir", "set hydra.run.dir, or hydra.sweep.dir")
 
 
 def _devices(cfg: DictConfig) -> int:
@@ -132,12 +162,23 @@ def _run(cfg: DictConfig, schedule: Schedule, strategy: BatchStrategy, data: Any
         status, message = "diverged", str(error)
     except (KeyboardInterrupt, SystemExit):
         status = "interrupted"
+    except ConfigError as error:
+        raise (error.under("trainer") if error.key in cfg.trainer else error) from error
+    except Exception as error:
+        if cfg.ckpt_path is None or (batches.loader is not None and batches.loader.current is not None):
+            raise
+        reason = " ".join(str(error).split("\n\t")[0:2])
+        remedy = "resume with the model, the optimizer and the data that it was saved with"
+        raise ConfigError("ckpt_path", cfg.ckpt_path, f"does not fit this run ({reason})", remedy) from error
     seconds = time.perf_counter() - started
     updates = trainer.global_step
     examples = batches.loader.cursor.examples_seen if batches.loader is not None else 0
     if status == "completed":
-        tested = trainer.test(module, datamodule=data, verbose=False)
-        metrics |= {name: float(value) for name, value in tested[0].items()} if tested else {}
+        try:
+            tested = trainer.test(module, datamodule=data, verbose=False)
+            metrics |= {name: float(value) for name, value in tested[0].items()} if tested else {}
+        except (KeyboardInterrupt, SystemExit):
+            status = "interrupted"
         if not all(math.isfinite(value) for value in metrics.values()):
             status = "diverged"
             message = f"training diverged: the last update left weights that give {_not_finite(metrics)}; lower optimizer.lr"
@@ -163,9 +204,15 @@ def _run(cfg: DictConfig, schedule: Schedule, strategy: BatchStrategy, data: Any
 
 
 def _trainer(cfg: DictConfig, batches: pl.Callback, data: Any) -> pl.Trainer:
+    import pytorch_lightning as pl
+
     callbacks = build(cfg, "callbacks")
     chosen = [batches]
     for name, callback in callbacks.items():
+        if callback is None:
+            continue  # switched off: callbacks.best=null
+        if not isinstance(callback, pl.Callback):
+            raise ConfigError(f"callbacks.{name}", callback, "must be a callback", f"give callbacks.{name}._target_ and its arguments")
         needs_validation = str(getattr(callback, "monitor", None) or "").startswith("val/")
         if name == "progress_bar" and (in_sweep() or not sys.stderr.isatty()):
             continue  # bars of several runs, or in a log file, are noise
@@ -192,6 +239,7 @@ def _log_hyperparameters(trainer: pl.Trainer, cfg: DictConfig, metrics: dict[str
 
     left_out = ("callbacks", "logger", "trainer", "output_dir", "full_error", "ckpt_path")
     params = {key: value for key, value in as_plain(cfg).items() if key not in left_out}
+    params |= {f"{group}/option": name for group, name in options().items() if group in params}
     finals = {f"hp/{name}": value for name, value in metrics.items() if math.isfinite(value)}
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):

@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from noisescale.callbacks.dashboards import log_scalars
+from noisescale.callbacks.dashboards import log_by_examples
 from noisescale.callbacks.rows import read_rows, set_aside, write_rows
 from noisescale.loading import PlannedLoader
 
@@ -78,7 +78,8 @@ class EpochRecorder(Callback):
         self._rows.append({**row, **metrics})
         names = dict.fromkeys(name for each in self._rows for name in each)
         write_rows(self.path, list(names), self._rows)
-        log_scalars(trainer, metrics, row["updates"], row["examples_seen"], time.time())
+        metrics.pop("train/loss", None)  # under that tag the loss of each update is logged
+        log_by_examples(trainer, metrics, row["examples_seen"], time.time())
 
 
 def _examples_seen(trainer: pl.Trainer) -> int:

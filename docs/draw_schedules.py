@@ -1,0 +1,68 @@
+"""Draw docs/schedules.png: every schedule and batch strategy of conf/ with its defaults over 20 epochs of digits, from their plans.
+
+Run from the repository: .venv/bin/python docs/draw_schedules.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib as mpl
+from hydra import compose, initialize_config_dir
+
+mpl.use("agg")
+from matplotlib import pyplot as plt
+
+from noisescale.frontdoor import build
+from noisescale.planning import Plan
+
+ROOT = Path(__file__).resolve().parent.parent
+N = 1293  # digits, after the validation split
+EPOCHS = 20
+
+
+def plan_of(*overrides: str) -> Plan:
+    """The plan that train.py would carry out."""
+    cfg = compose("config", overrides=[f"epochs={EPOCHS}", "output_dir=.", *overrides])
+    schedule = build(cfg, "warmup").before(build(cfg, "scheduler"), EPOCHS)
+    return Plan(schedule, build(cfg, "batch"), N, EPOCHS)
+
+
+def options(group: str) -> list[str]:
+    """The options of a config group."""
+    return sorted(path.stem for path in (ROOT / "conf" / group).glob("[!_]*.yaml"))
+
+
+def main() -> None:
+    """Draw and save."""
+    panels = [(f"scheduler={name}", [f"scheduler={name}"], "lr") for name in options("scheduler")]
+    panels += [
+        (f"scheduler=cosine warmup={name}", ["scheduler=cosine", f"warmup={name}"], "lr")
+        for name in options("warmup")
+        if name != "none"
+    ]
+    panels += [(f"batch={name}", ["scheduler=constant", f"batch={name}"], "B") for name in options("batch") if name != "accumulate"]
+    columns = 4
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(3.4 * columns, 2.1 * rows), sharex=True, layout="constrained")
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        for axis, (title, overrides, quantity) in zip(axes.flat, panels, strict=False):
+            updates = list(plan_of(*overrides))
+            values = [0.1 * u.lr_factor if quantity == "lr" else u.effective_batch_size for u in updates]
+            axis.step([u.epoch for u in updates], values, where="post", color="C0" if quantity == "lr" else "C1", linewidth=1.2)
+            axis.set_title(title, fontsize=9)
+            axis.set_ylabel({"lr": "lr", "B": "B, examples"}[quantity], fontsize=8)
+            axis.set_ylim(bottom=0)
+            axis.set_xticks(range(0, EPOCHS + 1, 5))
+            axis.tick_params(labelsize=7)
+            axis.grid(alpha=0.3)
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
+    for axis in axes.flat[max(0, len(panels) - columns) : len(panels)]:
+        axis.set_xlabel("epochs", fontsize=8)
+        axis.tick_params(labelbottom=True)
+    figure.savefig(ROOT / "docs" / "schedules.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()

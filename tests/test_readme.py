@@ -1,0 +1,36 @@
+"""The README's library example runs as it is printed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader
+
+from noisescale.callbacks.rows import read_rows
+from tests.cases import Plain, Regression, ignored, network
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+
+pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
+
+
+class Data(pl.LightningDataModule):
+    def train_dataloader(self) -> DataLoader[object]:
+        return DataLoader(Regression(), batch_size=5, shuffle=True)
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    assert len(blocks) == 1
+    assert len([line for line in blocks[0].splitlines() if line.strip()]) <= 12
+    # Fewer examples and epochs than the README's, whose sizes are for a real data set.
+    quick = blocks[0].replace("size=64", "size=4").replace("30", "3").replace("[10, 20]", "[1, 2]").replace("128", "16")
+    options = "logger=False, enable_progress_bar=False, enable_checkpointing=False, accelerator='cpu', callbacks="
+    quick = quick.replace("callbacks=", options)
+    exec(quick, {"pl": pl, "my_module": Plain(network()), "my_datamodule": Data()})
+    sizes = [int(row["effective_batch_size"]) for row in read_rows(tmp_path / "steps.csv")]
+    assert {4, 20, 100} <= set(sizes)
