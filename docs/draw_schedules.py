@@ -37,9 +37,7 @@ def main() -> None:
     """Draw and save."""
     panels = [(f"scheduler={name}", [f"scheduler={name}"], "lr") for name in options("scheduler")]
     panels += [
-        (f"scheduler=cosine warmup={name}", ["scheduler=cosine", f"warmup={name}"], "lr")
-        for name in options("warmup")
-        if name != "none"
+        (f"scheduler=cosine warmup={name}", ["scheduler=cosine", f"warmup={name}"], "lr") for name in options("warmup") if name != "none"
     ]
     panels += [(f"batch={name}", ["scheduler=constant", f"batch={name}"], "B") for name in options("batch") if name != "accumulate"]
     columns = 4

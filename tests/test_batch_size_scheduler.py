@@ -133,7 +133,7 @@ def test_without_the_weights_unequal_micro_batches_would_be_wrong() -> None:
 
     class Unweighted(BatchSizeScheduler):
         def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
-            pass
+            self._backwards += 1
 
     errors = GradientErrors(Regression())
     fit(Plain(network()), Unweighted(batching.Fixed(size=10), max_micro_batch_size=4), errors)
@@ -328,26 +328,56 @@ def test_a_trainer_is_as_before_after_a_fit_and_can_fit_again() -> None:
     assert scheduler_of(trainer).plan.epochs == 2
 
 
-def test_a_module_with_validation_trains_the_same() -> None:
-    class Validated(Plain):
-        def validation_step(self, batch: Any, batch_idx: int) -> None:
-            self.log("val/loss", F.mse_loss(self.net(batch[0]), batch[1]))
+def test_a_second_fit_goes_on_where_the_first_stopped() -> None:
+    rates, whole = Rates(), Rates()
+    scheduler = BatchSizeScheduler(STRATEGIES["ramp"], schedules.Cosine(T_max=4), max_micro_batch_size=4)
+    module = Plain(network(dropout=0.2))
+    data = loader(shuffle=True)
+    trainer = fit(module, scheduler, rates, loader=data, max_epochs=2)
+    trainer.fit_loop.max_epochs = 4
+    trainer.fit(module, data)
+    alone = Plain(network(dropout=0.2))
+    fit(alone, BatchSizeScheduler(STRATEGIES["ramp"], schedules.Cosine(T_max=4), max_micro_batch_size=4), whole, max_epochs=4)
+    assert rates.rates == whole.rates
+    assert module.seen == alone.seen  # the weights differ: Lightning makes a new optimizer, whose momentum starts at 0
 
-        def val_dataloader(self) -> DataLoader[Any]:
-            return DataLoader(Regression(), batch_size=N)
 
-    with_validation, without = Validated(network(dropout=0.2)), Plain(network(dropout=0.2))
-    for module in (with_validation, without):
-        fit(module, BatchSizeScheduler(STRATEGIES["ramp"], schedules.Cosine(), max_micro_batch_size=4))
-    assert torch.equal(weights(with_validation), weights(without))
+@pytest.mark.filterwarnings("ignore:.*training_step. returned .None.")
+@pytest.mark.parametrize("skipped", [0, 1, 2])
+def test_a_micro_batch_without_a_loss_is_an_error_not_a_wrong_gradient(skipped: int) -> None:
+    class Skips(Plain):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = super().training_step(batch, batch_idx)
+            return None if len(self.seen) == 4 + skipped else loss
+
+    with pytest.raises(RuntimeError, match=f"update 1, micro-batch {skipped}: 0 backward passes where the plan has one"):
+        fit(Skips(network()), BatchSizeScheduler(batching.Fixed(size=10), max_micro_batch_size=4))
 
 
-def test_tensor_datasets_and_batched_fetching_work() -> None:
-    class Pair(Plain):
-        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-            return F.mse_loss(self.net(batch[0]), batch[1])
+def test_an_optimizer_that_calls_its_closure_again_is_an_error() -> None:
+    module = Plain(network(), lambda parameters: torch.optim.LBFGS(parameters, max_iter=3))
+    with pytest.raises(RuntimeError, match=r"backward passes where the plan has one; .*LBFGS"):
+        fit(module, BatchSizeScheduler(batching.Fixed(size=10), max_micro_batch_size=4))
 
-    data = Regression()
-    errors = GradientErrors(data)
-    fit(Pair(network()), BatchSizeScheduler(batching.Fixed(size=9), max_micro_batch_size=4), errors, data=TensorDataset(data.x, data.y))
-    assert max(errors.errors) < 1e-12
+
+@pytest.mark.parametrize(("size", "limit"), [(48, 24), (80, 24), (96, 40), (64, None)])
+def test_ghost_batches_are_the_same_however_the_update_is_cut(size: int, limit: int | None) -> None:
+    from noisescale.models import GhostBatchNorm2d
+
+    class Images(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = GhostBatchNorm2d(5, 8).double()
+            self.out = network()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.norm(x[:, :, None, None])[:, :, 0, 0])  # type: ignore[no-any-return]
+
+    results = []
+    for each in (limit, None):
+        images = Images()
+        module = Plain(images)
+        fit(module, BatchSizeScheduler(batching.Fixed(size=size, last="drop"), max_micro_batch_size=each, micro_batch_multiple=8))
+        assert images.norm.running_var is not None
+        results.append(torch.cat([weights(module), images.norm.running_var]))
+    assert torch.allclose(results[0], results[1], rtol=1e-11, atol=1e-12)

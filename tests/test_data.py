@@ -621,7 +621,9 @@ def test_no_files_and_no_network_is_one_clear_line(
     data = known(name, root, download=True)
     for action in (data.prepare_data, lambda: data.setup("fit")):
         words = (name, "download failed", root, torchvision_sets.KNOWN[name].folder, "set data.root")
-        error_of(action, "root", *words, str(error) if module == "cifar" else "Error downloading")
+        line = error_of(action, "root", *words)
+        # torchvision 0.29 wraps what goes wrong with MNIST's mirrors, 0.26 only an URLError.
+        assert str(error) in line or (module == "mnist" and "Error downloading" in line)
 
 
 def test_a_root_without_the_set_is_refused_without_download(tmp_path: Path) -> None:
@@ -694,9 +696,7 @@ def test_an_image_folder_is_read(tmp_path: Path, capfd: pytest.CaptureFixture[st
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_terminal_shows_the_progress(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_terminal_shows_the_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     write_images(tmp_path)
     folder(tmp_path).setup("fit")

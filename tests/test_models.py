@@ -83,9 +83,7 @@ def test_parameter_counts_are_the_published_ones(name: str, options: dict[str, A
 
 def test_wide_network_of_the_paper_has_36_million_parameters() -> None:
     with torch.device("meta"):
-        model = WideResNet(
-            in_channels=3, num_classes=10, image_size=(32, 32), depth=28, width=10, dropout=0.0, ghost_batch_size=None
-        )
+        model = WideResNet(in_channels=3, num_classes=10, image_size=(32, 32), depth=28, width=10, dropout=0.0, ghost_batch_size=None)
     assert parameters(model) == pytest.approx(36.5e6, rel=2e-3)
 
 

@@ -472,9 +472,7 @@ def test_a_closure_is_evaluated_once_with_gradients_and_its_loss_returned() -> N
 def test_sparse_gradients_and_complex_parameters_are_refused() -> None:
     embedding = nn.Embedding(5, 2, sparse=True)
     embedding(torch.tensor([1])).sum().backward()
-    with pytest.raises(
-        RuntimeError, match=r"^RMSpropNesterov does not support sparse gradients: build the embedding with sparse"
-    ):
+    with pytest.raises(RuntimeError, match=r"^RMSpropNesterov does not support sparse gradients: build the embedding with sparse"):
         RMSpropNesterov(embedding.parameters(), 0.1, alpha=0.9, momentum=0.9).step()
     p = nn.Parameter(torch.ones(2, dtype=torch.complex64))
     p.grad = torch.ones_like(p)

@@ -225,9 +225,7 @@ def test_two_passes_of_ten_in_fours(last: str, expected: list[tuple[int, int]]) 
 
 
 def limit_of(plan: Plan) -> int | None:
-    return min(
-        (limit for limit in (plan.max_micro_batch_size, plan.strategy.micro_batch_size) if limit is not None), default=None
-    )
+    return min((limit for limit in (plan.max_micro_batch_size, plan.strategy.micro_batch_size) if limit is not None), default=None)
 
 
 @many
@@ -381,9 +379,7 @@ def test_a_long_plan_is_enumerated_quickly() -> None:
 # -- refusals -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "key", ["num_examples", "epochs", "world_size", "max_micro_batch_size", "max_updates", "max_updates_per_epoch"]
-)
+@pytest.mark.parametrize("key", ["num_examples", "epochs", "world_size", "max_micro_batch_size", "max_updates", "max_updates_per_epoch"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "2"], ids=repr)
 def test_a_count_that_is_not_positive_and_whole_is_refused(key: str, value: Any) -> None:
     options = {"schedule": Constant(), "strategy": Fixed(1), "num_examples": 10, "epochs": 1, key: value}
@@ -392,9 +388,7 @@ def test_a_count_that_is_not_positive_and_whole_is_refused(key: str, value: Any)
 
 
 def test_a_batch_beyond_n_is_refused_before_the_first_update() -> None:
-    with pytest.raises(
-        ConfigError, match=r"^size=11: must be at most N = 10, the examples of one pass; use batch=full for all of them$"
-    ):
+    with pytest.raises(ConfigError, match=r"^size=11: must be at most N = 10, the examples of one pass; use batch=full for all of them$"):
         Plan(Constant(), Fixed(11), 10, 1)
 
 

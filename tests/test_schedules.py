@@ -235,15 +235,11 @@ WSD_FALL = {"linear": lambda p: p, "cosine": lambda p: math.sin(math.pi * p / 2)
 @pytest.mark.parametrize("shape", WSD_FALL)
 @many
 @given(fraction=st.floats(0.01, 1.0), end=st.floats(0.0, 1.0), length=st.floats(0.5, 300.0), clock=st.floats(0.0, 1.5))
-def test_wsd_is_one_then_falls_over_the_last_fraction(
-    shape: str, fraction: float, end: float, length: float, clock: float
-) -> None:
+def test_wsd_is_one_then_falls_over_the_last_fraction(shape: str, fraction: float, end: float, length: float, clock: float) -> None:
     t, stable = clock * length, length * (1 - fraction)
     fall = 0.0 if t <= stable else 1.0 if t >= length else WSD_FALL[shape]((t - stable) / (length - stable))
     # sqrt has an infinite slope where the decay starts: there 1e-16 of the clock is 1e-8 of the factor.
-    assert WSD(fraction, shape, end, length)(t) == pytest.approx(
-        1 - (1 - end) * fall, rel=1e-9, abs=1e-6 if shape == "sqrt" else 1e-9
-    )
+    assert WSD(fraction, shape, end, length)(t) == pytest.approx(1 - (1 - end) * fall, rel=1e-9, abs=1e-6 if shape == "sqrt" else 1e-9)
 
 
 def test_constant_is_one() -> None:
@@ -259,9 +255,7 @@ def test_constant_is_one() -> None:
             {0: 1, 9.999: 1, 10: 0.1, 14.999: 0.1, 15: 0.01, 25: 1e-3, 29.999: 1e-3, 30: 1e-4, 1000: 1e-4},
             id="MultiStepLR 10, 15, 25, 30: .05 to .000005",
         ),
-        pytest.param(
-            Exponential(gamma=0.98), {0: 1, 1: 0.98, 0.5: math.sqrt(0.98), 100: 0.1326195558945}, id="ExponentialLR .98"
-        ),
+        pytest.param(Exponential(gamma=0.98), {0: 1, 1: 0.98, 0.5: math.sqrt(0.98), 100: 0.1326195558945}, id="ExponentialLR .98"),
         pytest.param(
             Cosine(150),
             {0: 1, 50: 0.75, 75: 0.5, 100: 0.25, 150: 0, 200: 0.25, 225: 0.5, 300: 1, 450: 0, 600: 1},
@@ -269,9 +263,7 @@ def test_constant_is_one() -> None:
         ),
         pytest.param(Cyclic(2), {0: 0.2, 1: 0.6, 2: 1, 3: 0.6, 4: 0.2, 6: 1}, id="the bounds of a cycle are 1 : 5"),
         pytest.param(Linear(2.0, 0.0, 4), {0: 2, 1: 1.5, 2: 1, 4: 0, 9: 0}, id="a factor above 1, which torch does not have"),
-        pytest.param(
-            CosineRestarts(1, 1.5), {0: 1, 0.5: 0.5, 1: 1, 1.75: 0.5, 2.5: 1, 4.75: 1}, id="a T_mult that is not whole"
-        ),
+        pytest.param(CosineRestarts(1, 1.5), {0: 1, 0.5: 0.5, 1: 1, 1.75: 0.5, 2.5: 1, 4.75: 1}, id="a T_mult that is not whole"),
         pytest.param(OneCycle(10, 0.3, "cos", 25, 1e4), {0: 0.04, 3: 1, 10: 4e-6, 11: 4e-6}, id="1cycle turns at pct_start T"),
     ],
 )
@@ -298,9 +290,7 @@ def test_cosine_is_periodic_and_symmetric_about_t_max(t_max: float, t: float, pe
     num_examples=st.integers(1, 10**6).map(lambda n: 10 * n),
     warmup=st.integers(0, 50),
 )
-def test_a_boundary_that_is_no_binary_fraction_comes_neither_late_nor_early(
-    tenths: int, cuts: int, num_examples: int, warmup: int
-) -> None:
+def test_a_boundary_that_is_no_binary_fraction_comes_neither_late_nor_early(tenths: int, cuts: int, num_examples: int, warmup: int) -> None:
     """At t = position/N: 0.3/0.1 is 2.9999999999999996, and the cut is due all the same; it is not due one example before."""
     boundary = cuts * tenths * num_examples // 10  # as a position, exactly
     length, at, before = tenths / 10, boundary / num_examples, (boundary - 1) / num_examples
@@ -325,9 +315,7 @@ def test_a_boundary_that_is_no_binary_fraction_comes_neither_late_nor_early(
     restarts=st.integers(1, 6),
     num_examples=st.integers(1, 10**5).map(lambda n: 10 * n),
 )
-def test_growing_cycles_restart_at_the_sums_of_their_lengths(
-    tenths: int, t_mult: int, restarts: int, num_examples: int
-) -> None:
+def test_growing_cycles_restart_at_the_sums_of_their_lengths(tenths: int, t_mult: int, restarts: int, num_examples: int) -> None:
     boundary = sum(tenths * t_mult**i for i in range(restarts)) * num_examples // 10
     last_cycle = tenths * t_mult ** (restarts - 1) * num_examples / 10  # in examples
     schedule = CosineRestarts(tenths / 10, t_mult)
@@ -360,9 +348,7 @@ SCHEDULES: st.SearchStrategy[Schedule] = st.one_of(
     st.builds(OneCycle, open_horizon | lengths, st.floats(0.01, 0.99), st.sampled_from(["cos", "linear"])),
     st.builds(WSD, st.floats(0.01, 1.0), st.sampled_from(["linear", "cosine", "sqrt"]), any_factor, open_horizon | lengths),
 )
-WARMUPS = st.builds(
-    Warmup, st.floats(0.0, 9.0), factors, st.sampled_from(["linear", "constant"]), st.sampled_from(["overlap", "shift"])
-)
+WARMUPS = st.builds(Warmup, st.floats(0.0, 9.0), factors, st.sampled_from(["linear", "constant"]), st.sampled_from(["overlap", "shift"]))
 
 
 @settings(deadline=None, max_examples=1000)

@@ -34,7 +34,7 @@ class BatchStrategy(ABC):
 
     Args:
         last: carry | partial | drop | spread, see `planning.Plan`.
-        lr_rule: none (p = 0) | linear (p = 1) | sqrt (p = 1/2).
+        lr_rule: none (p = 0) | linear (p = 1) | sqrt (p = 1/2). B is the planned size, also for a smaller last window of a pass.
         reference_size: B_ref, the batch that the optimizer's rate is quoted for; None: no scaling, so only with lr_rule none.
         micro_batch_size: examples that one device takes at once; the batch must be a multiple of it. None: up to the planner.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from hydra.errors import (
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from noisescale.errors import ConfigError
 
@@ -59,7 +60,7 @@ def front_door(conf: Path) -> Callable[[Callable[[DictConfig], int]], Callable[[
         def job(cfg: DictConfig) -> None:
             nonlocal started
             started = True
-            if cfg.get("full_error"):
+            if cfg.get("full_error") is True:
                 os.environ["NOISESCALE_FULL_ERROR"] = "1"
             try:
                 status = function(cfg)
@@ -118,6 +119,11 @@ def build(cfg: DictConfig, group: str, **arguments: Any) -> Any:
         cause = error.__cause__
         if isinstance(cause, ConfigError):
             raise cause.under(group) from error
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(cause))
+        if isinstance(cause, TypeError) and unknown is not None:
+            key, option = unknown.group(1), _option(group)
+            problem = f"is no key of {group}={option}; an experiment or debug option that sets it is for another {group}"
+            raise ConfigError(f"{group}.{key}", cfg[group].get(key), problem) from error
         lightnings = type(cause).__name__ == "MisconfigurationException"
         if cause is not None and (lightnings or isinstance(cause, (TypeError, ValueError, OSError))):
             raise ConfigError(group, _option(group), _one_line(cause)) from error
@@ -171,8 +177,10 @@ def _line(error: BaseException) -> str:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         valid = sorted(name for name in error.options if not name.startswith("_"))
         return f"{group}={option}: no such option{_meant(option, valid)}; valid: {', '.join(valid)}"
-    if isinstance(error, ConfigCompositionException) and isinstance(error.__cause__, ConfigKeyError):
-        return _unknown_key(_quoted(str(error)), error.__cause__)
+    if isinstance(error, ConfigCompositionException) and isinstance(error.__cause__, OmegaConfBaseException):
+        if isinstance(error.__cause__, (ConfigKeyError, ConfigAttributeError)):
+            return _unknown_key(_quoted(str(error)), error.__cause__)
+        return f"{_one_line(error)}: {str(error.__cause__).splitlines()[0]}"
     if isinstance(error, OmegaConfBaseException):
         problem = str(error).splitlines()[0]
         return f"{error.full_key}: {problem}" if getattr(error, "full_key", None) else problem
@@ -181,7 +189,7 @@ def _line(error: BaseException) -> str:
     return _one_line(error)
 
 
-def _unknown_key(override: str, cause: ConfigKeyError) -> str:
+def _unknown_key(override: str, cause: OmegaConfBaseException) -> str:
     parent, key = cause.parent_node, str(cause.key)
     where = str(cause.full_key or key).rpartition(".")[0]
     hidden = ("hydra", "output_dir")

@@ -34,7 +34,7 @@ class Classifier(pl.LightningModule):
         stages = ("val", "test")
         accuracy = {stage: MulticlassAccuracy(num_classes, average="micro", validate_args=False) for stage in stages}
         self.accuracy = nn.ModuleDict(accuracy)
-        self.mean_loss = nn.ModuleDict({stage: MeanMetric() for stage in stages})
+        self.mean_loss = nn.ModuleDict({stage: MeanMetric(nan_strategy="disable") for stage in stages})
         # Running sums by hand: a metric object per micro-batch costs more than a small network's update.
         self._sums: Tensor | None = None
         self._count = 0

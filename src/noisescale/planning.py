@@ -79,6 +79,8 @@ class Plan:
         epochs: passes; None: no end (then max_updates ends it, or nothing does).
         world_size: devices, W.
         max_micro_batch_size: most examples that one device takes at once; None: no limit.
+        micro_batch_multiple: micro-batches are multiples of it, but for the rest of an update that is none: the size of a ghost batch,
+            so that ghost batch norm sees the same examples together however the update is cut.
         max_updates: most updates in all; None: no limit.
         max_updates_per_epoch: most updates of one epoch, after which the clock moves on to the next; None: no limit.
 
@@ -92,6 +94,7 @@ class Plan:
     epochs: int | None
     world_size: int = 1
     max_micro_batch_size: int | None = None
+    micro_batch_multiple: int = 1
     max_updates: int | None = None
     max_updates_per_epoch: int | None = None
 
@@ -101,6 +104,10 @@ class Plan:
         for key in ("epochs", "max_micro_batch_size", "max_updates", "max_updates_per_epoch"):
             if getattr(self, key) is not None:
                 check_count(key, getattr(self, key))
+        check_count("micro_batch_multiple", self.micro_batch_multiple, unit="examples")
+        for key, limit in (("max_micro_batch_size", self.max_micro_batch_size), ("micro_batch_size", self.strategy.micro_batch_size)):
+            if limit is not None and limit % self.micro_batch_multiple:
+                raise ConfigError(key, limit, f"must be a multiple of the ghost batch of {self.micro_batch_multiple}")
         self.strategy.check(self.num_examples)
 
     def __iter__(self) -> Iterator[Update]:
@@ -173,14 +180,24 @@ class Plan:
         """(first position, examples) of each of the k micro-batches that device `rank` takes, in the stream of passes.
 
         The window is cut into k W near-equal pieces; micro-batch j of rank r is piece j W + r. A piece is empty only where
-        B < W, or where the limit is one example and W does not divide B.
+        B < W, or where the limit is one example (or one ghost batch) and W does not divide their number.
         """
-        sizes = split_evenly(update.effective_batch_size, update.accumulate_grad_batches * self.world_size)
         starts, position = [], update.start.position
-        for size in sizes:
+        for size in self._cut(update):
             starts.append((position, size))
             position += size
         return starts[rank :: self.world_size]
+
+    def micro_batch_size(self, update: Update) -> int:
+        """The largest micro-batch of an update, over all devices, in examples."""
+        return self._cut(update)[0]
+
+    def _cut(self, update: Update) -> list[int]:
+        size, multiple = update.effective_batch_size, self.micro_batch_multiple
+        units = math.ceil(size / multiple)
+        sizes = [multiple * part for part in split_evenly(units, update.accumulate_grad_batches * self.world_size)]
+        sizes[min(units, len(sizes)) - 1] -= units * multiple - size
+        return sizes
 
     def noise(self, update: Update, lr: float) -> float:
         """g of `update` where the optimizer's rate is `lr`: lr lr_factor (N/B - 1)."""
@@ -196,4 +213,6 @@ class Plan:
 
     def _accumulate(self, size: int) -> int:
         limits = [limit for limit in (self.max_micro_batch_size, self.strategy.micro_batch_size) if limit is not None]
-        return math.ceil(size / (self.world_size * min(limits))) if limits else 1
+        if not limits:
+            return 1
+        return math.ceil(math.ceil(size / self.micro_batch_multiple) / (self.world_size * (min(limits) // self.micro_batch_multiple)))

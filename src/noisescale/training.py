@@ -55,7 +55,7 @@ def train(cfg: DictConfig, script: Path) -> int:
     with errors_under("data"):
         n = data.train_size()
     with errors_under("batch"):
-        plan = Plan(schedule, strategy, n, cfg.epochs, devices, cfg.max_micro_batch_size)
+        plan = Plan(schedule, strategy, n, cfg.epochs, devices, cfg.max_micro_batch_size, _ghost_batch_size(cfg))
     if not is_child():
         with errors_under("data"):
             data.prepare_data()
@@ -67,14 +67,16 @@ def _choices(cfg: DictConfig) -> tuple[Schedule, BatchStrategy]:
     """The schedule with its warm-up, and the batch strategy."""
     check_count("epochs", cfg.epochs, unit="epochs")
     if cfg.trainer.max_epochs != cfg.epochs:
-        raise ConfigError("trainer.max_epochs", cfg.trainer.max_epochs, f"differs from epochs={cfg.epochs}, which schedules go by", "set epochs")
+        raise ConfigError(
+            "trainer.max_epochs", cfg.trainer.max_epochs, f"differs from epochs={cfg.epochs}, which schedules go by", "set epochs"
+        )
     check_count("seed", cfg.seed, at_least=0, at_most=2**32 - 1)
     if cfg.threads is not None:
         check_count("threads", cfg.threads, unit="threads", remedy="null for torch's default")
     if cfg.max_micro_batch_size is not None:
         check_count("max_micro_batch_size", cfg.max_micro_batch_size, unit="examples", remedy="null for no limit")
-        ghost = cfg.model.get("ghost_batch_size")
-        if ghost is not None and isinstance(ghost, int) and ghost > 0 and cfg.max_micro_batch_size % ghost:
+        ghost = _ghost_batch_size(cfg)
+        if cfg.max_micro_batch_size % ghost:
             remedy = "else the limit would change what batch norm sees"
             raise ConfigError(
                 "max_micro_batch_size", cfg.max_micro_batch_size, f"must be a multiple of model.ghost_batch_size={ghost}", remedy
@@ -87,7 +89,25 @@ def _choices(cfg: DictConfig) -> tuple[Schedule, BatchStrategy]:
         raise ConfigError("optimizer.lr", lr, "must be a finite number in (0, inf)")
     schedule, warmup, strategy = build(cfg, "scheduler"), build(cfg, "warmup"), build(cfg, "batch")
     with errors_under("warmup"):
-        return warmup.before(schedule, cfg.epochs), strategy
+        schedule = warmup.before(schedule, cfg.epochs)
+    if warmup.epochs > cfg.epochs:
+        print(f"note: warmup.epochs={warmup.epochs} is longer than the training, epochs={cfg.epochs}: it never ends", file=sys.stderr)
+    return schedule, strategy
+
+
+def _ghost_batch_size(cfg: DictConfig) -> int:
+    """What micro-batches must be multiples of; 1 without ghost batch norm. The model itself says what is wrong with a bad value."""
+    ghost = cfg.model.get("ghost_batch_size")
+    return ghost if isinstance(ghost, int) and not isinstance(ghost, bool) and ghost > 0 else 1
+
+
+def _identity(cfg: DictConfig) -> dict[str, Any]:
+    """The choices that a resumed run must not change: what is learned, from which examples, by which rule."""
+    free = ("root", "download", "num_workers", "eval_batch_size", "memory_limit_gb", "seed", "_partial_")
+    choices: dict[str, Any] = {"seed": cfg.seed}
+    for group in ("data", "model", "optimizer"):
+        choices |= {f"{group}.{key}": value for key, value in as_plain(cfg[group]).items() if key not in free}
+    return choices
 
 
 def _check_checkpoint(path: str) -> None:
@@ -135,23 +155,29 @@ def _run(cfg: DictConfig, schedule: Schedule, strategy: BatchStrategy, data: Any
     import pytorch_lightning as pl
     import torch
 
-    from noisescale.callbacks import BatchSizeScheduler, TrainingDiverged
+    from noisescale.callbacks import BatchSizeScheduler, SameRun, TrainingDiverged
     from noisescale.module import Classifier
     from noisescale.optimizers import OptimizerFactory
 
     _quiet()
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
+    make_optimizer = build(cfg, "optimizer")
+    with errors_under("optimizer"):
+        optimizer = OptimizerFactory.from_config(make_optimizer)
     with errors_under("data"):
         data.setup()
     pl.seed_everything(cfg.seed, verbose=False)
     net = build(cfg, "model", in_channels=data.in_channels, num_classes=data.num_classes, image_size=data.image_size)
-    make_optimizer = build(cfg, "optimizer")
-    with errors_under("optimizer"):
-        optimizer = OptimizerFactory.from_config(make_optimizer)
     module = Classifier(net, optimizer, data.num_classes)
-    batches = BatchSizeScheduler(strategy, schedule, max_micro_batch_size=cfg.max_micro_batch_size, seed=cfg.seed)
-    trainer = _trainer(cfg, batches, data)
+    batches = BatchSizeScheduler(
+        strategy,
+        schedule,
+        max_micro_batch_size=cfg.max_micro_batch_size,
+        micro_batch_multiple=_ghost_batch_size(cfg),
+        seed=cfg.seed,
+    )
+    trainer = _trainer(cfg, [batches, SameRun(_identity(cfg))], data)
 
     status, started, message = "completed", time.perf_counter(), ""
     metrics: dict[str, float] = {}
@@ -173,6 +199,8 @@ def _run(cfg: DictConfig, schedule: Schedule, strategy: BatchStrategy, data: Any
     seconds = time.perf_counter() - started
     updates = trainer.global_step
     examples = batches.loader.cursor.examples_seen if batches.loader is not None else 0
+    if status == "completed" and cfg.ckpt_path is not None and batches.loader is not None and batches.loader.current is None:
+        raise ConfigError("ckpt_path", cfg.ckpt_path, f"is already at the end, epoch {trainer.current_epoch}", "raise epochs to go on")
     if status == "completed":
         try:
             tested = trainer.test(module, datamodule=data, verbose=False)
@@ -188,7 +216,7 @@ def _run(cfg: DictConfig, schedule: Schedule, strategy: BatchStrategy, data: Any
             "updates": updates,
             "examples": examples,
             "seconds": round(seconds, 3),
-            "examples_per_second": round(examples / seconds, 1),
+            "examples_per_second": round((examples - batches.examples_before) / seconds, 1),
             "num_examples": plan.num_examples,
             "status": status,
             "message": message,
@@ -203,11 +231,11 @@ def _run(cfg: DictConfig, schedule: Schedule, strategy: BatchStrategy, data: Any
     return DIVERGED if status == "diverged" else 0
 
 
-def _trainer(cfg: DictConfig, batches: pl.Callback, data: Any) -> pl.Trainer:
+def _trainer(cfg: DictConfig, always: list[pl.Callback], data: Any) -> pl.Trainer:
     import pytorch_lightning as pl
 
     callbacks = build(cfg, "callbacks")
-    chosen = [batches]
+    chosen = always
     for name, callback in callbacks.items():
         if callback is None:
             continue  # switched off: callbacks.best=null
@@ -308,5 +336,6 @@ def _quiet() -> None:
         ".*LeafSpec.*",
         ".*exists and is not empty.*",
         ".*smaller than the logging interval.*",
+        ".*dirpath has changed.*",
     ):
         warnings.filterwarnings("ignore", message=message)

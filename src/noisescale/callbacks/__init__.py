@@ -4,5 +4,6 @@ from noisescale.callbacks.batch_size import BatchSizeScheduler
 from noisescale.callbacks.divergence import StopOnDivergence, TrainingDiverged
 from noisescale.callbacks.epochs import EpochRecorder
 from noisescale.callbacks.noise_scale import NoiseScaleMonitor
+from noisescale.callbacks.same_run import SameRun
 
-__all__ = ["BatchSizeScheduler", "EpochRecorder", "NoiseScaleMonitor", "StopOnDivergence", "TrainingDiverged"]
+__all__ = ["BatchSizeScheduler", "EpochRecorder", "NoiseScaleMonitor", "SameRun", "StopOnDivergence", "TrainingDiverged"]

@@ -66,6 +66,7 @@ class BatchSizeScheduler(Callback):
         schedule: clock -> factor of the rate of every parameter group, against its rate at the start of training; None: the rate is
             left to whoever sets it (unless the strategy scales it).
         max_micro_batch_size: most examples that one device takes at once; a memory limit that does not change the result.
+        micro_batch_multiple: the size of a ghost batch, where the model has ghost batch norm: micro-batches are multiples of it.
         seed: of the order of the examples and of the random numbers in training.
 
     Raises:
@@ -82,19 +83,22 @@ class BatchSizeScheduler(Callback):
         schedule: Schedule | None = None,
         *,
         max_micro_batch_size: int | None = None,
+        micro_batch_multiple: int = 1,
         seed: int = 0,
     ) -> None:
         self.strategy = strategy
         self.writes_rate = schedule is not None or strategy.lr_rule != "none"
         self.schedule = schedule if schedule is not None else Constant()
-        self.max_micro_batch_size = max_micro_batch_size
+        self.max_micro_batch_size, self.micro_batch_multiple = max_micro_batch_size, micro_batch_multiple
         self.seed = seed
         self.loader: PlannedLoader | None = None
+        self.examples_before = 0  # this fit: examples seen by the run that it resumes
         self._replaced: tuple[Any, Any, int | float, int] | None = None
         self._saved: dict[str, Any] = {}
         self._gradients: dict[str, torch.Tensor] | None = None
         self._inside_batch = False
         self._zeroed = False
+        self._backwards = 0
         self._steps_before = 0
 
     @property
@@ -132,6 +136,7 @@ class BatchSizeScheduler(Callback):
                 num_examples,
                 world_size=trainer.world_size,
                 max_micro_batch_size=self.max_micro_batch_size,
+                micro_batch_multiple=self.micro_batch_multiple,
                 **limits,
             )
 
@@ -139,8 +144,11 @@ class BatchSizeScheduler(Callback):
         # or `fit(train_dataloaders=...)`. The original is called late: a module's own `setup` runs after this one.
         source = trainer.fit_loop._data_source
         self._replaced = (source, source.instance, trainer.limit_train_batches, _untyped(trainer).reload_dataloaders_every_n_epochs)
+        previous = self.loader
         original = type(source)(source.instance, source.name)
         self.loader = PlannedLoader(original.dataloader, make_plan, self.seed, trainer.global_rank, lambda: trainer.current_epoch)
+        if previous is not None and trainer.global_step > 0:  # a second fit of the same trainer goes on
+            self.loader.stand_at(previous.standing())
         source.instance = self.loader
         trainer.limit_train_batches = 1.0  # the plan has it; Lightning would cut an update
         _untyped(trainer).reload_dataloaders_every_n_epochs = 1  # else the length of the first epoch holds for all
@@ -169,12 +177,13 @@ class BatchSizeScheduler(Callback):
                 if name in self._gradients:
                     parameter.grad = self._gradients[name].to(parameter.device, copy=True)
         self._gradients, self._saved = None, {}
+        self.examples_before = self._opened.cursor.examples_seen
 
     # -- training -------------------------------------------------------------------------------------------------------------
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         micro = self._micro
-        self._inside_batch, self._zeroed, self._steps_before = True, False, trainer.global_step
+        self._inside_batch, self._zeroed, self._backwards, self._steps_before = True, False, 0, trainer.global_step
         if batch_idx != self._opened.batches_before_update + micro.index:
             raise RuntimeError(
                 f"batch {batch_idx} of the epoch came where the plan has micro-batch {micro.index} of update {micro.update.start.step}"
@@ -191,6 +200,7 @@ class BatchSizeScheduler(Callback):
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
         micro, update = self._micro, self._micro.update
+        self._backwards += 1
         parts = update.accumulate_grad_batches * trainer.world_size
         if micro.size * parts != update.effective_batch_size:
             loss.mul_(micro.size * parts / update.effective_batch_size)
@@ -203,6 +213,11 @@ class BatchSizeScheduler(Callback):
                 f"update {micro.update.start.step}, micro-batch {micro.index} of {micro.update.accumulate_grad_batches}: gradients were "
                 f"{'' if self._zeroed else 'not '}zeroed and {trainer.global_step - self._steps_before} steps taken; "
                 "another callback or the module changes accumulate_grad_batches or steps the optimizer"
+            )
+        if self._backwards != 1:
+            raise RuntimeError(
+                f"update {micro.update.start.step}, micro-batch {micro.index}: {self._backwards} backward passes where the plan has one; "
+                "training_step must return a loss for every batch, and an optimizer that calls its closure again (LBFGS) cannot be planned"
             )
         self._opened.advance()
         self._inside_batch = False

@@ -75,10 +75,9 @@ class StopOnDivergence(Callback):
             self._judge(trainer, *pending)
 
     def _judge(self, trainer: pl.Trainer, step: int, lr: float, loss: torch.Tensor) -> None:
+        if trainer.world_size > 1:  # the mean is nan or inf on all devices as soon as one loss is
+            loss = trainer.strategy.reduce(loss.to(trainer.strategy.root_device, copy=True), reduce_op="mean")
         value = float(loss)
-        bad = not math.isfinite(value)
-        if trainer.world_size > 1:  # one device's loss may overflow before the shared gradient carries it to the others
-            bad = trainer.strategy.reduce_boolean_decision(bad, all=False)
-        if bad:
+        if not math.isfinite(value):
             raise TrainingDiverged(step, value, lr, *(self._last_good or (None, None)))
         self._last_good = step, value

@@ -35,6 +35,7 @@ class EpochRecorder(Callback):
         self._since = 0.0
         self._seconds = 0.0
         self._examples_before = 0
+        self._validated = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.global_step == 0 and trainer.is_global_zero:
@@ -43,14 +44,14 @@ class EpochRecorder(Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._close(trainer)
-        self._seconds, self._since = 0.0, time.perf_counter()
+        self._seconds, self._since, self._validated = 0.0, time.perf_counter(), False
         self._examples_before = _examples_seen(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._seconds += time.perf_counter() - self._since
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._since = time.perf_counter()
+        self._since, self._validated = time.perf_counter(), True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         seconds = self._seconds + time.perf_counter() - self._since
@@ -75,6 +76,8 @@ class EpochRecorder(Callback):
         if row is None or not trainer.is_global_zero:
             return
         metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+        if not self._validated:  # Lightning keeps those of an earlier epoch
+            metrics = {name: value for name, value in metrics.items() if not name.startswith("val/")}
         self._rows.append({**row, **metrics})
         names = dict.fromkeys(name for each in self._rows for name in each)
         write_rows(self.path, list(names), self._rows)

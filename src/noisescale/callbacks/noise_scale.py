@@ -60,6 +60,7 @@ class NoiseScaleMonitor(Callback):
         self._rows: list[_Row] = []
         self._n = 0
         self._examples_seen = 0
+        self._restored = False
         self._window: list[tuple[int, torch.Tensor | None]] = []  # (examples, loss / k) of each micro-batch so far
         self._started = False
         self._rates: tuple[float, float] = (math.nan, 0.0)
@@ -70,6 +71,9 @@ class NoiseScaleMonitor(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._n = self.num_examples or _examples_of_a_pass(trainer)
         self._steps, self._started = trainer.global_step, False
+        if trainer.global_step == 0 and not self._restored:  # used before, in another run
+            self._examples_seen, self._window = 0, []
+        self._restored = False
         if self.path is not False and not getattr(trainer, "fast_dev_run", False):
             # log_dir is a broadcast: every device has to ask for it
             folder = trainer.log_dir or trainer.default_root_dir if self.path in (None, True) else None
@@ -98,9 +102,9 @@ class NoiseScaleMonitor(Callback):
             return
         self._steps = trainer.global_step
         k = int(trainer.accumulate_grad_batches)
-        if micro is not None:
+        if isinstance(loader, PlannedLoader) and micro is not None:
             effective, epoch = micro.update.effective_batch_size, micro.update.epoch
-            largest = math.ceil(effective / (k * trainer.world_size))
+            largest = loader.plan.micro_batch_size(micro.update)
         else:
             effective = trainer.world_size * sum(size for size, _ in self._window)
             epoch, largest = self._examples_seen / self._n, max(size for size, _ in self._window)
@@ -139,6 +143,7 @@ class NoiseScaleMonitor(Callback):
         return {"examples_seen": self._examples_seen, "window": [(n, None if x is None else float(x)) for n, x in self._window]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restored = True
         self._examples_seen = state_dict["examples_seen"]
         self._window = [(n, None if x is None else torch.tensor(x, dtype=torch.float64)) for n, x in state_dict["window"]]
 
