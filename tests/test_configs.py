@@ -1,0 +1,249 @@
+"""conf/: every option of every group composes, has all its keys, and builds what it says."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+import train
+from noisescale.batching import BatchStrategy
+from noisescale.data import ImageDataModule
+from noisescale.frontdoor import build
+from noisescale.optimizers import OptimizerFactory
+from noisescale.planning import Plan
+from noisescale.schedules import Schedule, Warmup
+
+CONF = Path(train.__file__).resolve().parent / "conf"
+N = 1293
+"""Training examples of the default data set."""
+
+PROMISED = {
+    "scheduler": "constant step multistep inverse exponential polynomial linear cosine cosine_restarts cyclic onecycle wsd",
+    "warmup": "none linear constant",
+    "optimizer": "sgd momentum nesterov adagrad rmsprop rmsprop_nesterov adadelta adam adamw",
+    "batch": "small large full accumulate multistep linear",
+    "data": "digits mnist fashion_mnist cifar10 cifar100 imagefolder",
+    "model": "logistic mlp cnn resnet18 wrn vgg11",
+    "trainer": "cpu gpu ddp ddp_cpu",
+    "callbacks": "light full none",
+    "logger": "tensorboard csv-only",
+    "debug": "fast overfit",
+    "experiment": "step_gamma065 alexnet_multistep exponential_098 cosine_tmax150 constant_too_small constant_good constant_too_large",
+}
+
+
+def options(group: str) -> list[str]:
+    return sorted(file.stem for file in (CONF / group).glob("[!_]*.yaml"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _hydra() -> Iterator[None]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def composed(*overrides: str) -> DictConfig:
+    """The config as the front door gets it; nothing may be missing, every reference must lead somewhere."""
+    cfg = compose("config", ["output_dir=somewhere", *overrides])
+    OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    return cfg
+
+
+@pytest.mark.parametrize("group", PROMISED)
+def test_every_promised_option_is_there(group: str) -> None:
+    assert set(PROMISED[group].split()) <= set(options(group))
+
+
+def test_there_is_no_group_besides() -> None:
+    assert {folder.name for folder in CONF.iterdir() if folder.is_dir()} == set(PROMISED)
+
+
+@pytest.mark.parametrize("file", sorted(CONF.rglob("*.yaml")), ids=lambda file: str(file.relative_to(CONF)))
+def test_every_file_says_first_what_it_is(file: Path) -> None:
+    lines = [line for line in file.read_text().splitlines() if line != "# @package _global_"]
+    assert re.match(r"# \S.{10,}", lines[0])
+    assert file.suffix == ".yaml"
+
+
+@pytest.mark.parametrize("file", sorted(file for file in CONF.rglob("*.yaml")), ids=lambda file: str(file.relative_to(CONF)))
+def test_no_reference_computes_anything(file: Path) -> None:
+    """`${...}` copies a value; derived numbers are made in Python."""
+    for reference in re.findall(r"\$\{([^}]*)\}", file.read_text()):
+        assert re.fullmatch(r"[\w.]+|hydra:[\w.]+|now:[%\w-]+", reference)
+
+
+def test_the_defaults_are_a_run() -> None:
+    cfg = composed()
+    schedule, strategy = build(cfg, "scheduler").over(cfg.epochs), build(cfg, "batch")
+    assert Plan(schedule, strategy, N, cfg.epochs).total_updates() > 0
+    assert cfg.trainer.max_epochs == cfg.epochs
+    assert cfg.ckpt_path is None
+    assert cfg.full_error is False
+
+
+@pytest.mark.parametrize("name", options("scheduler"))
+def test_schedulers(name: str) -> None:
+    cfg = composed(f"scheduler={name}")
+    schedule = build(cfg, "scheduler")
+    assert isinstance(schedule, Schedule)
+    factors = [schedule.over(cfg.epochs)(epoch / 4) for epoch in range(4 * cfg.epochs)]
+    assert max(factors) == pytest.approx(1, rel=0.01)
+    assert min(factors) >= 0
+    assert (len(set(factors)) == 1) == (name == "constant")
+
+
+def test_a_schedulers_rate_is_the_optimizers() -> None:
+    for name in options("scheduler"):
+        scheduler = composed(f"scheduler={name}", "optimizer.lr=0.123").scheduler
+        assert scheduler.get("lr", 0.123) == scheduler.get("max_lr", 0.123) == 0.123
+
+
+@pytest.mark.parametrize("name", options("warmup"))
+def test_warmups(name: str) -> None:
+    warmup = build(composed(f"warmup={name}"), "warmup")
+    assert isinstance(warmup, Warmup)
+    assert (warmup.epochs == 0) == (name == "none")
+    assert warmup(warmup.epochs) == 1
+
+
+@pytest.mark.parametrize("name", options("batch"))
+def test_batch_strategies(name: str) -> None:
+    cfg = composed(f"batch={name}")
+    strategy = build(cfg, "batch")
+    assert isinstance(strategy, BatchStrategy)
+    plan = Plan(build(cfg, "scheduler").over(cfg.epochs), strategy, N, cfg.epochs)
+    updates = list(plan)
+    assert sum(update.effective_batch_size for update in updates) == cfg.epochs * N
+    sizes = [update.effective_batch_size for update in updates]
+    match name:
+        case "full":
+            assert set(sizes) == {N}
+        case "small":
+            assert max(sizes) == cfg.batch.size <= 64
+        case "large" | "accumulate":
+            assert max(sizes) == cfg.batch.size >= 256
+        case _:
+            assert sizes[0] == cfg.batch.size < max(sizes)
+    assert (updates[0].accumulate_grad_batches > 1) == (name == "accumulate")
+
+
+@pytest.mark.parametrize("name", options("optimizer"))
+def test_optimizers(name: str) -> None:
+    cfg = composed(f"optimizer={name}")
+    factory = OptimizerFactory.from_config(build(cfg, "optimizer"))
+    optimizer = factory(torch.nn.Linear(3, 2))
+    assert len(optimizer.param_groups) == 1
+    for key in ("lr", "weight_decay", "momentum", "alpha", "nesterov"):
+        if key in cfg.optimizer:
+            assert optimizer.param_groups[0][key] == cfg.optimizer[key]
+    assert cfg.optimizer.decay_biases_and_norms is True
+
+
+@pytest.mark.parametrize("name", options("data"))
+def test_data(name: str) -> None:
+    """Built, not read: nothing is downloaded."""
+    more = ["data.root=pictures"] if name == "imagefolder" else []
+    data = build(composed(f"data={name}", *more, "seed=5"), "data")
+    assert isinstance(data, ImageDataModule)
+    assert (data.seed, data.augment, data.num_workers) == (5, "none", 0)
+    assert data.subset_size is None
+
+
+@pytest.mark.parametrize("name", options("model"))
+def test_models(name: str) -> None:
+    small = {"resnet18": ["model.width=8"], "wrn": ["model.width=1"]}
+    cfg = composed(f"model={name}", *small.get(name, []))
+    net = build(cfg, "model", in_channels=3, num_classes=7, image_size=(32, 32)).eval()
+    with torch.no_grad():
+        assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", options("trainer"))
+def test_trainers(name: str) -> None:
+    cfg = composed(f"trainer={name}")
+    known = inspect.signature(pl.Trainer.__init__).parameters
+    assert {key for key in cfg.trainer if not key.startswith("_")} <= set(known)
+    assert cfg.trainer.max_epochs == cfg.epochs
+    assert cfg.trainer.accelerator == ("gpu" if name in ("gpu", "ddp") else "cpu")
+    assert cfg.trainer.devices == (2 if "ddp" in name else 1)
+    if cfg.trainer.devices == 1 and cfg.trainer.accelerator == "cpu":
+        assert build(cfg, "trainer", logger=False, enable_checkpointing=False).max_epochs == cfg.epochs
+
+
+@pytest.mark.parametrize("name", options("callbacks"))
+def test_callbacks(name: str) -> None:
+    callbacks = build(composed(f"callbacks={name}"), "callbacks")
+    assert all(isinstance(callback, pl.Callback) for callback in callbacks.values())
+    light = {"noise_scale", "epochs", "divergence"}
+    assert set(callbacks) == {"none": set(), "light": light, "full": light | {"last", "best", "progress_bar"}}[name]
+
+
+@pytest.mark.parametrize("name", options("logger"))
+def test_loggers(name: str, tmp_path: Path) -> None:
+    cfg = composed(f"logger={name}", f"output_dir='{tmp_path}'")
+    if name == "csv-only":
+        assert not cfg.logger
+    else:
+        logger = build(cfg, "logger")
+        assert isinstance(logger, pl.loggers.TensorBoardLogger)
+        assert Path(logger.log_dir) == tmp_path
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_experiments(name: str) -> None:
+    """Command, result and runtime in the header; what they choose is kept by the later words of the command line."""
+    text = (CONF / "experiment" / f"{name}.yaml").read_text()
+    assert text.startswith("# @package _global_\n# ")
+    header = "\n".join(line for line in text.splitlines() if line.startswith("#"))
+    assert f"python train.py experiment={name}\n" in header
+    assert re.search(r"Measured on \w+, .*seeds? 0", header)
+    assert re.search(r"test/acc \d|all five diverged", header)
+    assert re.search(r"\d s on one CPU core|less than a second", header)
+    cfg = composed(f"experiment={name}")
+    schedule, strategy = build(cfg, "scheduler").over(cfg.epochs), build(cfg, "batch")
+    total = Plan(schedule, strategy, N, cfg.epochs).total_updates()
+    stated = re.search(r"(\d[\d ]*) updates", header)
+    if stated and "diverge" not in name:
+        assert int(stated[1].replace(" ", "")) == total
+    assert composed(f"experiment={name}", "optimizer.lr=0.007").optimizer.lr == 0.007
+
+
+def test_the_lecture_notes_numbers() -> None:
+    step = composed("experiment=step_gamma065").scheduler
+    assert (step._target_, step.gamma) == ("noisescale.schedules.Step", 0.65)
+    alexnet = composed("experiment=alexnet_multistep")
+    assert (alexnet.optimizer.lr, alexnet.scheduler.gamma, list(alexnet.scheduler.milestones)) == (0.05, 0.1, [10, 15, 25, 30])
+    exponential = composed("experiment=exponential_098").scheduler
+    assert (exponential._target_, exponential.gamma) == ("noisescale.schedules.Exponential", 0.98)
+    cosine = composed("experiment=cosine_tmax150").scheduler
+    assert (cosine._target_, cosine.T_max) == ("noisescale.schedules.Cosine", 150)
+    rates = [composed(f"experiment=constant_{name}").optimizer.lr for name in ("too_small", "good", "too_large", "diverges")]
+    assert rates == sorted(rates)
+
+
+@pytest.mark.parametrize("name", options("debug"))
+def test_debug_options_change_what_they_say(name: str) -> None:
+    cfg, plain = composed(f"debug={name}"), composed()
+    assert cfg.epochs != plain.epochs
+    assert cfg.data.subset_size is not None
+    strategy: Any = build(cfg, "batch")
+    subset = cfg.data.subset_size - round(cfg.data.val_fraction * cfg.data.subset_size)
+    assert Plan(build(cfg, "scheduler").over(cfg.epochs), strategy, subset, cfg.epochs).total_updates() <= 500
+
+
+def test_every_option_goes_with_every_other_group() -> None:
+    """Each option with the last option of every other group: nothing refers to a key that only the defaults have."""
+    groups = [group for group in PROMISED if group not in ("debug", "experiment")]
+    others = {group: options(group)[-1] for group in groups}
+    for group in groups:
+        for name in options(group):
+            composed(*(f"{other}={option}" for other, option in {**others, group: name}.items()))
