@@ -17,7 +17,7 @@ from pytorch_lightning.callbacks import (
 )
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, WeightedRandomSampler
 
 from noisescale import batching, schedules
 from noisescale.callbacks import BatchSizeScheduler
