@@ -21,7 +21,7 @@ LAYERS = {
     "tensors": {"loading", "optimizers", "gradients", "curvature"},
     "lightning": {"module", "data", "models", "callbacks", "probing"},
     "results": {"claims", "reporting"},
-    "front doors": {"processes", "frontdoor", "training"},
+    "front doors": {"processes", "frontdoor", "results", "training"},
 }
 ROWS = list(LAYERS)
 

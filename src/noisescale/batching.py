@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from noisescale.errors import ConfigError, check_choice, check_count, check_increasing, check_number
 from noisescale.noise import LR_RULES, lr_scaling
+from noisescale.schedules import milestones_passed
 
 __all__ = ["LAST_WINDOW", "BatchChoice", "BatchStrategy", "Fixed", "Full", "Linear", "MultiStep"]
 
@@ -148,7 +149,7 @@ class MultiStep(BatchStrategy):
             _check_size(self.max_size, num_examples, self.micro_batch_size, "max_size")
 
     def size_at(self, epoch: float, num_examples: int) -> int:
-        grown = self.size * self.factor ** sum(milestone <= epoch for milestone in self.milestones)
+        grown = self.size * self.factor ** milestones_passed(self.milestones, epoch)
         return _realisable(grown, self.max_size or num_examples, self.micro_batch_size)
 
 

@@ -38,6 +38,7 @@ __all__ = [
     "Step",
     "WarmedUp",
     "Warmup",
+    "milestones_passed",
 ]
 
 
@@ -69,6 +70,11 @@ _LATE = 1.0 + 1e-12
 
 The margin is less than one example until 10^12 of them were seen, so no update comes early.
 """
+
+
+def milestones_passed(milestones: Sequence[float], epoch: float) -> int:
+    """The number of milestones <= t, in epochs; one that t reaches but for rounding counts."""
+    return sum(milestone <= epoch * _LATE for milestone in milestones)
 
 
 def _completed(epoch: float, length: float) -> int:
@@ -122,7 +128,7 @@ class MultiStep(Schedule):
         check_number("gamma", self.gamma, above=0, at_most=1)
 
     def __call__(self, epoch: float) -> float:
-        return float(self.gamma ** sum(milestone <= epoch * _LATE for milestone in self.milestones))
+        return float(self.gamma ** milestones_passed(self.milestones, epoch))
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
-import subprocess
 import sys
 import time
 import warnings
 import zipfile
-from contextlib import suppress
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +18,7 @@ from omegaconf import DictConfig
 from noisescale.errors import ConfigError, check_count, check_number
 from noisescale.frontdoor import as_plain, build, errors_under, in_sweep, options, output_dir
 from noisescale.planning import Plan
+from noisescale.results import log_hyperparameters, report, versions, write_results
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -221,11 +218,11 @@ def _run(cfg: DictConfig, schedule: Schedule, strategy: BatchStrategy, data: Any
             "status": status,
             "message": message,
             "seed": cfg.seed,
-            **_versions(script_dir=Path(__file__).parent),
+            **versions(),
         }
-        _write(results)
-        _log_hyperparameters(trainer, cfg, metrics)
-        _report(results)
+        write_results(results)
+        log_hyperparameters(trainer, _parameters(cfg), metrics)
+        report(results)
     if status == "interrupted":
         raise KeyboardInterrupt
     return DIVERGED if status == "diverged" else 0
@@ -255,71 +252,15 @@ def _trainer(cfg: DictConfig, always: list[pl.Callback], data: Any) -> pl.Traine
     return trainer
 
 
-def _write(results: dict[str, Any]) -> None:
-    from noisescale.callbacks.rows import write_atomically
-
-    plain = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in results.items()}
-    write_atomically(output_dir() / "results.json", json.dumps(plain, indent=2) + "\n")
-
-
-def _log_hyperparameters(trainer: pl.Trainer, cfg: DictConfig, metrics: dict[str, float]) -> None:
-    from pytorch_lightning.loggers import TensorBoardLogger
-
+def _parameters(cfg: DictConfig) -> dict[str, Any]:
+    """What distinguishes one run from another."""
     left_out = ("callbacks", "logger", "trainer", "output_dir", "full_error", "ckpt_path")
     params = {key: value for key, value in as_plain(cfg).items() if key not in left_out}
-    params |= {f"{group}/option": name for group, name in options().items() if group in params}
-    finals = {f"hp/{name}": value for name, value in metrics.items() if math.isfinite(value)}
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(params, finals)
-            logger.finalize("success")
-
-
-def _report(results: dict[str, Any]) -> None:
-    """The short table at the end."""
-    from rich.console import Console
-    from rich.table import Table
-
-    run = os.path.relpath(output_dir())
-    if in_sweep():
-        accuracy = results.get("test/acc")
-        print(
-            f"{run}: {results['status']}, test accuracy {accuracy if accuracy is None else f'{accuracy:.4f}'}, {results['updates']} updates"
-        )
-    else:
-        table = Table(show_header=False)
-        if "test/acc" in results:
-            table.add_row("test accuracy", f"{results['test/acc']:.4f}")
-        table.add_row("updates", str(results["updates"]))
-        table.add_row("seconds", f"{results['seconds']:.1f}")
-        table.add_row("examples/s", f"{results['examples_per_second']:.0f}")
-        table.add_row("run", run)
-        Console(soft_wrap=True).print(table)
-        print(f"{os.path.relpath(Path(sys.prefix) / 'bin' / 'tensorboard')} --logdir {run}")
-    if results["message"]:
-        print(results["message"], file=sys.stderr)
+    return params | {f"{group}/option": name for group, name in options().items() if group in params}
 
 
 def _not_finite(metrics: dict[str, float]) -> str:
     return ", ".join(f"{name} {value}" for name, value in metrics.items() if not math.isfinite(value))
-
-
-def _versions(script_dir: Path) -> dict[str, Any]:
-    import torch
-
-    from noisescale import __version__
-
-    commit = None
-    with suppress(OSError, subprocess.SubprocessError):
-        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=script_dir, capture_output=True, text=True, timeout=5, check=True)
-        commit = found.stdout.strip()
-    versions = {
-        "noisescale": __version__,
-        "torch": torch.__version__,
-        "pytorch_lightning": version("pytorch-lightning"),
-        "python": ".".join(map(str, sys.version_info[:3])),
-    }
-    return {"versions": versions, "commit": commit}
 
 
 @cache

@@ -6,17 +6,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import (
-    BatchSizeFinder,
-    Callback,
-    GradientAccumulationScheduler,
-    LearningRateFinder,
-    StochasticWeightAveraging,
-)
-from torch.nn.modules.batchnorm import _BatchNorm
+from pytorch_lightning.callbacks import Callback
 
 from noisescale.batching import BatchStrategy
-from noisescale.errors import ConfigError
+from noisescale.callbacks.compatibility import refuse, untyped
+from noisescale.errors import ConfigError, check_count
 from noisescale.loading import MicroBatch, PlannedLoader, seed_random_generators
 from noisescale.planning import Plan
 from noisescale.schedules import Constant, Schedule
@@ -86,6 +80,8 @@ class BatchSizeScheduler(Callback):
         micro_batch_multiple: int = 1,
         seed: int = 0,
     ) -> None:
+        if max_micro_batch_size is not None:
+            check_count("max_micro_batch_size", max_micro_batch_size, unit="examples", remedy="None for no limit")
         self.strategy = strategy
         self.writes_rate = schedule is not None or strategy.lr_rule != "none"
         self.schedule = schedule if schedule is not None else Constant()
@@ -117,7 +113,7 @@ class BatchSizeScheduler(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        _refuse(trainer, pl_module, self.writes_rate)
+        refuse(trainer, pl_module, self.writes_rate)
         limit = trainer.limit_train_batches
         if isinstance(limit, float) and limit != 1.0:
             raise ConfigError("limit_train_batches", limit, "must be a whole number of updates per epoch", "or train on fewer examples")
@@ -143,7 +139,7 @@ class BatchSizeScheduler(Callback):
         # The one private name of this file: it is where Lightning asks for the loader, whether that comes from a datamodule, a module
         # or `fit(train_dataloaders=...)`. The original is called late: a module's own `setup` runs after this one.
         source = trainer.fit_loop._data_source
-        self._replaced = (source, source.instance, trainer.limit_train_batches, _untyped(trainer).reload_dataloaders_every_n_epochs)
+        self._replaced = (source, source.instance, trainer.limit_train_batches, untyped(trainer).reload_dataloaders_every_n_epochs)
         previous = self.loader
         original = type(source)(source.instance, source.name)
         self.loader = PlannedLoader(original.dataloader, make_plan, self.seed, trainer.global_rank, lambda: trainer.current_epoch)
@@ -151,8 +147,8 @@ class BatchSizeScheduler(Callback):
             self.loader.stand_at(previous.standing())
         source.instance = self.loader
         trainer.limit_train_batches = 1.0  # the plan has it; Lightning would cut an update
-        _untyped(trainer).reload_dataloaders_every_n_epochs = 1  # else the length of the first epoch holds for all
-        _untyped(trainer).callbacks = [self, *(callback for callback in _untyped(trainer).callbacks if callback is not self)]
+        untyped(trainer).reload_dataloaders_every_n_epochs = 1  # else the length of the first epoch holds for all
+        untyped(trainer).callbacks = [self, *(callback for callback in untyped(trainer).callbacks if callback is not self)]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         plan = self._opened.open()
@@ -225,7 +221,7 @@ class BatchSizeScheduler(Callback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit" or self.loader is None or self._replaced is None:
             return
-        source, instance, trainer.limit_train_batches, _untyped(trainer).reload_dataloaders_every_n_epochs = self._replaced
+        source, instance, trainer.limit_train_batches, untyped(trainer).reload_dataloaders_every_n_epochs = self._replaced
         source.instance = instance
         trainer.accumulate_grad_batches = 1
         self.loader.close()
@@ -278,42 +274,8 @@ class BatchSizeScheduler(Callback):
         trainer.accumulate_grad_batches = _Window(k, self._opened.batches_before_update)
 
 
-def _untyped(trainer: pl.Trainer) -> Any:
-    """The trainer, for its public attributes that Lightning sets where type checkers do not see them."""
-    return trainer
-
-
 def _write_rate(group: dict[str, Any], lr: float) -> None:
     if isinstance(group["lr"], torch.Tensor):
         group["lr"].fill_(lr)
     else:
         group["lr"] = lr
-
-
-def _refuse(trainer: pl.Trainer, pl_module: pl.LightningModule, writes_rate: bool) -> None:
-    """Raise `ConfigError` for what would make an update other than the plan has it."""
-    if not pl_module.automatic_optimization:
-        raise ConfigError("automatic_optimization", False, "a plan needs automatic optimization", "let Lightning step the optimizer")
-    if trainer.strategy.handles_gradient_accumulation:
-        name = type(trainer.strategy).__name__
-        raise ConfigError("strategy", name, "accumulates gradients by itself, with a fixed count", "use ddp or fsdp")
-    if trainer.accumulate_grad_batches != 1:
-        remedy = "give the effective size to the strategy and a memory limit as max_micro_batch_size"
-        raise ConfigError("accumulate_grad_batches", trainer.accumulate_grad_batches, "is decided by the plan", remedy)
-    if _untyped(trainer).overfit_batches:
-        raise ConfigError(
-            "overfit_batches", _untyped(trainer).overfit_batches, "would cut a planned epoch", "train on a subset of the examples"
-        )
-    for callback in _untyped(trainer).callbacks:
-        name = type(callback).__name__
-        if isinstance(callback, GradientAccumulationScheduler):
-            raise ConfigError("callbacks", name, "changes accumulate_grad_batches, and so does the plan", "use batching.MultiStep")
-        if isinstance(callback, BatchSizeFinder):
-            raise ConfigError("callbacks", name, "searches with other batches than the plan's", "find the micro-batch size before training")
-        if isinstance(callback, LearningRateFinder):
-            raise ConfigError("callbacks", name, "would search at the planned, changing batch", "find the rate before training")
-        if isinstance(callback, StochasticWeightAveraging):
-            if any(isinstance(module, _BatchNorm) for module in pl_module.modules()):
-                raise ConfigError("callbacks", name, "steps the optimizer while it updates batch norm", "use WeightAveraging")
-            if writes_rate:
-                raise ConfigError("callbacks", name, "sets the rate, and so does the plan", "use WeightAveraging")

@@ -49,9 +49,13 @@ class StopOnDivergence(Callback):
         self._pending: tuple[int, float, torch.Tensor] | None = None
         self._last_good: tuple[int, float] | None = None
         self._steps = 0
+        self._lr = math.nan
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._steps, self._losses = trainer.global_step, []
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
+        self._lr = float(optimizer.param_groups[0]["lr"])
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         if isinstance(outputs, dict) and "loss" in outputs:
@@ -63,7 +67,7 @@ class StopOnDivergence(Callback):
         if not losses:
             return
         loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
-        update = self._steps - 1, float(trainer.optimizers[0].param_groups[0]["lr"]), loss
+        update = self._steps - 1, self._lr, loss
         if pl_module.device.type != "cpu":
             update, self._pending = self._pending, update  # type: ignore[assignment]
         if update is not None:

@@ -1,0 +1,47 @@
+"""What cannot be combined with a plan, each in one line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import BatchSizeFinder, GradientAccumulationScheduler, LearningRateFinder, StochasticWeightAveraging
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from noisescale.errors import ConfigError
+
+__all__ = ["refuse", "untyped"]
+
+
+def untyped(trainer: pl.Trainer) -> Any:
+    """The trainer, for its public attributes that Lightning sets where type checkers do not see them."""
+    return trainer
+
+
+def refuse(trainer: pl.Trainer, pl_module: pl.LightningModule, writes_rate: bool) -> None:
+    """Raise `ConfigError` for what would make an update other than the plan has it."""
+    if not pl_module.automatic_optimization:
+        raise ConfigError("automatic_optimization", False, "a plan needs automatic optimization", "let Lightning step the optimizer")
+    if trainer.strategy.handles_gradient_accumulation:
+        name = type(trainer.strategy).__name__
+        raise ConfigError("strategy", name, "accumulates gradients by itself, with a fixed count", "use ddp or fsdp")
+    if trainer.accumulate_grad_batches != 1:
+        remedy = "give the effective size to the strategy and a memory limit as max_micro_batch_size"
+        raise ConfigError("accumulate_grad_batches", trainer.accumulate_grad_batches, "is decided by the plan", remedy)
+    if untyped(trainer).overfit_batches:
+        raise ConfigError(
+            "overfit_batches", untyped(trainer).overfit_batches, "would cut a planned epoch", "train on a subset of the examples"
+        )
+    for callback in untyped(trainer).callbacks:
+        name = type(callback).__name__
+        if isinstance(callback, GradientAccumulationScheduler):
+            raise ConfigError("callbacks", name, "changes accumulate_grad_batches, and so does the plan", "use batching.MultiStep")
+        if isinstance(callback, BatchSizeFinder):
+            raise ConfigError("callbacks", name, "searches with other batches than the plan's", "find the micro-batch size before training")
+        if isinstance(callback, LearningRateFinder):
+            raise ConfigError("callbacks", name, "would search at the planned, changing batch", "find the rate before training")
+        if isinstance(callback, StochasticWeightAveraging):
+            if any(isinstance(module, _BatchNorm) for module in pl_module.modules()):
+                raise ConfigError("callbacks", name, "steps the optimizer while it updates batch norm", "use WeightAveraging")
+            if writes_rate:
+                raise ConfigError("callbacks", name, "sets the rate, and so does the plan", "use WeightAveraging")
