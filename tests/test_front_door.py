@@ -348,6 +348,13 @@ def test_without_validation_there_is_no_best_checkpoint(tmp_path: Path) -> None:
     assert not any(name.startswith("val/") for name in results)
 
 
+@pytest.mark.parametrize("every", [2, 30])
+def test_the_last_checkpoint_is_the_last_epoch_whenever_validation_ran(tmp_path: Path, every: int) -> None:
+    outcome = run(*QUICK, "epochs=3", f"trainer.check_val_every_n_epoch={every}", f"hydra.run.dir={tmp_path}")
+    assert outcome.status == 0, outcome.err
+    assert checkpoint_of(tmp_path)["global_step"] == results_of(tmp_path)["updates"]
+
+
 def test_without_callbacks_and_logger_a_run_leaves_its_results_alone(tmp_path: Path) -> None:
     outcome = run(*QUICK, "callbacks=none", "logger=csv-only", f"hydra.run.dir={tmp_path}")
     assert (outcome.status, outcome.err) == (0, "")
