@@ -21,11 +21,11 @@ N = 1293  # digits, after the validation split
 EPOCHS = 20
 
 
-def plan_of(*overrides: str) -> Plan:
-    """The plan that train.py would carry out."""
+def plan_of(*overrides: str) -> tuple[Plan, float]:
+    """The plan that train.py would carry out, and the optimizer's rate."""
     cfg = compose("config", overrides=[f"epochs={EPOCHS}", "output_dir=.", *overrides])
     schedule = build(cfg, "warmup").before(build(cfg, "scheduler"), EPOCHS)
-    return Plan(schedule, build(cfg, "batch"), N, EPOCHS)
+    return Plan(schedule, build(cfg, "batch"), N, EPOCHS), cfg.optimizer.lr
 
 
 def options(group: str) -> list[str]:
@@ -45,8 +45,9 @@ def main() -> None:
     figure, axes = plt.subplots(rows, columns, figsize=(3.4 * columns, 2.1 * rows), sharex=True, layout="constrained")
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         for axis, (title, overrides, quantity) in zip(axes.flat, panels, strict=False):
-            updates = list(plan_of(*overrides))
-            values = [0.1 * u.lr_factor if quantity == "lr" else u.effective_batch_size for u in updates]
+            plan, lr = plan_of(*overrides)
+            updates = list(plan)
+            values = [lr * u.lr_factor if quantity == "lr" else u.effective_batch_size for u in updates]
             axis.step([u.epoch for u in updates], values, where="post", color="C0" if quantity == "lr" else "C1", linewidth=1.2)
             axis.set_title(title, fontsize=9)
             axis.set_ylabel({"lr": "lr", "B": "B, examples"}[quantity], fontsize=8)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,6 @@ from noisescale.models import CNN, MLP, VGG11, GhostBatchNorm2d, Logistic, ResNe
 CONF = Path(__file__).parents[1] / "conf" / "model"
 NAMES = ["logistic", "mlp", "cnn", "resnet18", "wrn", "vgg11"]
 SMALL: dict[str, dict[str, Any]] = {"resnet18": {"width": 8}, "wrn": {"depth": 10, "width": 1}}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Small tensors on two threads take five times as long on a machine that has anything else to do."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def build(name: str, channels: int = 3, size: int = 32, **options: Any) -> nn.Module:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,6 @@ from noisescale.optimizers import OptimizerFactory, RMSpropNesterov, parameter_g
 CONF = Path(__file__).parents[1] / "conf" / "optimizer"
 NAMES = ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "rmsprop_nesterov", "adadelta", "adam", "adamw"]
 Vector = npt.NDArray[np.float64]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Small tensors on two threads take five times as long on a machine that has anything else to do."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def factory(name: str, **options: Any) -> OptimizerFactory:
