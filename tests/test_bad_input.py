@@ -23,6 +23,7 @@ from tests.test_front_door import REPOSITORY, Outcome, command, run
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
 
+BATCHES = "accumulate, cyclic, dual, full, hybrid, large, linear, multistep, seesaw, small, split"
 SCHEDULERS = "constant, cosine, cosine_restarts, cyclic, exponential, inverse, linear, multistep, onecycle, polynomial, step, wsd"
 KEYS = (
     "keys: data, model, optimizer, scheduler, warmup, batch, trainer, callbacks, logger, epochs, seed, max_micro_batch_size, "
@@ -53,7 +54,7 @@ TABLE: list[tuple[str, str]] = [
         "optimizer=sgdm: no such option, did you mean sgd?; valid: adadelta, adagrad, adam, adamw, momentum, nesterov, rmsprop, "
         "rmsprop_nesterov, sgd",
     ),
-    ("batch=big", "batch=big: no such option; valid: accumulate, full, large, linear, multistep, small"),
+    ("batch=big", f"batch=big: no such option; valid: {BATCHES}"),
     (
         "data=imagenet",
         "data=imagenet: no such option, did you mean imagefolder?; valid: cifar10, cifar100, digits, fashion_mnist, imagefolder, mnist",
@@ -70,13 +71,13 @@ TABLE: list[tuple[str, str]] = [
     ),
     ("-m scheduler=cosine,foo", f"scheduler=foo: no such option; valid: {SCHEDULERS}"),
     ("scheduler=null", f"scheduler=null: no such option; valid: {SCHEDULERS}"),
-    ("batch=128", "batch=128: no such option; valid: accumulate, full, large, linear, multistep, small"),
+    ("batch=128", f"batch=128: no such option; valid: {BATCHES}"),
     ("scheduler=", f"scheduler=: no such option; valid: {SCHEDULERS}"),
     # an unknown key
     ("epoch=3", f"epoch: unknown key, did you mean epochs?; {KEYS}"),
     ("experimant=x", f"experimant: unknown key, did you mean experiment?; {KEYS}"),
-    ("batch.sise=3", "batch.sise: unknown key, did you mean size?; keys of batch: last, lr_rule, reference_size, size"),
-    ("scheduler.gamma=0.5", "scheduler.gamma: unknown key; keys of scheduler: T_max, eta_min, lr"),
+    ("batch.sise=3", "batch.sise: unknown key, did you mean size?; keys of batch: last, match_last, lr_rule, reference_size, size"),
+    ("scheduler.gamma=0.5", "scheduler.gamma: unknown key; keys of scheduler: T_max, eta_min, lr, shape"),
     ("trainer.foo=1", f"trainer.foo: unknown key; {TRAINER_KEYS}"),
     ("epochs.x=3", "epochs.x: unknown key; epochs has none"),
     # batch sizes
@@ -332,7 +333,7 @@ def test_the_whole_trace_on_request(typed: list[str], environment: dict[str, str
     with pytest.raises(ConfigError, match="epochs=0: must be") as caught:
         command(*typed, "epochs=0", f"hydra.run.dir={tmp_path}", f"hydra.sweep.dir={tmp_path}", **environment)
     names = [entry.name for entry in caught.traceback]
-    assert {"train", "_choices", "check_count"} <= set(names)
+    assert {"train", "schedule_and_strategy", "check_count"} <= set(names)
 
 
 def test_the_whole_trace_of_what_hydra_refuses(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ SIZE, MAX_SIZE, MICRO, N = "size", "max_size", "micro_batch_size", 50_000
 
 
 def sizes(strategy: BatchStrategy, clock: list[float], num_examples: int = N) -> list[int]:
-    return [strategy.size_at(t, num_examples) for t in clock]
+    return [strategy.size_at(t, 1.0, num_examples) for t in clock]
 
 
 # -- sizes --------------------------------------------------------------------------------------------------------------------
@@ -81,7 +81,7 @@ def exact_size(strategy: MultiStep | Linear, epoch: float) -> Fraction:
 def test_a_size_is_the_nearest_realisable_one(case: tuple[MultiStep | Linear, int], epoch: float) -> None:
     strategy, n = case
     strategy.check(n)
-    step, size = strategy.micro_batch_size or 1, strategy.size_at(epoch, n)
+    step, size = strategy.micro_batch_size or 1, strategy.size_at(epoch, 1.0, n)
     cap = strategy.max_size if strategy.max_size is not None and isinstance(strategy, MultiStep) else n
     assert 1 <= size <= cap
     assert size % step == 0
@@ -229,5 +229,5 @@ def test_a_size_that_n_does_not_allow_is_refused_when_n_is_known(strategy: Batch
 @pytest.mark.parametrize("last", LAST_WINDOW)
 def test_the_bounds_themselves_are_allowed(strategy: BatchStrategy, last: str) -> None:
     strategy.check(1000)
-    assert 1 <= strategy.size_at(0.0, 1000) <= 1000
+    assert 1 <= strategy.size_at(0.0, 1.0, 1000) <= 1000
     assert Fixed(1, last=last).last == last

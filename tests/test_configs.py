@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 import train
 from noisescale.batching import BatchStrategy
 from noisescale.data import ImageDataModule
+from noisescale.duality import following
 from noisescale.frontdoor import build
 from noisescale.optimizers import OptimizerFactory
 from noisescale.planning import Plan
@@ -30,7 +31,7 @@ PROMISED = {
     "scheduler": "constant step multistep inverse exponential polynomial linear cosine cosine_restarts cyclic onecycle wsd",
     "warmup": "none linear constant",
     "optimizer": "sgd momentum nesterov adagrad rmsprop rmsprop_nesterov adadelta adam adamw",
-    "batch": "small large full accumulate multistep linear",
+    "batch": "small large full accumulate multistep linear dual hybrid split seesaw cyclic",
     "data": "digits mnist fashion_mnist cifar10 cifar100 imagefolder",
     "model": "logistic mlp cnn resnet18 wrn vgg11",
     "trainer": "cpu gpu ddp ddp_cpu",
@@ -118,7 +119,7 @@ def test_warmups(name: str) -> None:
 @pytest.mark.parametrize("name", options("batch"))
 def test_batch_strategies(name: str) -> None:
     cfg = composed(f"batch={name}")
-    strategy = build(cfg, "batch")
+    strategy = following(build(cfg, "batch"), "SGD")
     assert isinstance(strategy, BatchStrategy)
     plan = Plan(build(cfg, "scheduler").over(cfg.epochs), strategy, N, cfg.epochs)
     updates = list(plan)
@@ -131,6 +132,8 @@ def test_batch_strategies(name: str) -> None:
             assert max(sizes) == cfg.batch.size <= 64
         case "large" | "accumulate":
             assert max(sizes) == cfg.batch.size >= 256
+        case "cyclic":
+            assert min(update.planned_batch_size for update in updates) == cfg.batch.size < sizes[0] / 4
         case _:
             assert sizes[0] == cfg.batch.size < max(sizes)
     assert (updates[0].accumulate_grad_batches > 1) == (name == "accumulate")

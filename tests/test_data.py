@@ -35,11 +35,11 @@ from noisescale.data import (
     crop_flip_table,
     derived_generator,
     normalize,
-    split_sizes,
     split_train_val,
     torchvision_sets,
 )
 from noisescale.errors import ConfigError
+from noisescale.sizes import split_sizes
 
 REPOSITORY = Path(__file__).parents[1]
 COMMON: dict[str, Any] = {

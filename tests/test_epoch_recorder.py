@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 
 from noisescale import batching
 from noisescale.callbacks import BatchSizeScheduler, EpochRecorder, SameRun
-from noisescale.callbacks.rows import read_rows
 from noisescale.errors import ConfigError
+from noisescale.rows import read_rows
 from tests.cases import N, Plain, Regression, fit, ignored, network
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]

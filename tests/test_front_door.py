@@ -29,9 +29,9 @@ from torchmetrics import Metric
 
 import train
 from noisescale import training
-from noisescale.callbacks.rows import read_rows
 from noisescale.frontdoor import build
 from noisescale.module import Classifier
+from noisescale.rows import read_rows
 from tests.cases import ignored
 
 REPOSITORY = Path(train.__file__).resolve().parent

@@ -16,18 +16,18 @@ SRC = ROOT / "src"
 
 # A room imports from its own row and from the rows above it. A new room gets a place here first.
 LAYERS = {
-    "numbers": {"errors", "schedules", "noise", "seeding"},
-    "decisions": {"batching", "planning"},
+    "numbers": {"errors", "schedules", "noise", "quadratic", "rows", "seeding", "sizes"},
+    "decisions": {"batching", "duality", "planning"},
     "tensors": {"loading", "optimizers", "gradients", "curvature"},
     "lightning": {"module", "data", "models", "callbacks", "probing"},
     "results": {"claims", "reporting"},
-    "front doors": {"processes", "frontdoor", "results", "training"},
+    "front doors": {"choices", "processes", "frontdoor", "preview", "results", "training"},
 }
 ROWS = list(LAYERS)
 
 PURE = ["numbers", "decisions"]  # the standard library only
 BELOW_LIGHTNING = [*PURE, "tensors"]
-HYDRA_ROOMS = {"frontdoor", "training"}
+HYDRA_ROOMS = {"choices", "frontdoor", "preview", "training"}
 
 
 def dotted(path: Path) -> str:
@@ -86,13 +86,13 @@ def test_the_walk_sees_every_kind_of_import() -> None:
     source = """
 import os.path, torch.nn as nn
 from noisescale import planning, __version__
-from . import rows
-from .rows import read
+from . import epochs
+from .epochs import read
 from ..errors import ConfigError
 def later():
     from noisescale.data import images
 """
-    modules = {"noisescale", "noisescale.planning", "noisescale.callbacks.rows", "noisescale.errors", "noisescale.data"}
+    modules = {"noisescale", "noisescale.planning", "noisescale.callbacks.epochs", "noisescale.errors", "noisescale.data"}
     expected = {"os.path", "torch.nn", *modules}
     assert set(imported(source, "noisescale.callbacks", modules)) == expected
 

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from noisescale import batching, schedules
 from noisescale.callbacks import BatchSizeScheduler, NoiseScaleMonitor, StopOnDivergence, TrainingDiverged
-from noisescale.callbacks.rows import AppendedRows, read_rows, write_atomically
 from noisescale.errors import ConfigError
+from noisescale.rows import AppendedRows, read_rows, write_atomically
 from tests.cases import N, Plain, Regression, fit, ignored, network, weights
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]

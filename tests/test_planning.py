@@ -17,7 +17,7 @@ from noisescale import schedules
 from noisescale.batching import LAST_WINDOW, BatchStrategy, Fixed, Full, Linear, MultiStep
 from noisescale.errors import ConfigError
 from noisescale.planning import Cursor, Plan, Update, split_evenly
-from noisescale.schedules import Constant, Schedule
+from noisescale.schedules import Constant, Schedule, warmup_and_rest
 
 many = settings(deadline=None, max_examples=150)
 
@@ -34,7 +34,7 @@ class Wild(BatchStrategy):
     def check(self, num_examples: int) -> None:
         pass
 
-    def size_at(self, epoch: float, num_examples: int) -> int:
+    def size_at(self, epoch: float, factor: float, num_examples: int) -> int:
         return 1 + (round(epoch * num_examples) * 7919 + self.seed) % num_examples
 
 
@@ -113,10 +113,11 @@ def passes(plan: Plan) -> Iterator[list[Update]]:
 def test_row_k_is_a_function_of_the_clock_at_its_start(plan: Plan) -> None:
     seen = 0
     for k, update in enumerate(plan):
-        factor = plan.schedule(update.start.position / plan.num_examples)
-        choice = plan.strategy(update.start.position / plan.num_examples, factor, plan.num_examples)
+        epoch = update.start.position / plan.num_examples
+        warmup, factor = warmup_and_rest(plan.schedule, epoch)
+        choice = plan.strategy(epoch, factor, plan.num_examples, warmup)
         assert (update.start.step, update.start.examples_seen) == (k, seen)
-        assert update.epoch == update.start.position / plan.num_examples
+        assert update.epoch == epoch
         assert update.lr_factor == choice.lr_factor
         assert 1 <= update.effective_batch_size <= choice.size
         seen += update.effective_batch_size

@@ -9,7 +9,7 @@ import pytest
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
-from noisescale.callbacks.rows import read_rows
+from noisescale.rows import read_rows
 from tests.cases import Plain, Regression, ignored, network
 
 README = Path(__file__).resolve().parent.parent / "README.md"

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 
 from noisescale import batching, schedules
 from noisescale.callbacks import BatchSizeScheduler, NoiseScaleMonitor
-from noisescale.callbacks.rows import read_rows
 from noisescale.errors import ConfigError
+from noisescale.rows import read_rows
 from tests.cases import N, Plain, Regression, fit, ignored, network, weights
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in (*ignored, "ignore:.*callbacks used to create the checkpoint.*")]

@@ -533,3 +533,31 @@ def test_an_exponential_needs_exactly_one_of_gamma_and_rate(both_or_neither: dic
 def test_milestones_must_increase(milestones: Any) -> None:
     with pytest.raises(ConfigError, match=r"^milestones="):
         MultiStep(milestones, 0.1)
+
+
+def test_a_quarter_cosine() -> None:
+    """1 and 0 at the ends, sqrt(1/2) in the middle, mean 2/pi; with a floor; climbs back as the half does."""
+    quarter = schedules.Cosine(T_max=20, shape="quarter")
+    assert [quarter(t) for t in (0, 10, 20, 30, 40)] == pytest.approx([1, math.sqrt(0.5), 0, math.sqrt(0.5), 1], abs=1e-15)
+    assert sum(quarter((i + 0.5) / 100) for i in range(2000)) / 2000 == pytest.approx(2 / math.pi, rel=1e-6)
+    assert schedules.Cosine(T_max=20, eta_min=0.02, lr=0.1, shape="quarter")(10) == pytest.approx(0.2 + 0.8 * math.sqrt(0.5))
+
+
+def test_a_square_wave() -> None:
+    """High first: the rate of a triangle's top, then that of its foot; a boundary that rounding just misses counts."""
+    wave = schedules.Cyclic(step_size_up=0.1, step_size_down=0.2, base_lr=0.001, max_lr=0.005, wave="square")
+    assert [wave(t) for t in (0, 0.05, 0.1, 0.299, 0.3, 0.39)] == [1, 1, 0.2, 0.2, 1, 1]
+    assert [wave(3 * k / 10) for k in range(1, 200)] == [1.0] * 199
+    assert [wave((3 * k + 1) / 10) for k in range(1, 200)] == [0.2] * 199
+    halved = schedules.Cyclic(step_size_up=1, mode="triangular2", wave="square")
+    assert [halved(t) for t in (0, 1, 2, 3, 4)] == pytest.approx([1, 0.2, 0.6, 0.2, 0.4])
+
+
+def test_the_climb_of_onecycle_is_a_warm_up() -> None:
+    """A batch that carries the noise leaves it to the rate; so with a warm-up in front."""
+    one = schedules.OneCycle(epochs=10)
+    assert one.parts(1) == (one(1), 1.0)
+    assert one.parts(5) == (1.0, one(5))
+    both = schedules.Warmup(2, 0.5).before(one, 10)
+    assert both.parts(1) == (0.75 * one(1), 1.0)
+    assert schedules.warmup_and_rest(lambda t: 1 / (1 + t), 1) == (1.0, 0.5)

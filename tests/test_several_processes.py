@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from noisescale.callbacks.rows import read_rows
+from noisescale.rows import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 

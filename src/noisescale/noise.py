@@ -4,10 +4,27 @@ from __future__ import annotations
 
 from noisescale.errors import check_choice, check_number
 
-__all__ = ["LR_RULES", "batch_size_for_noise", "lr_for_noise", "lr_scaling", "sgd_noise_scale", "with_momentum"]
+__all__ = [
+    "LR_RULES",
+    "NOISE_MATCHES",
+    "NOISE_RULES",
+    "batch_noise",
+    "batch_size_for_noise",
+    "lr_for_noise",
+    "lr_scaling",
+    "noise_rule_of",
+    "sgd_noise_scale",
+    "with_momentum",
+]
 
 LR_RULES = {"none": 0.0, "linear": 1.0, "sqrt": 0.5}
 """Exponent p of lr ~ B^p."""
+
+NOISE_RULES = {"sgd": 1.0, "adaptive": 0.5}
+"""Exponent p of the noise lr n(B)^p: the update of an adaptive optimizer is divided by the size of the gradient, noise included."""
+
+NOISE_MATCHES = ("exact", "ratio")
+"""What n(B) is, see `batch_noise`."""
 
 
 def sgd_noise_scale(lr: float, num_examples: int, batch_size: float) -> float:
@@ -24,6 +41,21 @@ def sgd_noise_scale(lr: float, num_examples: int, batch_size: float) -> float:
     Source: Smith & Le 1710.06451; Smith, Kindermans, Ying & Le 1711.00489.
     """
     return lr * (num_examples - batch_size) / batch_size
+
+
+def batch_noise(match: str, num_examples: int, batch_size: float) -> float:
+    """n(B) = N/B - 1 (exact) or N/B (ratio, its limit for B << N): the variance of a batch's mean, in units of one example's over N.
+
+    SGD has the noise lr n(B): exact keeps g, ratio keeps lr/B. An adaptive optimizer divides its update by the size of the gradient,
+    n(B)^(1/2) where noise is most of it; its rate is in effect lr n^(-1/2), and its noise lr n^(1/2). With ratio that keeps lr/sqrt(B), as
+    do Malladi et al. 2205.10287 and Seesaw, 2510.14717.
+    """
+    return (num_examples - batch_size) / batch_size if match == "exact" else num_examples / batch_size
+
+
+def noise_rule_of(optimizer: str) -> str:
+    """sgd for torch's SGD and ASGD, given by their class name, with whatever momentum; adaptive for all others."""
+    return "sgd" if optimizer.rpartition(".")[2] in ("SGD", "ASGD") else "adaptive"
 
 
 def batch_size_for_noise(noise: float, lr: float, num_examples: int) -> float:

@@ -9,9 +9,10 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from noisescale.batching import BatchStrategy
+from noisescale.batching import BatchChoice, BatchStrategy
 from noisescale.errors import ConfigError, check_count
 from noisescale.noise import sgd_noise_scale
+from noisescale.schedules import warmup_and_rest
 
 __all__ = ["Cursor", "Plan", "Update", "split_evenly"]
 
@@ -49,6 +50,7 @@ class Update:
         effective_batch_size: B, examples over all micro-batches and devices.
         accumulate_grad_batches: k, micro-batches of each device.
         lr_factor: lr / lr0, the schedule and the batch's scaling together.
+        planned_batch_size: B before the end of the pass made it smaller.
     """
 
     start: Cursor
@@ -56,6 +58,7 @@ class Update:
     effective_batch_size: int
     accumulate_grad_batches: int
     lr_factor: float
+    planned_batch_size: int
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Plan:
     The strategy's `last` decides what ends a pass when fewer than B examples remain:
         carry: the window takes the rest from the next pass: every B exactly as planned. The epoch ends at the first boundary past
             the pass, the training at the first past its last epoch.
-        partial: a smaller window, whose noise g = lr (N/B - 1) is higher.
+        partial: a smaller window, whose noise g = lr (N/B - 1) is higher, unless the strategy has match_last.
         drop: they are left out of this pass; the clock still moves on to the next whole epoch.
         spread: the windows of the rest of the pass are made near-equal: R examples in ceil(R/B) windows, none larger than B.
 
@@ -74,7 +77,7 @@ class Plan:
 
     Args:
         schedule: epoch -> factor; a horizon must be filled in.
-        strategy: (epoch, factor, N) -> (B, factor of the rate).
+        strategy: (epoch, factor, N, warm-up) -> (B, factor of the rate).
         num_examples: N, what one pass draws from.
         epochs: passes; None: no end (then max_updates ends it, or nothing does).
         world_size: devices, W.
@@ -133,13 +136,16 @@ class Plan:
     def update_at(self, cursor: Cursor) -> Update:
         """The update that starts at `cursor`."""
         epoch = cursor.position / self.num_examples
-        size, lr_factor = self.strategy(epoch, self.schedule(epoch), self.num_examples)
+        planned, lr_factor = self._choice(epoch)
+        size = planned
         remaining = self.num_examples - cursor.position % self.num_examples
         if self.strategy.last == "partial":
             size = min(size, remaining)
         elif self.strategy.last == "spread":
             size = math.ceil(remaining / math.ceil(remaining / size))
-        return Update(cursor, epoch, size, self._accumulate(size), lr_factor)
+        if size != planned and self.strategy.match_last:
+            lr_factor *= self.strategy.resized(planned, size, self.num_examples)
+        return Update(cursor, epoch, size, self._accumulate(size), lr_factor, planned)
 
     def after(self, update: Update) -> Cursor:
         """The cursor after `update`."""
@@ -151,7 +157,7 @@ class Plan:
             position = max(position, next_epoch)
         elif self.strategy.last == "drop" and position < next_epoch:
             epoch = position / n
-            if next_epoch - position < self.strategy(epoch, self.schedule(epoch), n).size:
+            if next_epoch - position < self._choice(epoch).size:
                 position = next_epoch
         if position >= next_epoch:
             updates_in_epoch = 0
@@ -210,6 +216,10 @@ class Plan:
         equal = "=" if micro * k * self.world_size == size else "~"
         devices = "1 device" if self.world_size == 1 else f"{self.world_size} devices"
         return f"effective {size} {equal} {micro} micro x {k} accumulate x {devices}"
+
+    def _choice(self, epoch: float) -> BatchChoice:
+        warmup, factor = warmup_and_rest(self.schedule, epoch)
+        return self.strategy(epoch, factor, self.num_examples, warmup)
 
     def _accumulate(self, size: int) -> int:
         limits = [limit for limit in (self.max_micro_batch_size, self.strategy.micro_batch_size) if limit is not None]

@@ -23,7 +23,7 @@ __all__ = ["log_hyperparameters", "report", "versions", "write_results"]
 
 def write_results(results: dict[str, Any]) -> None:
     """results.json, atomically; a number that is none becomes null."""
-    from noisescale.callbacks.rows import write_atomically
+    from noisescale.rows import write_atomically
 
     plain = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in results.items()}
     write_atomically(output_dir() / "results.json", json.dumps(plain, indent=2) + "\n")

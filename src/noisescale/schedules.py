@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from noisescale.errors import ConfigError, check_choice, check_increasing, check_number
@@ -39,6 +39,7 @@ __all__ = [
     "WarmedUp",
     "Warmup",
     "milestones_passed",
+    "warmup_and_rest",
 ]
 
 
@@ -49,9 +50,18 @@ class Schedule(ABC):
     def __call__(self, epoch: float) -> float:
         """The factor at `epoch` (a float, in epochs). Never negative."""
 
+    def parts(self, epoch: float) -> tuple[float, float]:
+        """(w, s): the warm-up and the rest, whose product is the factor. A batch that carries the noise leaves w to the rate."""
+        return 1.0, self(epoch)
+
     def over(self, epochs: float) -> Schedule:
         """This schedule with a horizon that was left open set to `epochs`; itself where it has none."""
         return self
+
+
+def warmup_and_rest(schedule: Callable[[float], float], epoch: float) -> tuple[float, float]:
+    """(w, s) of any function of the epoch; w = 1 where it does not know its warm-up."""
+    return schedule.parts(epoch) if isinstance(schedule, Schedule) else (1.0, schedule(epoch))
 
 
 def _check_horizon(key: str, epochs: float | None) -> None:
@@ -240,12 +250,14 @@ def _cosine(start: float, end: float, progress: float) -> float:
 class Cosine(Schedule):
     """s(t) = m + (1 - m) (1 + cos(pi t / T_max)) / 2 with m = eta_min/lr; torch's CosineAnnealingLR.
 
+    shape=quarter: s(t) = m + (1 - m) |cos(pi t / (2 T_max))|, which falls slowly first and fast at the end; its mean is 2/pi, not 1/2.
     Periodic: after T_max the rate climbs back, and is at its top again at 2 T_max. For jumps instead, `CosineRestarts`.
 
     Args:
         T_max: half a period, in epochs, > 0; None: the whole training.
         eta_min: the lowest rate, in [0, lr].
         lr: the rate that eta_min is quoted against, > 0.
+        shape: half | quarter (of a cosine's period).
 
     Source: Loshchilov & Hutter 1608.03983, equation 5 without restarts.
     """
@@ -253,14 +265,19 @@ class Cosine(Schedule):
     T_max: float | None = None
     eta_min: float = 0.0
     lr: float = 1.0
+    shape: str = "half"
 
     def __post_init__(self) -> None:
         _check_horizon("T_max", self.T_max)
+        check_choice("shape", self.shape, ("half", "quarter"))
         check_number("lr", self.lr, above=0)
         check_number("eta_min", self.eta_min, at_least=0, at_most=self.lr, remedy="it is a rate, at most the optimizer's lr")
 
     def __call__(self, epoch: float) -> float:
-        return _cosine(1.0, self.eta_min / self.lr, epoch / _set("T_max", self.T_max))
+        progress, lowest = epoch / _set("T_max", self.T_max), self.eta_min / self.lr
+        if self.shape == "quarter":
+            return lowest + (1.0 - lowest) * abs(math.cos(math.pi * progress / 2.0))
+        return _cosine(1.0, lowest, progress)
 
     def over(self, epochs: float) -> Cosine:
         return self if self.T_max is not None else replace(self, T_max=epochs)
@@ -307,16 +324,18 @@ class CosineRestarts(Schedule):
 class Cyclic(Schedule):
     """s(t) = (base_lr + (max_lr - base_lr) x(t) d(t)) / max_lr; torch's CyclicLR, as factors of the PEAK rate.
 
-    x(t) climbs from 0 to 1 over step_size_up and falls back over step_size_down; c counts cycles from 0. The bound decays as
+    wave=triangle: x(t) climbs from 0 to 1 over step_size_up and falls back over step_size_down. wave=square: x = 1 for
+    step_size_up, then 0 for step_size_down. c counts cycles from 0. The bound decays as
     d = 1 (triangular), 2^-c (triangular2), gamma^t (exp_range; t in epochs, where torch counts calls).
 
     Args:
-        step_size_up: epochs of the climb, > 0.
-        step_size_down: epochs of the fall, > 0; None: as step_size_up.
-        mode: triangular | triangular2 | exp_range.
+        step_size_up: epochs of the climb, or of the high rate, > 0.
+        step_size_down: epochs of the fall, or of the low rate, > 0; None: as step_size_up.
+        mode: triangular | triangular2 | exp_range: torch's names, of the bound and not of the wave.
         gamma: decay of the bound per epoch for exp_range, in (0, 1].
         base_lr: the lower bound, in [0, max_lr]; None: max_lr / 5.
         max_lr: the upper bound, > 0: the optimizer's lr.
+        wave: triangle | square.
 
     Source: L. Smith 1506.01186. base : max = 1 : 5 is Jastrzebski et al. 1711.04623.
     """
@@ -327,12 +346,14 @@ class Cyclic(Schedule):
     gamma: float = 1.0
     base_lr: float | None = None
     max_lr: float = 1.0
+    wave: str = "triangle"
 
     def __post_init__(self) -> None:
         check_number("step_size_up", self.step_size_up, above=0, unit="epochs")
         if self.step_size_down is not None:
             check_number("step_size_down", self.step_size_down, above=0, unit="epochs")
         check_choice("mode", self.mode, ("triangular", "triangular2", "exp_range"))
+        check_choice("wave", self.wave, ("triangle", "square"))
         check_number("gamma", self.gamma, above=0, at_most=1)
         check_number("max_lr", self.max_lr, above=0)
         if self.base_lr is not None:
@@ -343,7 +364,10 @@ class Cyclic(Schedule):
         down = up if self.step_size_down is None else self.step_size_down
         cycle = _completed(epoch, up + down)
         since = max(0.0, epoch - cycle * (up + down))
-        height = since / up if since <= up else max(0.0, 1.0 - (since - up) / down)
+        if self.wave == "square":
+            height = 1.0 - (since >= up - (_LATE - 1.0) * epoch)
+        else:
+            height = since / up if since <= up else max(0.0, 1.0 - (since - up) / down)
         decay: float = {"triangular": 1.0, "triangular2": 2.0**-cycle, "exp_range": self.gamma**epoch}[self.mode]
         base = 0.2 if self.base_lr is None else self.base_lr / self.max_lr
         return base + (1.0 - base) * height * decay
@@ -389,6 +413,11 @@ class OneCycle(Schedule):
         if self.anneal_strategy == "cos":
             return _cosine(start, end, part)
         return start + (end - start) * part
+
+    def parts(self, epoch: float) -> tuple[float, float]:
+        """The climb is a warm-up."""
+        climbs = epoch / _set("epochs", self.epochs) < self.pct_start
+        return (self(epoch), 1.0) if climbs else (1.0, self(epoch))
 
     def over(self, epochs: float) -> OneCycle:
         return self if self.epochs is not None else replace(self, epochs=epochs)
@@ -489,5 +518,9 @@ class WarmedUp(Schedule):
     schedule: Schedule
 
     def __call__(self, epoch: float) -> float:
+        return math.prod(self.parts(epoch))
+
+    def parts(self, epoch: float) -> tuple[float, float]:
         late = self.warmup.epochs if self.warmup.mode == "shift" else 0.0
-        return self.warmup(epoch) * self.schedule(max(0.0, epoch - late))
+        warmup, rest = self.schedule.parts(max(0.0, epoch - late))
+        return self.warmup(epoch) * warmup, rest

@@ -8,14 +8,14 @@ import os
 import sys
 import time
 import warnings
-import zipfile
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from noisescale.errors import ConfigError, check_count, check_number
+from noisescale.choices import ghost_batch_size, schedule_and_strategy
+from noisescale.errors import ConfigError, check_count
 from noisescale.frontdoor import as_plain, build, errors_under, in_sweep, options, output_dir
 from noisescale.planning import Plan
 from noisescale.results import log_hyperparameters, report, versions, write_results
@@ -44,7 +44,9 @@ def train(cfg: DictConfig, script: Path) -> int:
     Raises:
         ConfigError: input that cannot be carried out.
     """
-    schedule, strategy = _choices(cfg)
+    schedule, strategy = schedule_and_strategy(cfg)
+    if cfg.data.size is not None:
+        raise ConfigError("data.size", cfg.data.size, "stands in place of data, for plan.py", "leave it at null to train")
     from noisescale.processes import is_child, other_ranks
 
     devices = _devices(cfg)
@@ -52,7 +54,7 @@ def train(cfg: DictConfig, script: Path) -> int:
     with errors_under("data"):
         n = data.train_size()
     with errors_under("batch"):
-        plan = Plan(schedule, strategy, n, cfg.epochs, devices, cfg.max_micro_batch_size, _ghost_batch_size(cfg))
+        plan = Plan(schedule, strategy, n, cfg.epochs, devices, cfg.max_micro_batch_size, ghost_batch_size(cfg))
     if not is_child():
         with errors_under("data"):
             data.prepare_data()
@@ -60,77 +62,13 @@ def train(cfg: DictConfig, script: Path) -> int:
         return _run(cfg, schedule, strategy, data, plan)
 
 
-def _choices(cfg: DictConfig) -> tuple[Schedule, BatchStrategy]:
-    """The schedule with its warm-up, and the batch strategy."""
-    check_count("epochs", cfg.epochs, unit="epochs")
-    if cfg.trainer.max_epochs != cfg.epochs:
-        raise ConfigError(
-            "trainer.max_epochs", cfg.trainer.max_epochs, f"differs from epochs={cfg.epochs}, which schedules go by", "set epochs"
-        )
-    check_count("seed", cfg.seed, at_least=0, at_most=2**32 - 1)
-    if cfg.threads is not None:
-        check_count("threads", cfg.threads, unit="threads", remedy="null for torch's default")
-    if cfg.max_micro_batch_size is not None:
-        check_count("max_micro_batch_size", cfg.max_micro_batch_size, unit="examples", remedy="null for no limit")
-        ghost = _ghost_batch_size(cfg)
-        if cfg.max_micro_batch_size % ghost:
-            remedy = "else the limit would change what batch norm sees"
-            raise ConfigError(
-                "max_micro_batch_size", cfg.max_micro_batch_size, f"must be a multiple of model.ghost_batch_size={ghost}", remedy
-            )
-    if cfg.ckpt_path is not None:
-        _check_checkpoint(str(cfg.ckpt_path))
-    _check_settings(cfg)
-    lr = cfg.optimizer.get("lr")
-    if not isinstance(lr, (int, float)) or isinstance(lr, bool) or not 0 < lr < math.inf:
-        raise ConfigError("optimizer.lr", lr, "must be a finite number in (0, inf)")
-    schedule, warmup, strategy = build(cfg, "scheduler"), build(cfg, "warmup"), build(cfg, "batch")
-    with errors_under("warmup"):
-        schedule = warmup.before(schedule, cfg.epochs)
-    if warmup.epochs > cfg.epochs:
-        print(f"note: warmup.epochs={warmup.epochs} is longer than the training, epochs={cfg.epochs}: it never ends", file=sys.stderr)
-    return schedule, strategy
-
-
-def _ghost_batch_size(cfg: DictConfig) -> int:
-    """What micro-batches must be multiples of; 1 without ghost batch norm. The model itself says what is wrong with a bad value."""
-    ghost = cfg.model.get("ghost_batch_size")
-    return ghost if isinstance(ghost, int) and not isinstance(ghost, bool) and ghost > 0 else 1
-
-
 def _identity(cfg: DictConfig) -> dict[str, Any]:
     """The choices that a resumed run must not change: what is learned, from which examples, by which rule."""
-    free = ("root", "download", "num_workers", "eval_batch_size", "memory_limit_gb", "seed", "_partial_")
+    free = ("root", "download", "size", "num_workers", "eval_batch_size", "memory_limit_gb", "seed", "_partial_")
     choices: dict[str, Any] = {"seed": cfg.seed}
     for group in ("data", "model", "optimizer"):
         choices |= {f"{group}.{key}": value for key, value in as_plain(cfg[group]).items() if key not in free}
     return choices
-
-
-def _check_checkpoint(path: str) -> None:
-    remedy = "give a .ckpt file, or null to start anew"
-    if not Path(path).is_file():
-        raise ConfigError("ckpt_path", path, "no such file" if Path(path).is_absolute() else f"no such file in {Path.cwd()}", remedy)
-    if not zipfile.is_zipfile(path):
-        raise ConfigError("ckpt_path", path, "is not a checkpoint, or a damaged one", remedy)
-
-
-def _check_settings(cfg: DictConfig) -> None:
-    """What Lightning lets pass, or of which it says only that something cannot be divided."""
-    settings = cfg.trainer
-    if settings.get("max_steps", -1) != -1:
-        check_count("trainer.max_steps", settings.max_steps, unit="updates", remedy="-1 for no limit")
-    if settings.get("limit_train_batches", 1.0) != 1.0 or settings.limit_train_batches is True:
-        remedy = "1.0 for the whole epoch"
-        check_count("trainer.limit_train_batches", settings.limit_train_batches, unit="updates of each epoch", remedy=remedy)
-    if settings.get("check_val_every_n_epoch") is not None:
-        check_count("trainer.check_val_every_n_epoch", settings.check_val_every_n_epoch, unit="epochs")
-    if settings.get("gradient_clip_val") is not None:
-        check_number("trainer.gradient_clip_val", settings.gradient_clip_val, above=0, remedy="null for no clipping")
-    if not isinstance(cfg.full_error, bool):
-        raise ConfigError("full_error", cfg.full_error, "must be true or false")
-    if Path(str(cfg.output_dir)) != output_dir():
-        raise ConfigError("output_dir", cfg.output_dir, "is what Hydra makes of hydra.run.dir", "set hydra.run.dir, or hydra.sweep.dir")
 
 
 def _devices(cfg: DictConfig) -> int:
@@ -171,7 +109,7 @@ def _run(cfg: DictConfig, schedule: Schedule, strategy: BatchStrategy, data: Any
         strategy,
         schedule,
         max_micro_batch_size=cfg.max_micro_batch_size,
-        micro_batch_multiple=_ghost_batch_size(cfg),
+        micro_batch_multiple=ghost_batch_size(cfg),
         seed=cfg.seed,
     )
     trainer = _trainer(cfg, [batches, SameRun(_identity(cfg))], data)

@@ -10,6 +10,7 @@ from pytorch_lightning.callbacks import Callback
 
 from noisescale.batching import BatchStrategy
 from noisescale.callbacks.compatibility import refuse, untyped
+from noisescale.duality import following
 from noisescale.errors import ConfigError, check_count
 from noisescale.loading import MicroBatch, PlannedLoader, seed_random_generators
 from noisescale.planning import Plan
@@ -83,7 +84,7 @@ class BatchSizeScheduler(Callback):
         if max_micro_batch_size is not None:
             check_count("max_micro_batch_size", max_micro_batch_size, unit="examples", remedy="None for no limit")
         self.strategy = strategy
-        self.writes_rate = schedule is not None or strategy.lr_rule != "none"
+        self.writes_rate = schedule is not None or strategy.moves_rate
         self.schedule = schedule if schedule is not None else Constant()
         self.max_micro_batch_size, self.micro_batch_multiple = max_micro_batch_size, micro_batch_multiple
         self.seed = seed
@@ -128,7 +129,7 @@ class BatchSizeScheduler(Callback):
         def make_plan(num_examples: int) -> Plan:
             return Plan(
                 schedule,
-                self.strategy,
+                following(self.strategy, type(trainer.optimizers[0]).__name__),
                 num_examples,
                 world_size=trainer.world_size,
                 max_micro_batch_size=self.max_micro_batch_size,

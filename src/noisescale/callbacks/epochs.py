@@ -10,8 +10,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
 from noisescale.callbacks.dashboards import log_by_examples
-from noisescale.callbacks.rows import read_rows, set_aside, write_rows
 from noisescale.loading import PlannedLoader
+from noisescale.rows import read_rows, set_aside, write_rows
 
 __all__ = ["EpochRecorder"]
 

@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from noisescale.callbacks.dashboards import add_layout, log_scalars
-from noisescale.callbacks.rows import AppendedRows
 from noisescale.errors import ConfigError, check_count
 from noisescale.loading import PlannedLoader
 from noisescale.noise import sgd_noise_scale, with_momentum
+from noisescale.rows import AppendedRows
 
 __all__ = ["NoiseScaleMonitor"]
 

@@ -5,7 +5,7 @@ from noisescale.data.datamodule import ImageDataModule
 from noisescale.data.digits import DigitsData
 from noisescale.data.imagefolder import ImageFolderData
 from noisescale.data.images import Examples, ImageDataset, Split, channel_statistics, normalize
-from noisescale.data.splits import balanced_order, derived_generator, split_sizes, split_train_val
+from noisescale.data.splits import balanced_order, derived_generator, split_train_val
 from noisescale.data.torchvision_sets import TorchvisionData
 
 __all__ = [
@@ -22,6 +22,5 @@ __all__ = [
     "crop_flip_table",
     "derived_generator",
     "normalize",
-    "split_sizes",
     "split_train_val",
 ]

@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader
 
 from noisescale.data.augment import crop_flip, crop_flip_table
 from noisescale.data.images import Batch, Examples, ImageDataset, Split, as_is, channel_statistics, normalize
-from noisescale.data.splits import split_sizes, split_train_val
-from noisescale.errors import check_choice, check_count, check_number
+from noisescale.data.splits import split_train_val
+from noisescale.errors import ConfigError, check_choice, check_count, check_number
+from noisescale.sizes import split_sizes
 
 __all__ = ["ImageDataModule"]
 
@@ -36,6 +37,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         eval_batch_size: examples per validation and test batch; changes no result.
         seed: of the subset, the validation split and the augmentation.
         batch_size: examples per training batch when nothing else plans the batches.
+        size: N in place of the data's own, to plan with: nothing can be set up then.
 
     Attributes, after `setup`:
         num_examples: N, what one pass of training draws from.
@@ -67,6 +69,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         eval_batch_size: int,
         seed: int,
         batch_size: int = 64,
+        size: int | None = None,
     ) -> None:
         super().__init__()
         if subset_size is not None:
@@ -77,6 +80,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         check_count("eval_batch_size", eval_batch_size, unit="examples")
         check_count("seed", seed, at_least=0)
         check_count("batch_size", batch_size, unit="examples")
+        if size is not None:
+            check_count("size", size, unit="examples", remedy="null for the data's own")
         self.subset_size = subset_size
         self.val_fraction = val_fraction
         self.augment = augment
@@ -84,6 +89,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         self.eval_batch_size = eval_batch_size
         self.seed = seed
         self.batch_size = batch_size
+        self.size = size
         self._train: ImageDataset | None = None
         self._val: ImageDataset | None = None
         self._test: ImageDataset | None = None
@@ -117,6 +123,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         Raises:
             ConfigError: `subset_size` or `val_fraction` does not fit the data, or the data are missing.
         """
+        if self.size is not None:
+            return self.size
         return split_sizes(self.train_examples(), subset_size=self.subset_size, val_fraction=self.val_fraction)[0]
 
     def setup(self, stage: str | None = None) -> None:
@@ -125,6 +133,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         Raises:
             ConfigError: the data are missing or unusable, or do not fit `subset_size`, `val_fraction`.
         """
+        if self.size is not None:
+            raise ConfigError("size", self.size, "stands in place of data, for plans", "leave it at null to read them")
         if self._train is None:
             self._set_up_train()
         if stage in (None, "test") and self._test is None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from noisescale.data.datamodule import ImageDataModule
 from noisescale.data.images import Examples, Split
 from noisescale.data.splits import balanced_order, derived_generator
+from noisescale.sizes import TRAINING_EXAMPLES
 
 __all__ = ["DigitsData"]
 
@@ -22,7 +23,7 @@ class DigitsData(ImageDataModule):
     Arguments as for `ImageDataModule`.
     """
 
-    NUM_TRAIN: ClassVar[int] = 1437
+    NUM_TRAIN: ClassVar[int] = TRAINING_EXAMPLES["digits"]
     NUM_TEST: ClassVar[int] = 360
 
     def train_examples(self) -> int:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import math
 
 import torch
 from torch import Tensor
 
-from noisescale.errors import ConfigError, check_count, check_number
+from noisescale.sizes import split_sizes
 
-__all__ = ["balanced_order", "derived_generator", "split_sizes", "split_train_val"]
+__all__ = ["balanced_order", "derived_generator", "split_train_val"]
 
 
 def derived_generator(*parts: int | str) -> torch.Generator:
@@ -56,26 +55,6 @@ def balanced_order(labels: Tensor, count: int, generator: torch.Generator) -> Te
             taken += 1
         chosen.append(heapq.heappop(ready)[2])
     return by_class[torch.tensor(chosen, dtype=torch.int64)]
-
-
-def split_sizes(n: int, *, subset_size: int | None, val_fraction: float) -> tuple[int, int]:
-    """How many examples train and how many validate: (N, n_val).
-
-    m = subset_size or n; n_val = round(val_fraction m), but at least 1 unless val_fraction is 0; N = m - n_val.
-
-    Raises:
-        ConfigError: `subset_size` is not in [1, n], `val_fraction` is not in [0, 1), or nothing is left to train on.
-    """
-    check_number("val_fraction", val_fraction, at_least=0, below=1)
-    if subset_size is not None:
-        check_count("subset_size", subset_size, unit="examples")
-        if subset_size > n:
-            raise ConfigError("subset_size", subset_size, f"the training set has {n} examples", f"choose 1 to {n}, or null for all")
-    m = n if subset_size is None else subset_size
-    n_val = 0 if val_fraction == 0 else max(1, math.floor(val_fraction * m + 0.5))
-    if n_val >= m:
-        raise ConfigError("val_fraction", val_fraction, f"leaves none of {m} examples to train on", "lower it, or raise data.subset_size")
-    return m - n_val, n_val
 
 
 def split_train_val(labels: Tensor, *, subset_size: int | None, val_fraction: float, seed: int) -> tuple[Tensor, Tensor]:

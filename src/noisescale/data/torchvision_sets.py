@@ -19,6 +19,7 @@ from torch import Tensor
 from noisescale.data.datamodule import ImageDataModule
 from noisescale.data.images import Examples, Split
 from noisescale.errors import ConfigError, check_choice
+from noisescale.sizes import TRAINING_EXAMPLES
 
 __all__ = ["TorchvisionData"]
 
@@ -37,10 +38,10 @@ _IDX = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("
 _BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
 
 KNOWN = {
-    "mnist": _Known("MNIST", "MNIST/raw", _IDX, {"train": 60_000, "test": 10_000}),
-    "fashion_mnist": _Known("FashionMNIST", "FashionMNIST/raw", _IDX, {"train": 60_000, "test": 10_000}),
-    "cifar10": _Known("CIFAR10", "cifar-10-batches-py", _BATCHES, {"train": 50_000, "test": 10_000}),
-    "cifar100": _Known("CIFAR100", "cifar-100-python", ("train", "test", "meta"), {"train": 50_000, "test": 10_000}),
+    "mnist": _Known("MNIST", "MNIST/raw", _IDX, {"train": TRAINING_EXAMPLES["mnist"], "test": 10_000}),
+    "fashion_mnist": _Known("FashionMNIST", "FashionMNIST/raw", _IDX, {"train": TRAINING_EXAMPLES["fashion_mnist"], "test": 10_000}),
+    "cifar10": _Known("CIFAR10", "cifar-10-batches-py", _BATCHES, {"train": TRAINING_EXAMPLES["cifar10"], "test": 10_000}),
+    "cifar100": _Known("CIFAR100", "cifar-100-python", ("train", "test", "meta"), {"train": TRAINING_EXAMPLES["cifar100"], "test": 10_000}),
 }
 
 # What torchvision lets through: of a missing or damaged file, and of a failed download, extraction or write.

@@ -1,0 +1,32 @@
+"""How many examples a data set has, and how many of them train: what a plan needs to know of data. Standard library only."""
+
+from __future__ import annotations
+
+import math
+
+from noisescale.errors import ConfigError, check_count, check_number
+
+__all__ = ["TRAINING_EXAMPLES", "split_sizes"]
+
+TRAINING_EXAMPLES = {"digits": 1437, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000, "cifar100": 50_000}
+"""Training images of the sets whose size is known without reading them."""
+
+
+def split_sizes(n: int, *, subset_size: int | None, val_fraction: float) -> tuple[int, int]:
+    """How many examples train and how many validate: (N, n_val).
+
+    m = subset_size or n; n_val = round(val_fraction m), but at least 1 unless val_fraction is 0; N = m - n_val.
+
+    Raises:
+        ConfigError: `subset_size` is not in [1, n], `val_fraction` is not in [0, 1), or nothing is left to train on.
+    """
+    check_number("val_fraction", val_fraction, at_least=0, below=1)
+    if subset_size is not None:
+        check_count("subset_size", subset_size, unit="examples")
+        if subset_size > n:
+            raise ConfigError("subset_size", subset_size, f"the training set has {n} examples", f"choose 1 to {n}, or null for all")
+    m = n if subset_size is None else subset_size
+    n_val = 0 if val_fraction == 0 else max(1, math.floor(val_fraction * m + 0.5))
+    if n_val >= m:
+        raise ConfigError("val_fraction", val_fraction, f"leaves none of {m} examples to train on", "lower it, or raise data.subset_size")
+    return m - n_val, n_val
