@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from torch.optim import lr_scheduler as torch_schedulers
 from torch.optim.lr_scheduler import LRScheduler
 
+from noisescale import schedules
 from noisescale.errors import ConfigError
 from noisescale.schedules import (
     WSD,
