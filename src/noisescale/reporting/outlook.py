@@ -197,11 +197,11 @@ def _cut_notes(outlook: Outlook) -> list[str]:
         if update.planned_batch_size * _CUT > last.planned_batch_size and last.lr_factor > 0:
             fall, rate = outlook.noise(update) / outlook.noise(last), update.lr_factor / last.lr_factor
             if fall < _CUT and rate * _CUT > fall and _jumps(outlook.other.schedule, last.epoch, update.epoch):
-                start, k = outlook.rate(update), rate / fall
+                start, k, edge = outlook.rate(update), rate / fall, 2.0 * (1.0 + outlook.momentum)
                 return [
                     f"at the cut of epoch {update.epoch:.4g} the rate is {start:.4g}, the batch of before would have {start / k:.4g}: "
                     f"equal g is equal training only while lr h << 1, h the curvature; on a quadratic the risk is "
-                    f"(2 - lr h/{k:.3g})/(2 - lr h) times as high"
+                    f"({edge:g} - lr h/{k:.3g})/({edge:g} - lr h) times as high"
                 ]
     return []
 

@@ -1,0 +1,75 @@
+"""The noisy quadratic model: where lr / k and B k are the same, in closed form. Plain numbers, standard library only.
+
+L = 1/2 sum_i h_i theta_i^2; the gradient of dimension i is h_i theta_i + n_i, with n_i of mean 0 and variance c_i/B, independent of the
+past. The dimensions do not meet, so each function is about one of them; a loss is a sum over dimensions.
+
+Names: lr a; curvature h; noise_variance c, the variance of ONE example's gradient; batch_size B, in examples; momentum m in PyTorch's
+form (buf = m buf + gradient; theta -= a buf). Stable for 0 < a h < 2 (1 + m); a call outside is refused.
+
+Source: Zhang et al. 1907.04164 for the model; the steady states with momentum and the gap are derived from its second moments.
+"""
+
+from __future__ import annotations
+
+from noisescale.errors import check_count, check_number
+
+__all__ = ["duality_gap", "lr_for_gap", "momentum_amplification", "risk", "steady_risk"]
+
+
+def risk(step: int, lr: float, curvature: float, noise_variance: float, batch_size: float, initial_risk: float) -> float:
+    """E[L] after `step` updates of SGD: S + (L0 - S) (1 - a h)^(2 step), with S the steady risk and L0 the (expected) initial one.
+
+    Exact at each step and for any distribution of the noise. A schedule of constant pieces is a chain of calls, each from the last risk.
+    """
+    check_count("step", step, at_least=0, unit="updates")
+    check_number("initial_risk", initial_risk, at_least=0)
+    steady = steady_risk(lr, curvature, noise_variance, batch_size)
+    return float(steady + (initial_risk - steady) * (1.0 - lr * curvature) ** (2 * step))
+
+
+def steady_risk(lr: float, curvature: float, noise_variance: float, batch_size: float, momentum: float = 0.0) -> float:
+    """a c (1 + m) / (2 B (1 - m) (2 (1 + m) - a h)): E[L] after many updates; a c / (2 B (2 - a h)) without momentum."""
+    check_number("noise_variance", noise_variance, at_least=0)
+    check_number("batch_size", batch_size, above=0, unit="examples")
+    margin = _margin(lr, curvature, momentum)
+    return lr * noise_variance * (1.0 + momentum) / (2.0 * batch_size * (1.0 - momentum) * margin)
+
+
+def momentum_amplification(lr: float, curvature: float, momentum: float) -> float:
+    """(1 + m) (2 - a h) / ((1 - m) (2 (1 + m) - a h)): the steady risk with momentum m over that without, at the same rate; a h < 2.
+
+    1/(1 - m), which `noise.with_momentum` takes, is its limit for small a h; at m = .9 it is 9.76 for a h = .1 and 6.79 for a h = 1.
+    """
+    without = _margin(lr, curvature)
+    return (1.0 + momentum) * without / ((1.0 - momentum) * _margin(lr, curvature, momentum))
+
+
+def duality_gap(lr: float, curvature: float, factor: float, momentum: float = 0.0) -> float:
+    """(2 (1 + m) - a h/k) / (2 (1 + m) - a h): the steady risk of B k over that of a/k, for a factor k >= 1.
+
+    1 would be equivalence. It is so for small a h, and fails at the edge of stability, where only the smaller rate moves away from it.
+    Momentum at the same rate narrows the gap: it is that of a h/(1 + m) without.
+    """
+    check_number("factor", factor, at_least=1)
+    margin = _margin(lr, curvature, momentum)
+    return (2.0 * (1.0 + momentum) - lr * curvature / factor) / margin
+
+
+def lr_for_gap(gap: float, curvature: float, factor: float, momentum: float = 0.0) -> float:
+    """a = 2 (1 + m)/h (r - 1)/(r - 1/k): the rate at which the duality gap is r > 1; below it the gap is smaller."""
+    check_number("gap", gap, above=1)
+    check_number("factor", factor, at_least=1)
+    check_number("curvature", curvature, above=0)
+    check_number("momentum", momentum, at_least=0, below=1)
+    return 2.0 * (1.0 + momentum) / curvature * (gap - 1.0) / (gap - 1.0 / factor)
+
+
+def _margin(lr: float, curvature: float, momentum: float = 0.0) -> float:
+    """2 (1 + m) - a h > 0: how far the rate is from the edge of stability."""
+    check_number("lr", lr, above=0)
+    check_number("curvature", curvature, above=0)
+    check_number("momentum", momentum, at_least=0, below=1)
+    edge = 2.0 * (1.0 + momentum)
+    # The product, not the rate against edge / curvature: a rate just below that quotient can still round to the edge.
+    check_number("lr * curvature", lr * curvature, above=0, below=edge, remedy="from the upper bound on the updates diverge")
+    return edge - lr * curvature

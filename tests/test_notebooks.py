@@ -1,0 +1,77 @@
+"""Each notebook runs from top to bottom in a kernel of its own, and is kept with the outputs of that, without times and places.
+
+`.venv/bin/python -m tests.test_notebooks` writes the outputs anew.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
+each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def executed(path: Path) -> NotebookNode:
+    """The notebook with new outputs; its first error is raised. The kernel is this environment's, whatever a user has installed."""
+    with tempfile.TemporaryDirectory() as aside, pytest.MonkeyPatch.context() as patch:
+        for name in ("JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
+            patch.setenv(name, f"{aside}/{name.lower()}")
+        patch.delenv("JUPYTER_PATH", raising=False)
+        patch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+        notebook: NotebookNode = nbformat.read(path, as_version=4)
+        where = {"metadata": {"path": str(path.parent)}}
+        NotebookClient(notebook, kernel_name="python3", timeout=300, record_timing=False, resources=where).execute()
+    notebook.metadata.language_info = {"name": "python"}  # not the interpreter's version
+    return notebook
+
+
+def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def shown(notebook: NotebookNode) -> list[list[tuple[str, str]]]:
+    """Of each code cell: what was printed, and that there was a picture. Pictures differ from one drawing library to the next."""
+    return [[(out.get("name", out.output_type), out.get("text", "")) for out in cell.outputs] for cell in code_cells(notebook)]
+
+
+def test_there_are_notebooks() -> None:
+    assert NOTEBOOKS
+
+
+@each
+def test_a_notebook_runs_and_shows_what_it_is_kept_with(path: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copy(path, tmp_path))
+    fresh = shown(executed(copy))
+    assert "stderr" not in [name for outputs in fresh for name, _ in outputs]  # where warnings go
+    assert fresh == shown(nbformat.read(path, as_version=4))
+
+
+@each
+def test_a_notebook_is_kept_executed_in_order_without_times_and_places(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert [cell.execution_count for cell in code_cells(notebook)] == list(range(1, len(code_cells(notebook)) + 1))
+    assert not [cell.metadata for cell in notebook.cells if cell.metadata]
+    text = re.sub(r'"image/png": "[^"]*"', "", path.read_text(encoding="utf-8"))
+    assert not re.findall(r"/(?:home|root|Users|tmp|work)/\S*|\d{4}-\d\d-\d\dT\d\d:\d\d", text)
+
+
+def test_an_error_in_a_cell_is_raised(tmp_path: Path) -> None:
+    """Negative control."""
+    broken = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 + 1"), nbformat.v4.new_code_cell("1 / 0")])
+    nbformat.write(broken, tmp_path / "broken.ipynb")
+    with pytest.raises(Exception, match="ZeroDivisionError"):
+        executed(tmp_path / "broken.ipynb")
+
+
+if __name__ == "__main__":
+    for each_path in NOTEBOOKS:
+        nbformat.write(executed(each_path), each_path)
