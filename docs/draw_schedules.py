@@ -13,19 +13,21 @@ from hydra import compose, initialize_config_dir
 mpl.use("agg")
 from matplotlib import pyplot as plt
 
+from noisescale.duality import following
 from noisescale.frontdoor import build
 from noisescale.planning import Plan
 
 ROOT = Path(__file__).resolve().parent.parent
 N = 1293  # digits, after the validation split
 EPOCHS = 20
+CARRIERS = ("dual", "hybrid", "seesaw", "split")  # the batch follows the schedule
 
 
 def plan_of(*overrides: str) -> tuple[Plan, float]:
     """The plan that train.py would carry out, and the optimizer's rate."""
     cfg = compose("config", overrides=[f"epochs={EPOCHS}", "output_dir=.", *overrides])
     schedule = build(cfg, "warmup").before(build(cfg, "scheduler"), EPOCHS)
-    return Plan(schedule, build(cfg, "batch"), N, EPOCHS), cfg.optimizer.lr
+    return Plan(schedule, following(build(cfg, "batch"), cfg.optimizer._target_), N, EPOCHS), cfg.optimizer.lr
 
 
 def options(group: str) -> list[str]:
@@ -39,7 +41,10 @@ def main() -> None:
     panels += [
         (f"scheduler=cosine warmup={name}", ["scheduler=cosine", f"warmup={name}"], "lr") for name in options("warmup") if name != "none"
     ]
-    panels += [(f"batch={name}", ["scheduler=constant", f"batch={name}"], "B") for name in options("batch") if name != "accumulate"]
+    for name in options("batch"):
+        scheduler = "cosine" if name in CARRIERS else "constant"
+        if name != "accumulate":
+            panels.append((f"scheduler={scheduler} batch={name}", [f"scheduler={scheduler}", f"batch={name}"], "B"))
     columns = 4
     rows = -(-len(panels) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(3.4 * columns, 2.1 * rows), sharex=True, layout="constrained")

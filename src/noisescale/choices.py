@@ -13,6 +13,7 @@ from noisescale.batching import BatchStrategy
 from noisescale.duality import Matched, following
 from noisescale.errors import ConfigError, check_count, check_number
 from noisescale.frontdoor import build, errors_under, options, output_dir
+from noisescale.processes import is_child
 from noisescale.schedules import Schedule
 from noisescale.sizes import TRAINING_EXAMPLES, split_sizes
 
@@ -55,7 +56,8 @@ def schedule_and_strategy(cfg: DictConfig) -> tuple[Schedule, BatchStrategy]:
     if isinstance(strategy, Matched) and strategy.rule is None:
         strategy = following(strategy, str(cfg.optimizer.get("_target_")))
         assert isinstance(strategy, Matched)
-        print(f"batch.rule={strategy.rule} follows optimizer={options()['optimizer']}", file=sys.stderr)
+        if not is_child():
+            print(f"batch.rule={strategy.rule} follows optimizer={options()['optimizer']}", file=sys.stderr)
     return schedule, strategy
 
 

@@ -30,11 +30,13 @@ class Matched(BatchStrategy):
         size: B0, in examples, 1 to N - 1: the batch at l = 1.
         rule: sgd (p = 1) | adaptive (p = 1/2); None: by the optimizer, see `following`.
         match: exact (n = N/B - 1) | ratio (n = N/B), see `noise.batch_noise`.
+        match_last: as in every strategy, but true unless said: a smaller last window has its target too.
         reference_size, lr_rule: as in every strategy, but lr0 is scaled by (B0/B_ref)^p, once.
     """
 
     size: int
     _: KW_ONLY
+    match_last: bool = True
     rule: str | None = None
     match: str = "exact"
 

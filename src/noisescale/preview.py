@@ -80,19 +80,22 @@ def _print_table(outlook: Outlook) -> None:
     table = Table(box=box.SIMPLE_HEAD, title=f"N = {plan.num_examples}, {plan.epochs} epochs", title_justify="left")
     columns = ["epochs", "lr", "B", f"micro x accumulate x {plan.world_size} device{'s' if plan.world_size > 1 else ''}", "g"]
     columns += ["g/(1-m)"] if outlook.momentum > 0 else []
+    kept = outlook.rule != "sgd"
+    columns += [outlook.kept_in_words()] if kept else []
     for column in [*columns, "updates"]:
         table.add_column(column, justify="right")
     for phase in outlook.phases:
         ends = (phase.first, phase.last)
         noises = [outlook.noise(update) for update in ends]
         cells = [
-            f"{phase.first.epoch:.4g} to {phase.end:.4g}",
+            f"{phase.start:.4g} to {phase.end:.4g}",
             _range([outlook.rate(update) for update in ends]),
             _range([update.effective_batch_size for update in ends]),
             " to ".join(dict.fromkeys(f"{plan.micro_batch_size(update)} x {update.accumulate_grad_batches}" for update in ends)),
             _range(noises),
         ]
         cells += [_range([noise / (1.0 - outlook.momentum) for noise in noises])] if outlook.momentum > 0 else []
+        cells += [_range([outlook.kept(outlook.rate(update), update.effective_batch_size) for update in ends])] if kept else []
         table.add_row(*cells, str(phase.updates))
     width = None if sys.stdout.isatty() else 140
     Console(width=width).print(table)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -83,8 +84,8 @@ The margin is less than one example until 10^12 of them were seen, so no update 
 
 
 def milestones_passed(milestones: Sequence[float], epoch: float) -> int:
-    """The number of milestones <= t, in epochs; one that t reaches but for rounding counts."""
-    return sum(milestone <= epoch * _LATE for milestone in milestones)
+    """The number of milestones <= t, in epochs, in increasing order; one that t reaches but for rounding counts."""
+    return bisect_right(milestones, epoch * _LATE)
 
 
 def _completed(epoch: float, length: float) -> int:

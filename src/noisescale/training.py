@@ -18,6 +18,7 @@ from noisescale.choices import ghost_batch_size, schedule_and_strategy
 from noisescale.errors import ConfigError, check_count
 from noisescale.frontdoor import as_plain, build, errors_under, in_sweep, options, output_dir
 from noisescale.planning import Plan
+from noisescale.reporting.outlook import clipped
 from noisescale.results import log_hyperparameters, report, versions, write_results
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ def train(cfg: DictConfig, script: Path) -> int:
     with errors_under("batch"):
         plan = Plan(schedule, strategy, n, cfg.epochs, devices, cfg.max_micro_batch_size, ghost_batch_size(cfg))
     if not is_child():
+        for note in clipped(plan, plan):
+            print(f"note: {note}", file=sys.stderr)
         with errors_under("data"):
             data.prepare_data()
     with other_ranks(devices, script, output_dir()):

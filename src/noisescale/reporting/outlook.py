@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from pathlib import Path
 
 from noisescale.batching import Fixed
 from noisescale.duality import CyclicBatch, Dual, Matched, counterpart
-from noisescale.noise import noise_rule_of, sgd_noise_scale
+from noisescale.noise import NOISE_RULES, batch_noise, noise_rule_of, sgd_noise_scale
 from noisescale.planning import Plan, Update
 from noisescale.rows import write_atomically
 
-__all__ = ["Outlook", "Phase", "look_ahead", "write_plan"]
+__all__ = ["Outlook", "Phase", "clipped", "look_ahead", "write_plan"]
 
-_PHASES = 16
-"""A plan with at most so many constant stretches is shown by them, any other by `_STRETCHES` stretches of equal length."""
 _STRETCHES = 10
+"""Where rate or batch change all the time, the whole training would be shown by so many stretches of equal length."""
+_LASTING = 1 / 25
+"""A share of the training in which nothing changes is a phase if it is at least so long."""
 _CUT = 0.9
 """A fall of the rate's or the batch's noise below this share, from one full update to the next, is a cut."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of a plan: its first and its last full update, and how many updates it has."""
+    """A stretch of a plan, in epochs: its first and its last full update, and how many updates it has."""
 
     first: Update
     last: Update
+    start: float
     end: float
     updates: int
 
@@ -39,6 +41,7 @@ class Outlook:
 
     Args:
         plan, lr, momentum: what is planned, with the optimizer's rate and momentum (0: none).
+        rule, match: what the noise is that the counterpart shares, see `noise.batch_noise`.
         updates: all of them.
         phases: in order.
         other: the counterpart: the same noise carried the other way; None where there is none.
@@ -49,6 +52,8 @@ class Outlook:
     plan: Plan
     lr: float
     momentum: float
+    rule: str
+    match: str
     updates: Sequence[Update]
     phases: Sequence[Phase]
     other: Plan | None
@@ -63,6 +68,15 @@ class Outlook:
         """g of `update`."""
         return self.plan.noise(update, self.lr)
 
+    def kept(self, rate: float, size: int) -> float:
+        """The noise that the counterpart shares: lr n(B)^p; g for SGD and match=exact."""
+        return rate * float(batch_noise(self.match, self.plan.num_examples, size) ** NOISE_RULES[self.rule])
+
+    def kept_in_words(self) -> str:
+        """Its formula."""
+        variance = "N/B - 1" if self.match == "exact" else "N/B"
+        return f"lr ({variance})" if self.rule == "sgd" else f"lr sqrt({variance})"
+
     def memory(self, update: Update) -> float:
         """B / (N (1 - m)): epochs that the momentum buffer takes to fill, or to forget (Smith et al. 1711.00489, section 5.2)."""
         return update.effective_batch_size / (self.plan.num_examples * (1.0 - self.momentum))
@@ -71,7 +85,7 @@ class Outlook:
         """One line: the updates against those of the counterpart."""
         n = len(self.updates)
         if self.other is None:
-            return f"{_grouped(n)} updates"
+            return f"{_grouped(n)} update{'s' if n > 1 else ''}"
         strategy = self.other.strategy
         if isinstance(strategy, Dual):
             ratio = n / self.other_updates
@@ -94,12 +108,15 @@ def look_ahead(plan: Plan, lr: float, momentum: float = 0.0, optimizer: str = "S
         optimizer: its class name, which decides what noise is.
         weight_decay: its weight decay.
     """
-    updates = list(plan)
-    rule = noise_rule_of(optimizer)
+    updates, strategy = list(plan), plan.strategy
+    rule, match = noise_rule_of(optimizer), "exact"
+    if isinstance(strategy, Matched):
+        assert strategy.rule is not None
+        rule, match = strategy.rule, strategy.match
     other = counterpart(plan, rule)
-    outlook = Outlook(plan, lr, momentum, updates, _phases(updates), other, other.total_updates() if other else 0, ())
-    notes = [*_size_notes(outlook), *_cut_notes(outlook), *_rule_notes(plan, rule, optimizer, weight_decay), *_last_notes(outlook)]
-    return Outlook(plan, lr, momentum, updates, outlook.phases, other, outlook.other_updates, tuple(notes))
+    outlook = Outlook(plan, lr, momentum, rule, match, updates, _phases(updates), other, other.total_updates() if other else 0, ())
+    notes = [*_size_notes(outlook), *_cut_notes(outlook), *_rule_notes(plan, optimizer, weight_decay), *_last_notes(outlook)]
+    return replace(outlook, notes=tuple(notes))
 
 
 def write_plan(outlook: Outlook, path: Path) -> None:
@@ -119,32 +136,51 @@ def write_plan(outlook: Outlook, path: Path) -> None:
 
 
 def _phases(updates: Sequence[Update]) -> list[Phase]:
-    starts = [0] + [i for i, (a, b) in enumerate(pairwise(updates), 1) if _changes(a, b)]
-    if len(starts) > _PHASES:
-        span = updates[-1].epoch / _STRETCHES
-        starts = [
-            next(group)[0] for _, group in groupby(enumerate(updates), key=lambda pair: min(int(pair[1].epoch / span), _STRETCHES - 1))
-        ]
+    runs = list(pairwise([*_changes(updates), len(updates)]))
+    total = math.ceil(updates[-1].epoch + 1e-9)
+
+    def epoch_at(index: int) -> float:
+        return updates[index].epoch if index < len(updates) else total
+
+    starts = []
+    for lasting, group in groupby(runs, key=lambda run: epoch_at(run[1]) - epoch_at(run[0]) >= _LASTING * total):
+        together = list(group)
+        if lasting:
+            starts += [start for start, _ in together]
+        else:
+            starts += _stretches(updates, together[0][0], together[-1][1], epoch_at(together[-1][1]), total)
     phases = []
     for start, stop in pairwise([*starts, len(updates)]):
         part = updates[start:stop]
         full = [u for u in part if u.effective_batch_size == u.planned_batch_size] or part
-        end = updates[stop].epoch if stop < len(updates) else math.ceil(updates[-1].epoch)
-        phases.append(Phase(full[0], full[-1], end, len(part)))
+        phases.append(Phase(full[0], full[-1], epoch_at(start), epoch_at(stop), len(part)))
     return phases
 
 
-def _changes(a: Update, b: Update) -> bool:
-    """Whether two neighbours differ in B or rate, the smaller windows at the ends of passes aside."""
-    if a.planned_batch_size != b.planned_batch_size:
-        return True
-    whole = a.effective_batch_size == a.planned_batch_size and b.effective_batch_size == b.planned_batch_size
-    return whole and a.lr_factor != b.lr_factor
+def _stretches(updates: Sequence[Update], start: int, stop: int, end: float, total: float) -> list[int]:
+    """The first updates of stretches of equal length between two updates."""
+    first = updates[start].epoch
+    count = max(1, round(_STRETCHES * (end - first) / total))
+    span = (end - first) / count
+    parts = groupby(range(start, stop), key=lambda i: min(int((updates[i].epoch - first) / span), count - 1))
+    return [next(group) for _, group in parts]
+
+
+def _changes(updates: Sequence[Update]) -> list[int]:
+    """The updates whose planned B or rate is new, the first included; smaller windows at the ends of passes count with those before."""
+    found, last = [0], updates[0]
+    for i, update in enumerate(updates):
+        whole = update.effective_batch_size == update.planned_batch_size
+        if update.planned_batch_size != last.planned_batch_size or (whole and update.lr_factor != last.lr_factor):
+            if i:
+                found.append(i)
+            last = update
+    return found
 
 
 def _size_notes(outlook: Outlook) -> list[str]:
     plan, notes = outlook.plan, []
-    n, strategy = plan.num_examples, plan.strategy
+    n = plan.num_examples
     tenth = n // 10
     above = next((u for u in outlook.updates if u.effective_batch_size > tenth), None)
     if above is not None and n >= 10:
@@ -152,14 +188,7 @@ def _size_notes(outlook: Outlook) -> list[str]:
             f"B = {above.effective_batch_size} at epoch {above.epoch:.4g} is above N/10 = {tenth}: the largest batch that Smith et al. "
             "(1711.00489) found to keep the accuracy"
         )
-    if isinstance(strategy, Dual) and strategy.growth > 0:
-        cap = strategy.cap(n)
-        if cap == strategy.size:
-            notes.append(f"batch.max_size={cap} is B0 itself: the rate carries all of the noise, and no update is saved; raise it")
-        else:
-            notes += _clipped(outlook, strategy, cap)
-    if isinstance(strategy, CyclicBatch):
-        notes += _clipped(outlook, strategy, n - 1)
+    notes += clipped(plan, outlook.updates)
     slow = max(outlook.updates, key=lambda u: u.effective_batch_size)
     if outlook.momentum > 0 and outlook.memory(slow) > 1:
         notes.append(
@@ -169,22 +198,35 @@ def _size_notes(outlook: Outlook) -> list[str]:
     return notes
 
 
-def _clipped(outlook: Outlook, strategy: Matched, cap: int) -> list[str]:
-    """Where B cannot follow the noise, so that the rate has to."""
+def clipped(plan: Plan, updates: Iterable[Update]) -> list[str]:
+    """Where B cannot follow the noise, so that the rate has to: lines that name the epoch.
+
+    Args:
+        plan: whose strategy may carry noise.
+        updates: its updates, gone through once.
+    """
+    strategy, n = plan.strategy, plan.num_examples
+    if not isinstance(strategy, (Dual, CyclicBatch)) or (isinstance(strategy, Dual) and strategy.growth == 0):
+        return []
+    step = strategy.micro_batch_size or 1
+    cap, name = n - 1, "N - 1"
+    if isinstance(strategy, Dual):
+        cap, name = min(cap, strategy.cap(n)), "N/10" if strategy.max_size is None else "batch.max_size"
+    if cap // step * step <= strategy.size:
+        return [
+            f"{name} = {cap} leaves B at {strategy.size}: the rate carries all of the noise, and no update is saved; raise batch.max_size"
+        ]
+    at_cap = at_floor = None
+    for update in updates:
+        if at_cap is None and update.planned_batch_size >= cap // step * step:
+            at_cap = update
+        if at_floor is None and update.planned_batch_size <= step < strategy.size:
+            at_floor = update
     notes = []
-    at_cap = next((u for u in outlook.updates if u.planned_batch_size >= cap), None)
     if at_cap is not None:
-        name = (
-            "batch.max_size"
-            if isinstance(strategy, Dual) and strategy.max_size is not None
-            else "N/10"
-            if cap < outlook.plan.num_examples - 1
-            else "N - 1"
-        )
         notes.append(f"B reaches its cap {name} = {cap} at epoch {at_cap.epoch:.4g}: where less noise is wanted, the rate falls")
-    at_floor = next((u for u in outlook.updates if u.planned_batch_size == 1), None)
-    if at_floor is not None and strategy.size > 1:
-        notes.append(f"B = 1 at epoch {at_floor.epoch:.4g}: where more noise is wanted, the rate rises")
+    if at_floor is not None:
+        notes.append(f"B is down to {step} at epoch {at_floor.epoch:.4g}: where more noise is wanted, the rate rises")
     return notes
 
 
@@ -212,8 +254,8 @@ def _jumps(level: Callable[[float], float], start: float, end: float) -> bool:
     return max(abs(a - b) for a, b in pairwise(points)) > 0.8 * abs(points[0] - points[-1])
 
 
-def _rule_notes(plan: Plan, rule: str, optimizer: str, weight_decay: float) -> list[str]:
-    strategy = plan.strategy
+def _rule_notes(plan: Plan, optimizer: str, weight_decay: float) -> list[str]:
+    strategy, rule = plan.strategy, noise_rule_of(optimizer)
     notes: list[str] = []
     grows = isinstance(strategy, CyclicBatch) or (isinstance(strategy, Dual) and strategy.growth > 0)
     if not isinstance(strategy, Matched) or not grows:

@@ -10,7 +10,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from noisescale.batching import Fixed
-from noisescale.noise import sgd_noise_scale
 from noisescale.planning import Plan
 from noisescale.reporting.outlook import Outlook
 from noisescale.schedules import warmup_and_rest
@@ -24,7 +23,7 @@ Curves = tuple[Sequence[float], Sequence[float], Sequence[float], Sequence[float
 
 
 def draw_plan(outlook: Outlook, title: str, path: Path) -> None:
-    """Write lr, B and g = lr (N/B - 1) over epochs, of a plan and of its counterpart, as PNG.
+    """Write lr, B and the noise over epochs, of a plan and of its counterpart, as PNG.
 
     Full updates only: the smaller windows at the ends of passes would be spikes.
     """
@@ -35,8 +34,8 @@ def draw_plan(outlook: Outlook, title: str, path: Path) -> None:
     if outlook.other is not None:
         carrier = "the rate" if isinstance(outlook.other.strategy, Fixed) else "the batch"
         label = f"the same noise in {carrier}: {_count(outlook.other_updates)}"
-        members.append((label, "C1", "--", _sampled(outlook.other, outlook.lr)))
-    names = ("learning rate", "batch size B, examples", "noise scale g = lr (N/B - 1)")
+        members.append((label, "C1", "--", _sampled(outlook, outlook.other)))
+    names = ("learning rate", "batch size B, examples", f"noise, {outlook.kept_in_words()}")
     for index, (axis, name) in enumerate(zip(axes, names, strict=True), 1):
         for label, color, style, curves in members:
             axis.step(curves[0], curves[index], where="post", color=color, linestyle=style, label=label)
@@ -63,18 +62,19 @@ def _planned(outlook: Outlook) -> Curves:
     shown = full[:: max(1, len(full) // _POINTS)]
     shown = [*shown, full[-1]]
     end = outlook.phases[-1].end
-    rates, noises = [outlook.rate(u) for u in shown], [outlook.noise(u) for u in shown]
+    rates = [outlook.rate(u) for u in shown]
+    noises = [outlook.kept(rate, u.effective_batch_size) for rate, u in zip(rates, shown, strict=True)]
     sizes = [float(u.effective_batch_size) for u in shown]
     return [*(u.epoch for u in shown), end], [*rates, rates[-1]], [*sizes, sizes[-1]], [*noises, noises[-1]]
 
 
-def _sampled(plan: Plan, lr: float) -> Curves:
-    """The choices of a plan on a grid of epochs: what it takes to draw it, without going through its updates."""
+def _sampled(outlook: Outlook, plan: Plan) -> Curves:
+    """The choices of the counterpart on a grid of epochs: what it takes to draw it, without going through its updates."""
     assert plan.epochs is not None
     n, clock = plan.num_examples, [plan.epochs * i / _POINTS for i in range(_POINTS)]
     choices = [plan.strategy(t, rest, n, warmup) for t in clock for warmup, rest in [warmup_and_rest(plan.schedule, t)]]
-    rates = [lr * choice.lr_factor for choice in choices]
-    noises = [sgd_noise_scale(rate, n, choice.size) for rate, choice in zip(rates, choices, strict=True)]
+    rates = [outlook.lr * choice.lr_factor for choice in choices]
+    noises = [outlook.kept(rate, choice.size) for rate, choice in zip(rates, choices, strict=True)]
     return clock, rates, [float(choice.size) for choice in choices], noises
 
 
