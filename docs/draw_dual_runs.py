@@ -92,7 +92,7 @@ def main(folder: Path) -> None:
         for axis, (clock, value) in zip(row, panels, strict=True):
             for label, color in ARMS.values():
                 tables = [rows for _, rows in arms[label].values()]
-                x = [line[clock] + (clock == "epoch") for line in tables[0]]
+                x = [line[clock] for line in tables[0]]
                 columns = [[table[i][value] for table in tables] for i in range(len(x))]
                 axis.plot(x, [statistics.mean(column) for column in columns], color=color, label=label, linewidth=1.6)
                 axis.fill_between(x, [min(c) for c in columns], [max(c) for c in columns], color=color, alpha=0.2, linewidth=0)
@@ -102,7 +102,7 @@ def main(folder: Path) -> None:
             if value == "train/loss":
                 axis.set_yscale("log")
             else:
-                axis.set_ylim(bottom=0.94 if name == "digits" else 0.96)
+                axis.set_ylim(bottom=0.93)
             axis.set_title(f"{name}, {value} over {clock if clock == 'updates' else 'epochs'}", fontsize=10)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(Path(__file__).with_name("dual_runs.png"), dpi=100)

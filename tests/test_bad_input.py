@@ -34,6 +34,12 @@ TRAINER_KEYS = (
     "limit_train_batches, num_sanity_val_steps, log_every_n_steps, default_root_dir, enable_model_summary; "
     "Lightning's other keys can be added: +trainer.foo=..."
 )
+EXPERIMENTS = (
+    "alexnet_multistep, constant_diverges, constant_good, constant_too_large, constant_too_small, cosine_tmax150, cyclic_pair/batch, "
+    "cyclic_pair/lr, exponential_098, goyal2017, jastrzebski/cbs, jastrzebski/clr, seesaw, smith2017/decay, smith2017/hybrid, "
+    "smith2017/increase, smith2017/increase_lr, smith2017/increase_momentum, smith2017_imagenet/decay, smith2017_imagenet/increase, "
+    "smith2017_imagenet/increase_momentum95, smith2017_imagenet/increase_momentum975, step_gamma065"
+)
 EPOCHS = "must be a whole number of epochs, at least 1"
 EXAMPLES = "must be a whole number of examples, at least 1"
 POSITIVE = "must be a finite number in (0, inf)"
@@ -66,9 +72,32 @@ TABLE: list[tuple[str, str]] = [
     ("debug=x", "debug=x: no such option; valid: fast, overfit"),
     (
         "experiment=x",
-        "experiment=x: no such option; valid: alexnet_multistep, constant_diverges, constant_good, constant_too_large, "
-        "constant_too_small, cosine_tmax150, exponential_098, step_gamma065",
+        f"experiment=x: no such option; valid: {EXPERIMENTS}",
     ),
+    (
+        "experiment=smith2017/decai",
+        f"experiment=smith2017/decai: no such option, did you mean smith2017/decay?; valid: {EXPERIMENTS}",
+    ),
+    ("batch=_dual", "batch=_dual: is what options share, not one of them"),
+    ("experiment=smith2017/_base", "experiment=smith2017/_base: is what options share, not one of them"),
+    # the noise carried by the batch
+    ("batch=dual batch.growth=1.5", "batch.growth=1.5: must be a finite number in [0, 1]; 0 lets the rate decay, 1 the batch grow"),
+    ("batch=dual batch.size=1293", "batch.size=1293: must be below N = 1293: a full batch has no noise to match; use batch=full"),
+    (
+        "batch=dual batch.max_size=16",
+        "batch.max_size=16: must be a whole number of examples, at least 32; the batch starts at `size`; null for N/10",
+    ),
+    ("batch=hybrid batch.max_size=2000", f"batch.max_size=2000: {TO_N}"),
+    ("batch=dual batch.rule=adam", "batch.rule=adam: must be one of sgd, adaptive"),
+    ("batch=seesaw batch.match=equal", "batch.match=equal: must be one of exact, ratio"),
+    ("batch=dual batch.micro_batch_size=24", "batch.size=32: must be a multiple of micro_batch_size=24; for example 24"),
+    ("batch=cyclic batch.base_factor=0", f"batch.base_factor=0: {TO_ONE}"),
+    ("batch=cyclic batch.step_size_up=0", f"batch.step_size_up=0: {POSITIVE}, in epochs"),
+    ("batch.match_last=3", "batch.match_last=3: must be true or false"),
+    ("scheduler.shape=full", "scheduler.shape=full: must be one of half, quarter"),
+    ("scheduler=cyclic scheduler.wave=sine", "scheduler.wave=sine: must be one of triangle, square"),
+    ("warmup.epochs=3", "warmup.epochs=3: contradicts warmup=none; choose warmup=linear, or set warmup.epochs=0"),
+    ("data.size=5", "data.size=5: stands in place of data, for plan.py; leave it at null to train"),
     ("-m scheduler=cosine,foo", f"scheduler=foo: no such option; valid: {SCHEDULERS}"),
     ("scheduler=null", f"scheduler=null: no such option; valid: {SCHEDULERS}"),
     ("batch=128", f"batch=128: no such option; valid: {BATCHES}"),

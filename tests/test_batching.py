@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from noisescale.batching import LAST_WINDOW, BatchStrategy, Fixed, Full, Linear, MultiStep
+from noisescale.batching import LAST_WINDOW, BatchStrategy, Fixed, Full, Linear, MultiStep, realisable
 from noisescale.errors import ConfigError
 
 many = settings(deadline=None, max_examples=300)
@@ -91,6 +91,22 @@ def test_a_size_is_the_nearest_realisable_one(case: tuple[MultiStep | Linear, in
 
 
 @many
+@given(
+    size=st.floats(0.0, 200.0) | st.sampled_from([0.5, 1.5, 1e300, math.inf]),
+    at_most=st.integers(1, 60),
+    multiple=st.none() | st.integers(1, 90),
+)
+def test_realisable_is_the_nearest_of_all_that_are(size: float, at_most: int, multiple: int | None) -> None:
+    """A multiple that does not fit is no hindrance: then at_most is the only one."""
+    step = multiple or 1
+    sizes = range(step, at_most + 1, step) if step <= at_most else [at_most]
+    found = realisable(size, at_most, multiple)
+    assert found in sizes
+    wanted = min(size, 1e6)
+    assert abs(found - wanted) == min(abs(other - wanted) for other in sizes)
+
+
+@many
 @given(case=growing(), clock=st.lists(st.floats(0.0, 30.0), min_size=2).map(sorted))
 def test_sizes_are_monotone(case: tuple[MultiStep | Linear, int], clock: list[float]) -> None:
     strategy, n = case
@@ -118,6 +134,23 @@ def test_the_rate_follows_the_size_that_holds_at_the_clock() -> None:
     before, after = strategy(59, 0.1, N), strategy(60, 0.1, N)
     assert (before.size, after.size) == (128, 640)
     assert (before.lr_factor, after.lr_factor) == pytest.approx((0.05, 0.25), rel=1e-12)
+
+
+@many
+@given(n=st.integers(2, 5000), data=st.data())
+def test_a_window_made_smaller_is_resized_to_the_same_g(n: int, data: st.DataObject) -> None:
+    planned = data.draw(st.integers(2, n))
+    size = data.draw(st.integers(1, planned - 1))
+    factor = Fixed(planned).resized(planned, size, n)
+    assert factor == pytest.approx(float((Fraction(n, planned) - 1) / (Fraction(n, size) - 1)), rel=1e-14)
+    assert 0.0 <= factor < 1.0
+
+
+def test_who_moves_the_rate() -> None:
+    assert not Fixed(4).moves_rate
+    assert not Fixed(4, reference_size=8).moves_rate
+    assert Fixed(4, lr_rule="sqrt", reference_size=8).moves_rate
+    assert Fixed(4, match_last=True).moves_rate
 
 
 @pytest.mark.parametrize("strategy", [Fixed(128), Full(), MultiStep(128, [1], 5), Linear(1, 9, 1)])
@@ -160,6 +193,8 @@ def test_a_size_is_a_whole_positive_number(name: str, value: Any) -> None:
     ("make", "line"),
     [
         (lambda: Fixed(1, last="keep"), "last=keep: must be one of carry, partial, drop, spread"),
+        (lambda: Fixed(1, match_last=3), "match_last=3: must be true or false"),  # type: ignore[arg-type]
+        (lambda: Full(match_last="yes"), "match_last=yes: must be true or false"),  # type: ignore[arg-type]
         (lambda: Full(lr_rule="cubic", reference_size=1), "lr_rule=cubic: must be one of none, linear, sqrt"),
         (
             lambda: Fixed(1, lr_rule="linear"),

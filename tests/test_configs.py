@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,17 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 import train
 from noisescale.batching import BatchStrategy
+from noisescale.choices import ghost_batch_size, num_examples, schedule_and_strategy
 from noisescale.data import ImageDataModule
 from noisescale.duality import following
 from noisescale.frontdoor import build
 from noisescale.optimizers import OptimizerFactory
-from noisescale.planning import Plan
+from noisescale.planning import Cursor, Plan, Update
 from noisescale.schedules import Schedule, Warmup
 
 CONF = Path(train.__file__).resolve().parent / "conf"
@@ -38,12 +42,17 @@ PROMISED = {
     "callbacks": "light full none",
     "logger": "tensorboard csv-only",
     "debug": "fast overfit",
-    "experiment": "step_gamma065 alexnet_multistep exponential_098 cosine_tmax150 constant_too_small constant_good constant_too_large",
+    "experiment": "step_gamma065 alexnet_multistep exponential_098 cosine_tmax150 constant_too_small constant_good constant_too_large "
+    "smith2017/decay smith2017/hybrid smith2017/increase smith2017/increase_lr smith2017/increase_momentum smith2017_imagenet/decay "
+    "smith2017_imagenet/increase smith2017_imagenet/increase_momentum95 smith2017_imagenet/increase_momentum975 jastrzebski/cbs "
+    "jastrzebski/clr goyal2017 seesaw cyclic_pair/lr cyclic_pair/batch",
 }
 
 
 def options(group: str) -> list[str]:
-    return sorted(file.stem for file in (CONF / group).glob("[!_]*.yaml"))
+    """The words of a group, those of its folders too: `smith2017/decay`."""
+    files = (file.relative_to(CONF / group) for file in (CONF / group).rglob("[!_]*.yaml"))
+    return sorted(file.with_suffix("").as_posix() for file in files)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -201,23 +210,135 @@ def test_loggers(name: str, tmp_path: Path) -> None:
         assert Path(logger.log_dir) == tmp_path
 
 
+@cache
+def _experiment(name: str) -> DictConfig:
+    paths = ["output_dir=somewhere", "hydra.runtime.output_dir=somewhere"]
+    return compose("config", [f"experiment={name}", *paths], return_hydra_config=True)
+
+
+def planned(monkeypatch: pytest.MonkeyPatch, experiment: str, *overrides: str) -> Plan:
+    """The plan that plan.py shows."""
+    cfg = OmegaConf.merge(_experiment(experiment), OmegaConf.from_dotlist(list(overrides)))
+    assert isinstance(cfg, DictConfig)
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    HydraConfig.instance().set_config(cfg)
+    schedule, strategy = schedule_and_strategy(cfg)
+    return Plan(schedule, strategy, num_examples(cfg), cfg.epochs, 1, cfg.max_micro_batch_size, ghost_batch_size(cfg))
+
+
+def header_of(name: str) -> str:
+    """The first comment of an experiment, as one line."""
+    lines = (CONF / "experiment" / f"{name}.yaml").read_text().partition("\ndefaults:")[0].splitlines()
+    assert lines[0] == "# @package _global_"
+    return " ".join(line.removeprefix("# ") for line in lines[1:])
+
+
+def number(text: str) -> int:
+    return int(text.replace(" ", ""))
+
+
 @pytest.mark.parametrize("name", options("experiment"))
 def test_experiments(name: str) -> None:
     """Command, result and runtime in the header; what they choose is kept by the later words of the command line."""
-    text = (CONF / "experiment" / f"{name}.yaml").read_text()
-    assert text.startswith("# @package _global_\n# ")
-    header = "\n".join(line for line in text.splitlines() if line.startswith("#"))
-    assert f"python train.py experiment={name}\n" in header
-    assert re.search(r"Measured on \w+, .*seeds? 0", header)
-    assert re.search(r"test/acc \d|all five diverged", header)
-    assert re.search(r"\d s on one CPU core|less than a second", header)
-    cfg = composed(f"experiment={name}")
-    schedule, strategy = build(cfg, "scheduler").over(cfg.epochs), build(cfg, "batch")
-    total = Plan(schedule, strategy, N, cfg.epochs).total_updates()
-    stated = re.search(r"(\d[\d ]*) updates", header)
-    if stated and "diverge" not in name:
-        assert int(stated[1].replace(" ", "")) == total
-    assert composed(f"experiment={name}", "optimizer.lr=0.007").optimizer.lr == 0.007
+    header, cfg = header_of(name), composed(f"experiment={name}")
+    command = "plan" if cfg.data.size is not None else "train"
+    assert f"\n#   python {command}.py experiment={name}\n" in (CONF / "experiment" / f"{name}.yaml").read_text()
+    if cfg.data._target_.endswith("DigitsData"):
+        assert re.search(r"Measured on \w+, .*seeds? 0", header)
+        assert re.search(r"test/acc \d|all five diverged", header)
+        assert re.search(r"\d s on one CPU core|less than a second", header)
+    else:
+        assert re.search(r"arXiv:\d{4}\.\d{5}", header)
+        assert re.search(r"Paper \((secondary sources that quote it|its text|its abstract)\)", header)
+        assert re.search(r"\d\d(\.\d+)? (\+- [\d.]+ )?%", header)
+        if command == "plan":
+            assert "Planner only" in header
+        else:
+            assert re.search(r"about \d\.\d days on one CPU core \(measured: \d\.\d s per update of 128[;,]", header)
+            assert "NOT run in full here" in header
+    later = composed(f"experiment={name}", "optimizer.lr=0.007", "data=imagefolder", "data.root=pictures")
+    assert later.optimizer.lr == 0.007
+    assert (later.data.root, later.data.val_fraction, later.data.augment) == ("pictures", cfg.data.val_fraction, cfg.data.augment)
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_the_updates_that_an_experiment_states_are_those_of_its_plan(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    header = header_of(name)
+    if name == "constant_diverges":
+        return
+    total = planned(monkeypatch, name).total_updates()
+    measured = re.search(r"Measured .*?(\d[\d ]*) updates", header)
+    assert measured is None or number(measured[1]) == total
+    if "Plan: " not in header:
+        assert measured is not None
+        return
+    stated = header.partition("Plan: ")[2]
+    assert number(stated.partition(" updates")[0]) == total
+    others = re.findall(r"; (\d[\d ]*) with ((?:[\w.]+=\w+ ?)+)", stated)
+    assert "batch.last=drop" in [overrides for _, overrides in others]
+    for updates, overrides in others:
+        assert number(updates) == planned(monkeypatch, name, *overrides.split()).total_updates()
+
+
+def at(plan: Plan, epoch: float) -> Update:
+    """The update that starts at `epoch`."""
+    return plan.update_at(Cursor(position=round(epoch * plan.num_examples)))
+
+
+def test_the_arms_of_smith_2017_are_duals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sizes of the paper, and lr/(B (1 - m)) that of the first arm in every phase."""
+    sizes = {
+        "decay": [128, 128, 128, 128],
+        "hybrid": [128, 640, 640, 640],
+        "increase": [128, 640, 3200, 5120],
+        "increase_lr": [640, 3200, 5120, 5120],
+        "increase_momentum": [3200, 5120, 5120, 5120],
+    }
+    assert {f"smith2017/{name}" for name in sizes} == {name for name in options("experiment") if name.startswith("smith2017/")}
+    for name, expected in sizes.items():
+        optimizer = _experiment(f"smith2017/{name}").optimizer
+        plan = planned(monkeypatch, f"smith2017/{name}")
+        updates = [at(plan, epoch) for epoch in (0, 60, 120, 160)]
+        assert plan.num_examples == 50_000
+        assert [update.effective_batch_size for update in updates] == expected
+        for update, cuts in zip(updates, range(4), strict=True):
+            drift = optimizer.lr * update.lr_factor / (update.effective_batch_size * (1 - optimizer.momentum))
+            assert drift == pytest.approx(0.1 / 128 / 0.1 / 5**cuts)
+            assert plan.micro_batch_size(update) % 128 == 0
+
+
+def test_the_arms_of_smith_2017_on_imagenet(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = {"decay": (8192, 0.3), "increase": (65536, 2.4), "increase_momentum95": (65536, 1.2), "increase_momentum975": (65536, 0.6)}
+    assert {f"smith2017_imagenet/{name}" for name in rates} == {name for name in options("experiment") if "_imagenet/" in name}
+    for name, (size, rate) in rates.items():
+        optimizer = _experiment(f"smith2017_imagenet/{name}").optimizer
+        plan = planned(monkeypatch, f"smith2017_imagenet/{name}")
+        first, cut = at(plan, 0), at(plan, 30)
+        assert (optimizer.lr, first.lr_factor) == (3.0, 1.0)
+        assert first.effective_batch_size * (1 - optimizer.momentum) == pytest.approx(819.2)
+        assert (cut.effective_batch_size, optimizer.lr * cut.lr_factor) == (size, pytest.approx(rate))
+
+
+def test_the_pairs_carry_the_same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cyclic_pair: g; jastrzebski: lr/B; at every epoch."""
+    rate, batch = planned(monkeypatch, "cyclic_pair/lr"), planned(monkeypatch, "cyclic_pair/batch")
+    for update in batch:
+        g = 0.1 * rate.schedule(update.epoch) * (N / 32 - 1)
+        assert batch.noise(update, 0.1) == pytest.approx(g)
+    clr, cbs = planned(monkeypatch, "jastrzebski/clr"), planned(monkeypatch, "jastrzebski/cbs")
+    assert clr.num_examples == cbs.num_examples == 45_000
+    for epoch in (0, 4.9, 5, 9.9, 10, 154.5, 156, 299):
+        a, b = at(clr, epoch), at(cbs, epoch)
+        assert b.lr_factor == 1
+        assert a.lr_factor / a.effective_batch_size == pytest.approx(b.lr_factor / b.effective_batch_size)
+
+
+def test_goyals_rate_and_seesaws_saving(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = planned(monkeypatch, "goyal2017")
+    rates = [0.1 * at(plan, epoch).lr_factor for epoch in (0, 5, 30, 60, 80)]
+    assert rates == pytest.approx([0.1, 3.2, 0.32, 0.032, 0.0032])
+    seesaw, cosine = (planned(monkeypatch, "seesaw", f"batch.growth={growth}").total_updates() for growth in (0.5, 0))
+    assert seesaw / cosine == pytest.approx(2 / math.pi, rel=0.01)
 
 
 def test_the_lecture_notes_numbers() -> None:

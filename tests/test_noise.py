@@ -12,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from noisescale.errors import ConfigError
-from noisescale.noise import LR_RULES, batch_size_for_noise, lr_for_noise, lr_scaling, sgd_noise_scale, with_momentum
+from noisescale.noise import (
+    LR_RULES,
+    batch_noise,
+    batch_size_for_noise,
+    lr_for_noise,
+    lr_scaling,
+    noise_rule_of,
+    sgd_noise_scale,
+    with_momentum,
+)
 
 many = settings(deadline=None, max_examples=300)
 
@@ -81,6 +90,25 @@ def test_any_noise_has_a_batch_and_it_gives_that_noise(lr: float, n: int, noise:
     assert 0 < b <= n
     # Near b = n the difference n - b is all there is of g: it is exact to a rounding of n.
     assert sgd_noise_scale(lr, n, b) == pytest.approx(noise, rel=1e-9, abs=1e-15 * lr * n)
+
+
+@many
+@given(lr=rates, case=batches())
+def test_n_of_b_is_g_over_the_rate_or_its_limit_for_small_batches(lr: float, case: tuple[int, int]) -> None:
+    n, b = case
+    assert lr * batch_noise("exact", n, b) == pytest.approx(sgd_noise_scale(lr, n, b), rel=1e-14)
+    assert batch_noise("ratio", n, b) == pytest.approx(float(Fraction(n, b)), rel=1e-15)
+    assert batch_noise("exact", n, n) == 0.0 < batch_noise("ratio", n, n) == 1.0
+
+
+@pytest.mark.parametrize("name", ["SGD", "ASGD", "torch.optim.SGD", "torch.optim.asgd.ASGD"])
+def test_the_rule_of_sgd(name: str) -> None:
+    assert noise_rule_of(name) == "sgd"
+
+
+@pytest.mark.parametrize("name", ["Adam", "torch.optim.AdamW", "RMSprop", "Adagrad", "Adadelta", "mine.SGDish", "SGD.Adam", ""])
+def test_the_rule_of_all_others(name: str) -> None:
+    assert noise_rule_of(name) == "adaptive"
 
 
 @pytest.mark.parametrize(("cut", "size"), [(5, 634), (25, 3015), (125, 12145)])

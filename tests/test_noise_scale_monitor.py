@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from hydra import compose, initialize_config_dir
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,7 +18,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from noisescale import batching, schedules
 from noisescale.callbacks import BatchSizeScheduler, NoiseScaleMonitor, StopOnDivergence, TrainingDiverged
+from noisescale.duality import Matched
 from noisescale.errors import ConfigError
+from noisescale.frontdoor import build
+from noisescale.planning import Plan
 from noisescale.rows import AppendedRows, read_rows, write_atomically
 from tests.cases import N, Plain, Regression, fit, ignored, network, weights
 
@@ -118,6 +123,72 @@ def test_with_a_plan_every_row_is_the_plans_row(tmp_path: Path) -> None:
         assert sum(size for size, _ in parts) == update.effective_batch_size
         assert int(row["micro_batch_size"]) == max(size for size, _ in parts)
         assert float(row["loss"]) == pytest.approx(sum(size * loss for size, loss in parts) / update.effective_batch_size, rel=1e-5)
+
+
+# What conf/ has, sized for N = 103; hybrid and the others differ in growth, cap, rule and match.
+OPTIONS = {
+    "dual": ["batch.size=4", "batch.max_size=40"],
+    "hybrid": ["batch.size=4", "batch.max_size=8"],
+    "split": ["batch.size=4", "batch.max_size=40"],
+    "seesaw": ["batch.size=4", "batch.max_size=40"],
+    "cyclic": ["batch.size=4", "batch.step_size_up=0.5"],
+    "multistep": ["batch.size=4", "batch.milestones=[1,2]"],
+}
+
+
+@pytest.fixture(scope="module")
+def strategies() -> dict[str, batching.BatchStrategy]:
+    folder = Path(__file__).resolve().parents[1] / "conf"
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        return {
+            name: build(compose("config", ["output_dir=somewhere", f"batch={name}", *sizes]), "batch") for name, sizes in OPTIONS.items()
+        }
+
+
+@pytest.mark.parametrize("match_last", [False, True])
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam], ids=["SGD", "Adam"])
+@pytest.mark.parametrize("option", OPTIONS)
+def test_with_a_dual_every_row_is_the_row_of_a_plan_made_before(
+    option: str, optimizer: Any, match_last: bool, strategies: dict[str, batching.BatchStrategy], tmp_path: Path
+) -> None:
+    strategy = replace(strategies[option], match_last=match_last)
+    schedule = schedules.Warmup(0.5, 0.1).before(schedules.Cosine(), 3)
+    rule = {"SGD": "sgd", "Adam": "adaptive"}[optimizer.__name__]
+    settled = replace(strategy, rule=rule) if isinstance(strategy, Matched) and strategy.rule is None else strategy
+    plan = Plan(schedule, settled, N, 3, max_micro_batch_size=7)
+    scheduler = BatchSizeScheduler(strategy, schedule, max_micro_batch_size=7)
+    trainer = fit(Plain(network(), lambda parameters: optimizer(parameters, lr=0.05)), NoiseScaleMonitor(tmp_path / "steps.csv"), scheduler)
+    assert isinstance(strategy, Matched) == (option != "multistep")
+    assert scheduler.plan.strategy == settled
+    rows = read_rows(tmp_path / "steps.csv")
+    assert len(rows) == trainer.global_step == plan.total_updates()
+    sizes = set()
+    for row, update in zip(rows, plan, strict=True):
+        size, rate = update.effective_batch_size, 0.05 * update.lr_factor
+        sizes.add(size)
+        assert (int(row["step"]), int(row["examples_seen"])) == (update.start.step, update.start.examples_seen)
+        assert (float(row["epoch"]), float(row["lr"])) == (update.epoch, rate)
+        assert int(row["effective_batch_size"]) == size
+        assert int(row["micro_batch_size"]) == plan.micro_batch_size(update) == math.ceil(size / math.ceil(size / 7))
+        assert int(row["accumulate_grad_batches"]) == update.accumulate_grad_batches == math.ceil(size / 7)
+        assert float(row["g"]) == pytest.approx(rate * (N - size) / size, rel=1e-12, abs=0)
+        assert float(row["g"]) == pytest.approx(plan.noise(update, 0.05), rel=1e-12, abs=0)
+    assert len(sizes) > 2, "the batch does not move: the test would prove little"
+    assert max(sizes) > 7, "nothing is accumulated"
+
+
+@pytest.mark.parametrize("option", ["dual", "hybrid", "split"])
+def test_a_dual_run_has_the_noise_of_the_run_it_stands_in_for(
+    option: str, strategies: dict[str, batching.BatchStrategy], tmp_path: Path
+) -> None:
+    """What was logged, not what was planned: g = w(t) s(t) g0 in every update of a run, at B0 = 4 and N = 103."""
+    schedule = schedules.Warmup(0.5, 0.1).before(schedules.Cosine(), 3)
+    strategy = replace(strategies[option], match_last=True)
+    fit(Plain(network()), NoiseScaleMonitor(tmp_path / "steps.csv"), BatchSizeScheduler(strategy, schedule))
+    for row in read_rows(tmp_path / "steps.csv"):
+        epoch = float(row["epoch"])
+        factor = min(1.0, 0.1 + 0.9 * epoch / 0.5) * (1 + math.cos(math.pi * epoch / 3)) / 2
+        assert float(row["g"]) == pytest.approx(factor * 0.1 * (N - 4) / 4, rel=1e-12)
 
 
 def test_it_says_the_batch_in_words_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

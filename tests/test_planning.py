@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from itertools import groupby, islice, pairwise
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from noisescale import schedules
 from noisescale.batching import LAST_WINDOW, BatchStrategy, Fixed, Full, Linear, MultiStep
+from noisescale.duality import CyclicBatch, Dual, Matched
 from noisescale.errors import ConfigError
 from noisescale.planning import Cursor, Plan, Update, split_evenly
 from noisescale.schedules import Constant, Schedule, warmup_and_rest
@@ -46,6 +48,7 @@ SCHEDULES: st.SearchStrategy[Schedule] = st.sampled_from(
         schedules.Cosine(5, 0.1),
         schedules.CosineRestarts(0.7, 2),
         schedules.Warmup(0.5, 0.1).before(schedules.Exponential(gamma=0.9), 5),
+        schedules.Linear(3, 0, 2),
     ]
 )
 
@@ -62,7 +65,14 @@ def strategies(draw: st.DrawFn, n: int, last: str) -> BatchStrategy:
         "reference_size": draw(st.integers(1, 64)),
         "micro_batch_size": micro,
     }
-    kind = draw(st.sampled_from(["fixed", "full", "multistep", "linear", "wild"]))
+    common["match_last"] = draw(st.booleans())
+    kind = draw(st.sampled_from(["fixed", "full", "multistep", "linear", "wild", "dual", "cyclic"]))
+    if kind in ("dual", "cyclic") and n > step:
+        common |= {"rule": draw(st.sampled_from(["sgd", "adaptive"])), "match": draw(st.sampled_from(["exact", "ratio"]))}
+        size = step * draw(st.integers(1, (n - 1) // step))
+        if kind == "cyclic":
+            return CyclicBatch(size, draw(st.floats(0.1, 2)), base_factor=draw(st.floats(0.01, 1)), **common)
+        return Dual(size, growth=draw(st.floats(0, 1)), max_size=draw(st.none() | sizes.map(lambda cap: max(cap, size))), **common)
     if kind == "fixed":
         return Fixed(draw(sizes), **common)
     if kind == "multistep":
@@ -92,7 +102,7 @@ def plans(draw: st.DrawFn, last: str | None = None, limited: bool = False) -> Pl
 
 def planned_size(plan: Plan, update: Update) -> int:
     """B as the strategy has it, before the end of the pass has its say."""
-    return plan.strategy(update.epoch, plan.schedule(update.epoch), plan.num_examples).size
+    return plan.strategy(update.epoch, warmup_and_rest(plan.schedule, update.epoch)[1], plan.num_examples).size
 
 
 def windows(plan: Plan) -> list[tuple[int, int]]:
@@ -118,9 +128,42 @@ def test_row_k_is_a_function_of_the_clock_at_its_start(plan: Plan) -> None:
         choice = plan.strategy(epoch, factor, plan.num_examples, warmup)
         assert (update.start.step, update.start.examples_seen) == (k, seen)
         assert update.epoch == epoch
-        assert update.lr_factor == choice.lr_factor
+        assert update.planned_batch_size == choice.size
         assert 1 <= update.effective_batch_size <= choice.size
+        if update.effective_batch_size == choice.size or not plan.strategy.match_last:
+            assert update.lr_factor == choice.lr_factor
         seen += update.effective_batch_size
+
+
+@many
+@given(plan=plans(), match_last=st.booleans())
+def test_with_match_last_a_smaller_window_has_the_noise_of_a_full_one(plan: Plan, match_last: bool) -> None:
+    """lr n(B)^p: of SGD and exact g itself. Without it the rate is that of a full window."""
+    plan = replace(plan, strategy=replace(plan.strategy, match_last=match_last))
+    strategy, n = plan.strategy, plan.num_examples
+    rule, match = (strategy.rule, strategy.match) if isinstance(strategy, Matched) else ("sgd", "exact")
+
+    def noise(rate: float, size: int) -> float:
+        return rate * math.pow(Fraction(n, size) - (match == "exact"), 0.5 if rule == "adaptive" else 1.0)
+
+    for update in plan:
+        warmup, factor = warmup_and_rest(plan.schedule, update.epoch)
+        size, rate = strategy(update.epoch, factor, n, warmup)
+        if update.effective_batch_size < size:
+            if match_last:
+                assert noise(update.lr_factor, update.effective_batch_size) == pytest.approx(noise(rate, size), rel=1e-12, abs=0)
+                assert update.lr_factor < rate or rate == 0
+            else:
+                assert update.lr_factor == rate
+
+
+@pytest.mark.parametrize("last", LAST_WINDOW)
+def test_match_last_by_hand(last: str) -> None:
+    """N = 10 in fours: a window of 2 has 10/2 - 1 = 4 where one of 4 has 1.5; one of 3 has 7/3."""
+    plan = Plan(Constant(), Fixed(4, last=last, match_last=True), 10, 1)
+    factors: dict[str, list[float]] = {"partial": [1, 1, 1.5 / 4], "spread": [1, 4.5 / 7, 4.5 / 7], "drop": [1, 1], "carry": [1, 1, 1]}
+    assert [u.lr_factor for u in plan] == pytest.approx(factors[last], rel=1e-15)
+    assert [plan.noise(u, 0.1) for u in plan] == pytest.approx([0.15] * len(factors[last]), rel=1e-15)
 
 
 def test_a_cut_at_an_epoch_holds_from_the_first_update_of_that_epoch() -> None:

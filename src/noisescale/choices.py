@@ -13,11 +13,10 @@ from noisescale.batching import BatchStrategy
 from noisescale.duality import Matched, following
 from noisescale.errors import ConfigError, check_count, check_number
 from noisescale.frontdoor import build, errors_under, options, output_dir
-from noisescale.processes import is_child
 from noisescale.schedules import Schedule
 from noisescale.sizes import TRAINING_EXAMPLES, split_sizes
 
-__all__ = ["ghost_batch_size", "num_examples", "schedule_and_strategy"]
+__all__ = ["followed_rule", "ghost_batch_size", "num_examples", "schedule_and_strategy", "update_limits"]
 
 
 def schedule_and_strategy(cfg: DictConfig) -> tuple[Schedule, BatchStrategy]:
@@ -26,6 +25,9 @@ def schedule_and_strategy(cfg: DictConfig) -> tuple[Schedule, BatchStrategy]:
     Raises:
         ConfigError: input that no run can carry out, whatever its data.
     """
+    for group, option in options().items():
+        if option.rpartition("/")[2].startswith("_"):
+            raise ConfigError(group, option, "is what options share, not one of them")
     check_count("epochs", cfg.epochs, unit="epochs")
     if cfg.trainer.max_epochs != cfg.epochs:
         raise ConfigError(
@@ -51,14 +53,18 @@ def schedule_and_strategy(cfg: DictConfig) -> tuple[Schedule, BatchStrategy]:
     schedule, warmup, strategy = build(cfg, "scheduler"), build(cfg, "warmup"), build(cfg, "batch")
     with errors_under("warmup"):
         schedule = warmup.before(schedule, cfg.epochs)
+    if warmup.epochs > 0 and options().get("warmup") == "none":
+        raise ConfigError("warmup.epochs", warmup.epochs, "contradicts warmup=none", "choose warmup=linear, or set warmup.epochs=0")
     if warmup.epochs > cfg.epochs:
         print(f"note: warmup.epochs={warmup.epochs} is longer than the training, epochs={cfg.epochs}: it never ends", file=sys.stderr)
-    if isinstance(strategy, Matched) and strategy.rule is None:
-        strategy = following(strategy, str(cfg.optimizer.get("_target_")))
-        assert isinstance(strategy, Matched)
-        if not is_child():
-            print(f"batch.rule={strategy.rule} follows optimizer={options()['optimizer']}", file=sys.stderr)
-    return schedule, strategy
+    return schedule, following(strategy, str(cfg.optimizer.get("_target_")))
+
+
+def followed_rule(cfg: DictConfig, strategy: BatchStrategy) -> list[str]:
+    """A line that says the rule where it was left to the optimizer; none elsewhere."""
+    if not isinstance(strategy, Matched) or cfg.batch.get("rule") is not None:
+        return []
+    return [f"batch.rule={strategy.rule} follows optimizer={options()['optimizer']}"]
 
 
 def num_examples(cfg: DictConfig) -> int:
@@ -72,11 +78,22 @@ def num_examples(cfg: DictConfig) -> int:
         check_count("data.size", data.size, unit="examples")
         return int(data.size)
     held = TRAINING_EXAMPLES.get(data.get("name", options().get("data")))
-    with errors_under("data"):
-        if held is not None:
+    if held is not None:
+        with errors_under("data"):
             return split_sizes(held, subset_size=data.subset_size, val_fraction=data.val_fraction)[0]
-        size: int = build(cfg, "data").train_size()
-        return size
+    source = build(cfg, "data")
+    with errors_under("data"):
+        size: int = source.train_size()
+    return size
+
+
+def update_limits(cfg: DictConfig) -> dict[str, int | None]:
+    """What cuts a training short, as a `Plan` takes it."""
+    steps, per_epoch = cfg.trainer.get("max_steps", -1), cfg.trainer.get("limit_train_batches", 1.0)
+    return {
+        "max_updates": None if steps == -1 else steps,
+        "max_updates_per_epoch": per_epoch if isinstance(per_epoch, int) else None,  # 1.0 is all of them, 1 is one
+    }
 
 
 def ghost_batch_size(cfg: DictConfig) -> int:

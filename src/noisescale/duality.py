@@ -79,7 +79,7 @@ class Matched(BatchStrategy):
         return ratio if self.rule == "sgd" else math.sqrt(ratio)
 
     def _size_with(self, share: float, num_examples: int, cap: int) -> int:
-        """The B of at most `cap` whose n(B) is nearest to share^(1/p) n(B0)."""
+        """The B of at most `cap` that is nearest to where n(B) = share^(1/p) n(B0)."""
         if share <= 0.0:
             return realisable(cap, cap, self.micro_batch_size)
         wanted = self._noise(self.size, num_examples) * (share if self.rule == "sgd" else share * share)
@@ -111,9 +111,9 @@ class Dual(Matched):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("growth", self.growth, at_least=0, at_most=1)
+        check_number("growth", self.growth, at_least=0, at_most=1, remedy="0 lets the rate decay, 1 the batch grow")
         if self.max_size is not None:
-            check_count("max_size", self.max_size, at_least=self.size, unit="examples", remedy="null for N/10")
+            check_count("max_size", self.max_size, at_least=self.size, unit="examples", remedy="the batch starts at `size`; null for N/10")
 
     def check(self, num_examples: int) -> None:
         super().check(num_examples)
@@ -128,7 +128,10 @@ class Dual(Matched):
         return factor
 
     def size_at(self, epoch: float, factor: float, num_examples: int) -> int:
-        return self._size_with(factor**self.growth, num_examples, self.cap(num_examples))
+        cap = self.cap(num_examples)
+        if self.growth < 1 and factor <= 0.0:
+            cap = min(cap, num_examples - 1)  # at B = N the noise is gone whatever the rate, which goes to 0 with its share of it
+        return self._size_with(factor**self.growth, num_examples, cap)
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,11 @@ def front_door(conf: Path) -> Callable[[Callable[[DictConfig], int]], Callable[[
                 ours = not isinstance(error, _INPUT_ERRORS) and (started or error.__cause__ is not None)
                 if ours or _full_error() or "full_error=true" in sys.argv:
                     raise
-                _say(_line(error) if isinstance(error, (*_INPUT_ERRORS, OSError)) else _not_an_option(conf) or _line(error))
+                _say(
+                    _no_option(error, conf) or _line(error)
+                    if isinstance(error, (*_INPUT_ERRORS, OSError))
+                    else _not_an_option(conf) or _line(error)
+                )
                 sys.exit(BAD_INPUT)
             except KeyboardInterrupt:
                 if _full_error():
@@ -173,10 +177,6 @@ def _line(error: BaseException) -> str:
     if isinstance(error, OverrideParseException):
         reason = _one_line(error).partition(" See http")[0]
         return f"{error.override}: is no override ({reason}); write key=value, and quote a value that is not plain: 'key=\"a=b\"'"
-    if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
-        group, _, option = str(error.missing_cfg_file).rpartition("/")
-        valid = sorted(name for name in error.options if not name.startswith("_"))
-        return f"{group}={option}: no such option{_meant(option, valid)}; valid: {', '.join(valid)}"
     if isinstance(error, ConfigCompositionException) and isinstance(error.__cause__, OmegaConfBaseException):
         if isinstance(error.__cause__, (ConfigKeyError, ConfigAttributeError)):
             return _unknown_key(_quoted(str(error)), error.__cause__)
@@ -187,6 +187,20 @@ def _line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: cannot be made ({error.strerror}); choose another folder with hydra.run.dir, or hydra.sweep.dir"
     return _one_line(error)
+
+
+def _no_option(error: BaseException, conf: Path) -> str:
+    """The line for a word that is no option of its group; empty for any other error."""
+    if not isinstance(error, MissingConfigException) or not error.missing_cfg_file:
+        return ""
+    group, _, option = str(error.missing_cfg_file).partition("/")
+    valid = _options_of(conf / group)
+    return f"{group}={option}: no such option{_meant(option, valid)}; valid: {', '.join(valid)}" if valid else ""
+
+
+def _options_of(folder: Path) -> list[str]:
+    """The words that a group knows; files that start with _ are what several options share."""
+    return sorted(file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("[!_]*.yaml"))
 
 
 def _unknown_key(override: str, cause: OmegaConfBaseException) -> str:
@@ -207,7 +221,7 @@ def _not_an_option(conf: Path) -> str:
     """The line for a group set to null or a number, of which Hydra does not say which it is; empty where there is none."""
     for argument in sys.argv[1:]:
         group, _, option = argument.partition("=")
-        valid = sorted(file.stem for file in (conf / group).glob("[!_]*.yaml"))
+        valid = _options_of(conf / group)
         if group and valid and option not in valid:
             return f"{argument}: no such option; valid: {', '.join(valid)}"
     return ""

@@ -9,7 +9,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from noisescale.choices import ghost_batch_size, num_examples, schedule_and_strategy
+from noisescale.choices import followed_rule, ghost_batch_size, num_examples, schedule_and_strategy, update_limits
 from noisescale.errors import check_count
 from noisescale.frontdoor import errors_under, in_sweep, output_dir
 from noisescale.planning import Plan
@@ -30,7 +30,6 @@ def preview(cfg: DictConfig) -> int:
     schedule, strategy = schedule_and_strategy(cfg)
     check_count("trainer.devices", cfg.trainer.devices, unit="devices")
     n = num_examples(cfg)
-    limits = cfg.trainer.get("max_steps", -1), cfg.trainer.get("limit_train_batches", 1.0)
     with errors_under("batch"):
         plan = Plan(
             schedule,
@@ -40,14 +39,13 @@ def preview(cfg: DictConfig) -> int:
             cfg.trainer.devices,
             cfg.max_micro_batch_size,
             ghost_batch_size(cfg),
-            max_updates=None if limits[0] == -1 else limits[0],
-            max_updates_per_epoch=None if limits[1] == 1.0 else limits[1],
+            **update_limits(cfg),
         )
     optimizer = str(cfg.optimizer.get("_target_")).rpartition(".")[2]
     momentum, decay = cfg.optimizer.get("momentum") or 0.0, cfg.optimizer.get("weight_decay") or 0.0
     outlook = look_ahead(plan, cfg.optimizer.lr, momentum, optimizer, decay)
     typed = " ".join(HydraConfig.get().overrides.task)
-    _say(outlook, typed)
+    _say(outlook, followed_rule(cfg, strategy), typed)
     write_plan(outlook, output_dir() / "plan.csv")
     from noisescale.reporting.plan_figure import draw_plan
 
@@ -57,17 +55,17 @@ def preview(cfg: DictConfig) -> int:
     return 0
 
 
-def _say(outlook: Outlook, typed: str) -> None:
+def _say(outlook: Outlook, rule: list[str], typed: str) -> None:
     if in_sweep():
         print(f"{typed}: {outlook.comparison()}")
     else:
         _print_table(outlook)
         print(outlook.comparison())
         if outlook.momentum > 0:
-            first, last = outlook.phases[0].first, outlook.phases[-1].last
-            memories = " to ".join(dict.fromkeys(f"{outlook.memory(update):.2g}" for update in (first, last)))
+            sizes = sorted(outlook.updates, key=lambda update: update.planned_batch_size)
+            memories = " to ".join(dict.fromkeys(f"{outlook.memory(update):.2g}" for update in (sizes[0], sizes[-1])))
             print(f"momentum {outlook.momentum:g} remembers B/(N(1-m)) = {memories} epochs")
-    for note in outlook.notes:
+    for note in [*rule, *outlook.notes]:
         print(f"note: {note}", file=sys.stderr)
 
 

@@ -22,7 +22,7 @@ def split_sizes(n: int, *, subset_size: int | None, val_fraction: float) -> tupl
     """
     check_number("val_fraction", val_fraction, at_least=0, below=1)
     if subset_size is not None:
-        check_count("subset_size", subset_size, unit="examples")
+        check_count("subset_size", subset_size, unit="examples", remedy="null uses all")
         if subset_size > n:
             raise ConfigError("subset_size", subset_size, f"the training set has {n} examples", f"choose 1 to {n}, or null for all")
     m = n if subset_size is None else subset_size

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from noisescale.choices import ghost_batch_size, schedule_and_strategy
+from noisescale.choices import followed_rule, ghost_batch_size, schedule_and_strategy, update_limits
 from noisescale.errors import ConfigError, check_count
 from noisescale.frontdoor import as_plain, build, errors_under, in_sweep, options, output_dir
 from noisescale.planning import Plan
@@ -55,9 +55,9 @@ def train(cfg: DictConfig, script: Path) -> int:
     with errors_under("data"):
         n = data.train_size()
     with errors_under("batch"):
-        plan = Plan(schedule, strategy, n, cfg.epochs, devices, cfg.max_micro_batch_size, ghost_batch_size(cfg))
+        plan = Plan(schedule, strategy, n, cfg.epochs, devices, cfg.max_micro_batch_size, ghost_batch_size(cfg), **update_limits(cfg))
     if not is_child():
-        for note in clipped(plan, plan):
+        for note in [*followed_rule(cfg, strategy), *clipped(plan, plan)]:
             print(f"note: {note}", file=sys.stderr)
         with errors_under("data"):
             data.prepare_data()

@@ -84,18 +84,16 @@ class Outlook:
     def comparison(self) -> str:
         """One line: the updates against those of the counterpart."""
         n = len(self.updates)
-        if self.other is None:
-            return f"{_grouped(n)} update{'s' if n > 1 else ''}"
-        strategy = self.other.strategy
-        if isinstance(strategy, Dual):
-            ratio = n / self.other_updates
-            return (
-                f"{_grouped(n)} updates; with the same noise in the batch (batch=dual) {_grouped(self.other_updates)}, {ratio:.1f}x fewer"
-            )
-        assert isinstance(strategy, Fixed)
-        ratio = self.other_updates / n
-        more = f"{ratio:.1f}x fewer" if ratio >= 1 else f"{1 / ratio:.1f}x more"
-        return f"{_grouped(n)} updates instead of {_grouped(self.other_updates)} at B = {strategy.size} with the same noise, {more}"
+        total = f"{_grouped(n)} update{'s' if n > 1 else ''}"
+        if self.other is None or self.plan.max_updates is not None or self.plan.max_updates_per_epoch is not None:
+            return total  # cut short, either would be another training
+        if isinstance(self.other.strategy, Dual):
+            return f"{total}; with the same noise in the batch (batch=dual) {_grouped(self.other_updates)}{_times(n, self.other_updates)}"
+        assert isinstance(self.other.strategy, Fixed)
+        size = self.other.strategy.size
+        if n == self.other_updates:
+            return f"{total}, as many as at B = {size} with the same noise"
+        return f"{total} instead of {_grouped(self.other_updates)} at B = {size} with the same noise{_times(self.other_updates, n)}"
 
 
 def look_ahead(plan: Plan, lr: float, momentum: float = 0.0, optimizer: str = "SGD", weight_decay: float = 0.0) -> Outlook:
@@ -114,7 +112,9 @@ def look_ahead(plan: Plan, lr: float, momentum: float = 0.0, optimizer: str = "S
         assert strategy.rule is not None
         rule, match = strategy.rule, strategy.match
     other = counterpart(plan, rule)
-    outlook = Outlook(plan, lr, momentum, rule, match, updates, _phases(updates), other, other.total_updates() if other else 0, ())
+    stop = plan.after(updates[-1]).position / plan.num_examples
+    end = stop if plan.epochs is None else min(stop, plan.epochs)
+    outlook = Outlook(plan, lr, momentum, rule, match, updates, _phases(updates, end), other, other.total_updates() if other else 0, ())
     notes = [*_size_notes(outlook), *_cut_notes(outlook), *_rule_notes(plan, optimizer, weight_decay), *_last_notes(outlook)]
     return replace(outlook, notes=tuple(notes))
 
@@ -135,9 +135,8 @@ def write_plan(outlook: Outlook, path: Path) -> None:
     write_atomically(path, "\n".join(lines) + "\n")
 
 
-def _phases(updates: Sequence[Update]) -> list[Phase]:
+def _phases(updates: Sequence[Update], total: float) -> list[Phase]:
     runs = list(pairwise([*_changes(updates), len(updates)]))
-    total = math.ceil(updates[-1].epoch + 1e-9)
 
     def epoch_at(index: int) -> float:
         return updates[index].epoch if index < len(updates) else total
@@ -185,8 +184,8 @@ def _size_notes(outlook: Outlook) -> list[str]:
     above = next((u for u in outlook.updates if u.effective_batch_size > tenth), None)
     if above is not None and n >= 10:
         notes.append(
-            f"B = {above.effective_batch_size} at epoch {above.epoch:.4g} is above N/10 = {tenth}: the largest batch that Smith et al. "
-            "(1711.00489) found to keep the accuracy"
+            f"B = {above.effective_batch_size} at epoch {above.epoch:.4g} is above N/10 = {tenth}, where Smith et al. "
+            "(1711.00489) stop growing it"
         )
     notes += clipped(plan, outlook.updates)
     slow = max(outlook.updates, key=lambda u: u.effective_batch_size)
@@ -210,8 +209,8 @@ def clipped(plan: Plan, updates: Iterable[Update]) -> list[str]:
         return []
     step = strategy.micro_batch_size or 1
     cap, name = n - 1, "N - 1"
-    if isinstance(strategy, Dual):
-        cap, name = min(cap, strategy.cap(n)), "N/10" if strategy.max_size is None else "batch.max_size"
+    if isinstance(strategy, Dual) and strategy.cap(n) < n:
+        cap, name = strategy.cap(n), "N/10" if strategy.max_size is None else "batch.max_size"
     if cap // step * step <= strategy.size:
         return [
             f"{name} = {cap} leaves B at {strategy.size}: the rate carries all of the noise, and no update is saved; raise batch.max_size"
@@ -237,6 +236,8 @@ def _cut_notes(outlook: Outlook) -> list[str]:
     full = [u for u in outlook.updates if u.effective_batch_size == u.planned_batch_size]
     for last, update in pairwise(full):
         if update.planned_batch_size * _CUT > last.planned_batch_size and last.lr_factor > 0:
+            if not outlook.noise(update):
+                continue  # a full batch
             fall, rate = outlook.noise(update) / outlook.noise(last), update.lr_factor / last.lr_factor
             if fall < _CUT and rate * _CUT > fall and _jumps(outlook.other.schedule, last.epoch, update.epoch):
                 start, k, edge = outlook.rate(update), rate / fall, 2.0 * (1.0 + outlook.momentum)
@@ -269,18 +270,29 @@ def _rule_notes(plan: Plan, optimizer: str, weight_decay: float) -> list[str]:
 
 
 def _last_notes(outlook: Outlook) -> list[str]:
-    worst, at = 1.0, None
-    for update in outlook.updates:
-        if update.effective_batch_size < update.planned_batch_size and not outlook.plan.strategy.match_last:
-            spike = update.planned_batch_size / update.effective_batch_size
-            if spike > worst:
-                worst, at = spike, update
-    if at is None or worst < 2:
+    """The smallest last window of a pass, by its noise."""
+    plan, n = outlook.plan, outlook.plan.num_examples
+    small = [u for u in outlook.updates if u.effective_batch_size < u.planned_batch_size < n]
+    if plan.strategy.match_last or not small:
+        return []
+
+    def spike(update: Update) -> float:
+        return sgd_noise_scale(1.0, n, update.effective_batch_size) / sgd_noise_scale(1.0, n, update.planned_batch_size)
+
+    worst = max(small, key=spike)
+    if spike(worst) < 2:
         return []
     return [
-        f"the window that ends epoch {math.ceil(at.epoch)} has {at.effective_batch_size} of {at.planned_batch_size} examples, "
-        f"{worst:.3g}x the noise; batch.match_last=true lowers its rate, batch.last=carry makes it whole"
+        f"the window that ends epoch {math.ceil(worst.epoch)} has {worst.effective_batch_size} of {worst.planned_batch_size} examples, "
+        f"{spike(worst):.3g}x the noise; batch.match_last=true lowers its rate, batch.last=carry makes it whole"
     ]
+
+
+def _times(of: int, instead: int) -> str:
+    """How many times fewer or more updates `instead` is than `of`."""
+    if of == instead:
+        return ""
+    return f", {of / instead:.1f}x fewer" if instead < of else f", {instead / of:.1f}x more"
 
 
 def _grouped(number: int) -> str:

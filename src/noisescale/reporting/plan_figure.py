@@ -50,7 +50,7 @@ def draw_plan(outlook: Outlook, title: str, path: Path) -> None:
         axis.grid(alpha=0.3)
     axes[-1].set_xlabel("epochs: examples seen / N")
     axes[-1].set_xlim(0, outlook.phases[-1].end)
-    figure.suptitle(textwrap.fill(title, 100), fontsize=10)
+    figure.suptitle(textwrap.fill(title, 100), fontsize=10, parse_math=False)  # dollars are no formulas
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     part = path.with_name(f".{path.name}.part")
     figure.savefig(part, format="png", dpi=110)
