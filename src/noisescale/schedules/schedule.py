@@ -1,0 +1,68 @@
+"""What every schedule is, and what several share: open horizons, boundaries under rounding, half a cosine."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+
+from noisescale.errors import ConfigError, check_number
+
+__all__ = ["LATE", "Schedule", "check_horizon", "completed", "filled_in", "half_cosine", "milestones_passed", "warmup_and_rest"]
+
+
+class Schedule(ABC):
+    """s(t): the factor of the learning rate at epoch t >= 0; a pure function."""
+
+    @abstractmethod
+    def __call__(self, epoch: float) -> float:
+        """The factor at `epoch` (a float, in epochs). Never negative."""
+
+    def parts(self, epoch: float) -> tuple[float, float]:
+        """(w, s): the warm-up and the rest, whose product is the factor. A batch that carries the noise leaves w to the rate."""
+        return 1.0, self(epoch)
+
+    def over(self, epochs: float) -> Schedule:
+        """This schedule with a horizon that was left open set to `epochs`; itself where it has none."""
+        return self
+
+
+def warmup_and_rest(schedule: Callable[[float], float], epoch: float) -> tuple[float, float]:
+    """(w, s) of any function of the epoch; w = 1 where it does not know its warm-up."""
+    return schedule.parts(epoch) if isinstance(schedule, Schedule) else (1.0, schedule(epoch))
+
+
+def check_horizon(key: str, epochs: float | None) -> None:
+    """Raise `ConfigError` unless a horizon is left open or positive, in epochs."""
+    if epochs is not None:
+        check_number(key, epochs, above=0, unit="epochs", remedy="leave it at null for the whole training")
+
+
+def filled_in(key: str, horizon: float | None) -> float:
+    """The horizon, in epochs; `ConfigError` where it is still open."""
+    if horizon is None:
+        raise ConfigError(key, "null", "has no horizon yet", "set it in epochs, or call `schedule.over(epochs)` first")
+    return horizon
+
+
+LATE = 1.0 + 1e-12
+"""A boundary is reached when epoch * LATE reaches it: 3/10 is the third multiple of 0.1, though 0.3/0.1 < 3 in floats.
+
+The margin is less than one example until 10^12 of them were seen, so no update comes early.
+"""
+
+
+def milestones_passed(milestones: Sequence[float], epoch: float) -> int:
+    """The number of milestones <= t, in epochs, in increasing order; one that t reaches but for rounding counts."""
+    return bisect_right(milestones, epoch * LATE)
+
+
+def completed(epoch: float, length: float) -> int:
+    """floor(epoch / length), for an epoch and a length that carry rounding errors."""
+    return math.floor(epoch * LATE / length)
+
+
+def half_cosine(start: float, end: float, progress: float) -> float:
+    """Half a cosine from `start` (progress 0) to `end` (progress 1)."""
+    return end + (start - end) * (1.0 + math.cos(math.pi * progress)) / 2.0

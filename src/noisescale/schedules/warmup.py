@@ -1,0 +1,75 @@
+"""Warm-up before any schedule."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from noisescale.errors import check_choice, check_number
+from noisescale.schedules.schedule import Schedule
+
+__all__ = ["WarmedUp", "Warmup"]
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """w(t): the factor of the warm-up; 1 from `epochs` on.
+
+    linear: w = start_factor + (1 - start_factor) t/epochs (Goyal et al. 1706.02677, section 2.2). constant: w = start_factor.
+
+    Args:
+        epochs: its length W, >= 0; 0 is no warm-up.
+        start_factor: w(0), in (0, 1].
+        shape: linear | constant.
+        mode: overlap: w(t) s(t), the schedule's clock runs from the start, so milestones stay where they are and a horizon
+            ends with the training. shift: w(t) s(0) up to W, then s(t - W): the schedule starts when the warm-up ends; an
+            open horizon is the training less W.
+    """
+
+    epochs: float
+    start_factor: float = 1.0
+    shape: str = "linear"
+    mode: str = "overlap"
+
+    def __post_init__(self) -> None:
+        check_number("epochs", self.epochs, at_least=0, unit="epochs")
+        check_number("start_factor", self.start_factor, above=0, at_most=1)
+        check_choice("shape", self.shape, ("linear", "constant"))
+        check_choice("mode", self.mode, ("overlap", "shift"))
+
+    def __call__(self, epoch: float) -> float:
+        if epoch >= self.epochs:
+            return 1.0
+        if self.shape == "constant":
+            return self.start_factor
+        return self.start_factor + (1.0 - self.start_factor) * epoch / self.epochs
+
+    def before(self, schedule: Schedule, epochs: float) -> Schedule:
+        """`schedule` over a training of `epochs`, with this warm-up before it.
+
+        Raises:
+            ConfigError: the warm-up shifts the schedule and leaves it no time.
+        """
+        if self.epochs == 0:
+            return schedule.over(epochs)
+        if self.mode == "overlap":
+            return WarmedUp(self, schedule.over(epochs))
+        remedy = "a warm-up that shifts must end before the training"
+        check_number("epochs", self.epochs, at_least=0, below=epochs, unit="epochs", remedy=remedy)
+        return WarmedUp(self, schedule.over(epochs - self.epochs))
+
+
+@dataclass(frozen=True)
+class WarmedUp(Schedule):
+    """w(t) s(t) (mode overlap) or w(t) s(max(0, t - W)) (mode shift)."""
+
+    warmup: Warmup
+    schedule: Schedule
+
+    def __call__(self, epoch: float) -> float:
+        return math.prod(self.parts(epoch))
+
+    def parts(self, epoch: float) -> tuple[float, float]:
+        late = self.warmup.epochs if self.warmup.mode == "shift" else 0.0
+        warmup, rest = self.schedule.parts(max(0.0, epoch - late))
+        return self.warmup(epoch) * warmup, rest
