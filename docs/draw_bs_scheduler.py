@@ -66,7 +66,7 @@ def main() -> None:
     axes[2].set_ylim(0.05, 20)
     axes[2].set_xlabel("epochs: examples seen / N")
     axes[2].set_xlim(0, EPOCHS)
-    axes[0].legend(frameon=False, fontsize=9, loc="lower right")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     figure.savefig(Path(__file__).with_name("bs_scheduler.png"), dpi=110)
     theirs_updates = sum(-(-N // size) for size in sizes)
     print(f"updates: rate {Plan(cosine, Fixed(B0), N, EPOCHS).total_updates()}, dual {plan.total_updates()}, bs-scheduler {theirs_updates}")

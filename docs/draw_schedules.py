@@ -51,7 +51,7 @@ def main() -> None:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         for axis, (title, overrides, quantity) in zip(axes.flat, panels, strict=False):
             plan, lr = plan_of(*overrides)
-            updates = list(plan)
+            updates = [u for u in plan if u.effective_batch_size == u.planned_batch_size]  # without the ends of passes
             values = [lr * u.lr_factor if quantity == "lr" else u.effective_batch_size for u in updates]
             axis.step([u.epoch for u in updates], values, where="post", color="C0" if quantity == "lr" else "C1", linewidth=1.2)
             axis.set_title(title, fontsize=9)

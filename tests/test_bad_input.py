@@ -93,6 +93,11 @@ TABLE: list[tuple[str, str]] = [
     ("batch=dual batch.micro_batch_size=24", "batch.size=32: must be a multiple of micro_batch_size=24; for example 24"),
     ("batch=cyclic batch.base_factor=0", f"batch.base_factor=0: {TO_ONE}"),
     ("batch=cyclic batch.step_size_up=0", f"batch.step_size_up=0: {POSITIVE}, in epochs"),
+    (
+        "scheduler=constant batch=cyclic warmup=linear warmup.mode=shift",
+        "warmup.mode=shift: delays the schedule, but not the wave of batch=cyclic; set warmup.mode=overlap",
+    ),
+    ("optimizer.momentum=foo", "optimizer.momentum=foo: must be a finite number in [0, 1)"),
     ("batch.match_last=3", "batch.match_last=3: must be true or false"),
     ("scheduler.shape=full", "scheduler.shape=full: must be one of half, quarter"),
     ("scheduler=cyclic scheduler.wave=sine", "scheduler.wave=sine: must be one of triangle, square"),

@@ -79,7 +79,7 @@ def test_each_number_is_the_plans(plan: Plan, lr: float) -> None:
         size = update.effective_batch_size
         assert outlook.rate(update) == lr * update.lr_factor
         assert outlook.noise(update) == plan.noise(update, lr)
-        assert outlook.memory(update) == pytest.approx(size / plan.num_examples / 0.1, rel=1e-12)
+        assert outlook.memory(size) == pytest.approx(size / plan.num_examples / 0.1, rel=1e-12)
     assert outlook.other_updates == (outlook.other.total_updates() if outlook.other else 0)
 
 
@@ -189,8 +189,9 @@ def test_a_cap_is_named_as_it_was_given() -> None:
 
 
 def test_a_cap_that_is_b0_is_said_to_save_nothing() -> None:
-    assert "no update is saved" in note_of(plan_of(schedules.Cosine(), Dual(200, rule="sgd")), "leaves B at 200")
-    assert not notes_of(plan_of(schedules.Cosine(), Dual(200, rule="sgd", growth=0.0)), "leaves B at")
+    note = "B0 = 200 is not below its cap N/10 = 129: the rate carries all of the noise, and no update is saved"
+    assert note_of(plan_of(schedules.Cosine(), Dual(200, rule="sgd")), "no update is saved") == note
+    assert not notes_of(plan_of(schedules.Cosine(), Dual(200, rule="sgd", growth=0.0)), "no update is saved")
 
 
 @pytest.mark.parametrize(("schedule", "noted"), [(schedules.Linear(100, 1, 10), True), (schedules.Linear(2, 1, 10), False)])
@@ -214,7 +215,11 @@ def test_the_rate_at_a_cut_is_named_beside_that_of_the_batch_of_before() -> None
     found = note_of(plan_of(CUT, Dual(32, rule="sgd", max_size=N)), "at the cut of")
     plan = plan_of(CUT, Dual(32, rule="sgd", max_size=N))
     rate = next(0.05 * update.lr_factor for update in plan if update.epoch >= 10)
-    assert found.startswith(f"at the cut of epoch 10 the rate is {rate:.4g}, the batch of before would have 0.005")
+    assert found.startswith(f"at the cut of epoch 10 lr is {rate:.4g}, the counterpart's 0.005: ")
+    published = plan_of(CUT, Dual(32, rule="sgd", match="ratio", max_size=N))
+    assert "as (3.8 - lr h/10) to (3.8 - lr h)" in note_of(published, "at the cut of", momentum=0.9)
+    adaptive = plan_of(CUT, Dual(32, rule="adaptive", max_size=N))
+    assert not notes_of(adaptive, "at the cut of", optimizer="Adam"), "the model is one of SGD"
     for strategy in (Fixed(32), Dual(32, rule="sgd", growth=0.0), Dual(32, rule="sgd", growth=0.0, match="ratio")):
         assert not notes_of(plan_of(CUT, strategy), "at the cut of")
     assert not notes_of(plan_of(schedules.Cosine(), Dual(32, rule="sgd", max_size=N)), "at the cut of"), "a cosine has no cut"
@@ -269,6 +274,18 @@ def test_weight_decay_acts_once_per_update() -> None:
     assert not notes_of(plan, "weight_decay", optimizer="AdamW")
 
 
+def test_what_is_kept_is_named() -> None:
+    """The published sizes keep lr N/B, not g."""
+    kept = {
+        "466 updates instead of 820 at B = 32 with the same noise, 1.8x fewer": Dual(32, rule="sgd"),
+        "instead of 820 at B = 32 with the same lr N/B, 1.8x fewer": Dual(32, rule="sgd", match="ratio"),
+        "at B = 32 with the same lr sqrt(N/B - 1)": Dual(32, rule="adaptive"),
+        "at B = 32 with the same lr sqrt(N/B)": Dual(32, rule="adaptive", match="ratio"),
+    }
+    for words, strategy in kept.items():
+        assert words in look_ahead(plan_of(schedules.Cosine(), strategy), 0.05).comparison()
+
+
 # -- the figure ----------------------------------------------------------------------------------------------------------------
 
 
@@ -302,6 +319,18 @@ def test_any_plan_can_be_drawn(plan: Plan, tmp_path: Path) -> None:
     width, height = drawn(look_ahead(plan, 0.05), "a plan", tmp_path)
     assert 500 <= width <= 2000
     assert 500 <= height <= 2000
+
+
+def test_a_cut_is_drawn_where_it_is() -> None:
+    """However long the updates behind it are."""
+    from noisescale.reporting import plan_figure
+
+    cuts = schedules.MultiStep([30, 60, 80], 0.1)
+    outlook = look_ahead(plan_of(cuts, Dual(32, rule="sgd"), 90, num_examples=200_000), 0.1)
+    clock, rates, sizes, _ = plan_figure._planned(outlook)
+    drawn = [t for t, before, after in zip(clock[1:], sizes, sizes[1:], strict=False) if before != after]
+    assert drawn == pytest.approx([30, 60, 80], abs=90 / 4000 + 20_000 / 200_000 / 10)
+    assert len(clock) == len(rates) <= 4002
 
 
 @pytest.mark.parametrize("title", ["data.root=$a_b_c$", "hydra.run.dir=$x/{y", "x=" + 50 * "long ", "", "100% \\alpha"])

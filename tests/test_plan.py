@@ -188,6 +188,15 @@ def test_training_does_what_was_planned(words: tuple[str, ...], tmp_path: Path) 
         assert float(a["g"]) == pytest.approx(float(b["g"]), rel=1e-12, abs=0)
 
 
+def test_training_warns_of_the_same(tmp_path: Path) -> None:
+    """Of a rule that is not the optimizer's, and of a cap, with its epoch."""
+    words = ("batch=seesaw", "epochs=2", "callbacks=light", "logger=csv-only")
+    outcome = train(*words, run_dir(tmp_path / "train"))
+    said = [line for line in outcome.err.splitlines() if line.startswith("note: ")]
+    assert len(said) == 2
+    assert set(said) <= set(planned(tmp_path / "plan", *words).lines)
+
+
 # -- nothing is read -----------------------------------------------------------------------------------------------------------
 
 
@@ -254,7 +263,7 @@ def test_imagenet_in_batches_of_256(tmp_path: Path) -> None:
     [
         ("batch=dual", r"B reaches its cap N/10 = 129 at epoch 13\.6\d: .*"),
         ("batch=dual batch.max_size=1000", r"B = \d+ at epoch [\d.]+ is above N/10 = 129[:,] .*"),
-        ("scheduler=multistep batch=dual batch.max_size=1293", r"at the cut of epoch 10 the rate is 0\.0\d+, .* lr h .*"),
+        ("scheduler=multistep batch=dual batch.max_size=1293", r"at the cut of epoch 10 lr is 0\.0\d+, .* lr h.*"),
         ("batch.size=1000", r"momentum 0\.9 at B = 1000 fills in B/\(N\(1-m\)\) = 7\.7 epochs: .*"),
         ("", r"the window that ends epoch 1 has 13 of 32 examples, 2\.(46|5)x the noise; .*"),
         ("optimizer=adam batch=dual batch.rule=sgd", r"batch\.rule=sgd keeps .* Adam.*"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,3 +36,14 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     exec(quick, {"pl": pl, "my_module": Plain(network()), "my_datamodule": Data()})
     sizes = [int(row["effective_batch_size"]) for row in read_rows(tmp_path / "steps.csv")]
     assert {4, 20, 100} <= set(sizes)
+
+
+def test_the_plan_of_the_readme_is_printed_so(tmp_path: Path) -> None:
+    """Line by line and in order, `...` aside; blanks at the ends of lines do not count."""
+    block = re.findall(r"```\n\$ python plan.py (.*?)\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    assert len(block) == 1
+    command = [sys.executable, str(README.parent / "plan.py"), *block[0][0].split(), f"hydra.run.dir={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    printed = iter([*done.stdout.splitlines(), *done.stderr.splitlines()])
+    for line in block[0][1].splitlines():
+        assert line == "..." or line in printed, line  # `in` goes on behind the line that it found

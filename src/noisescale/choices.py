@@ -10,13 +10,14 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from noisescale.batching import BatchStrategy
-from noisescale.duality import Matched, following
+from noisescale.duality import CyclicBatch, Matched, following
 from noisescale.errors import ConfigError, check_count, check_number
 from noisescale.frontdoor import build, errors_under, options, output_dir
+from noisescale.planning import Plan
 from noisescale.schedules import Schedule
 from noisescale.sizes import TRAINING_EXAMPLES, split_sizes
 
-__all__ = ["followed_rule", "ghost_batch_size", "num_examples", "schedule_and_strategy", "update_limits"]
+__all__ = ["followed_rule", "ghost_batch_size", "num_examples", "optimizer_of", "plan_of", "schedule_and_strategy"]
 
 
 def schedule_and_strategy(cfg: DictConfig) -> tuple[Schedule, BatchStrategy]:
@@ -47,6 +48,10 @@ def schedule_and_strategy(cfg: DictConfig) -> tuple[Schedule, BatchStrategy]:
     if cfg.ckpt_path is not None:
         _check_checkpoint(str(cfg.ckpt_path))
     _check_settings(cfg)
+    if cfg.optimizer.get("momentum") is not None:
+        check_number("optimizer.momentum", cfg.optimizer.momentum, at_least=0, below=1)
+    if cfg.optimizer.get("weight_decay") is not None:
+        check_number("optimizer.weight_decay", cfg.optimizer.weight_decay, at_least=0)
     lr = cfg.optimizer.get("lr")
     if not isinstance(lr, (int, float)) or isinstance(lr, bool) or not 0 < lr < math.inf:
         raise ConfigError("optimizer.lr", lr, "must be a finite number in (0, inf)")
@@ -55,6 +60,8 @@ def schedule_and_strategy(cfg: DictConfig) -> tuple[Schedule, BatchStrategy]:
         schedule = warmup.before(schedule, cfg.epochs)
     if warmup.epochs > 0 and options().get("warmup") == "none":
         raise ConfigError("warmup.epochs", warmup.epochs, "contradicts warmup=none", "choose warmup=linear, or set warmup.epochs=0")
+    if warmup.epochs > 0 and warmup.mode == "shift" and isinstance(strategy, CyclicBatch):
+        raise ConfigError("warmup.mode", "shift", "delays the schedule, but not the wave of batch=cyclic", "set warmup.mode=overlap")
     if warmup.epochs > cfg.epochs:
         print(f"note: warmup.epochs={warmup.epochs} is longer than the training, epochs={cfg.epochs}: it never ends", file=sys.stderr)
     return schedule, following(strategy, str(cfg.optimizer.get("_target_")))
@@ -76,6 +83,8 @@ def num_examples(cfg: DictConfig) -> int:
     data = cfg.data
     if data.size is not None:
         check_count("data.size", data.size, unit="examples")
+        if data.subset_size is not None:
+            raise ConfigError("data.subset_size", data.subset_size, "means nothing beside data.size, which is N itself", "set one of them")
         return int(data.size)
     held = TRAINING_EXAMPLES.get(data.get("name", options().get("data")))
     if held is not None:
@@ -87,13 +96,30 @@ def num_examples(cfg: DictConfig) -> int:
     return size
 
 
-def update_limits(cfg: DictConfig) -> dict[str, int | None]:
-    """What cuts a training short, as a `Plan` takes it."""
+def optimizer_of(cfg: DictConfig) -> tuple[str, float]:
+    """The optimizer's class name, and its weight decay."""
+    return str(cfg.optimizer.get("_target_")).rpartition(".")[2], cfg.optimizer.get("weight_decay") or 0.0
+
+
+def plan_of(cfg: DictConfig, schedule: Schedule, strategy: BatchStrategy, num_examples: int) -> Plan:
+    """The plan of the training that a config describes.
+
+    Raises:
+        ConfigError: a batch that does not fit N.
+    """
     steps, per_epoch = cfg.trainer.get("max_steps", -1), cfg.trainer.get("limit_train_batches", 1.0)
-    return {
-        "max_updates": None if steps == -1 else steps,
-        "max_updates_per_epoch": per_epoch if isinstance(per_epoch, int) else None,  # 1.0 is all of them, 1 is one
-    }
+    with errors_under("batch"):
+        return Plan(
+            schedule,
+            strategy,
+            num_examples,
+            cfg.epochs,
+            cfg.trainer.devices,
+            cfg.max_micro_batch_size,
+            ghost_batch_size(cfg),
+            max_updates=None if steps == -1 else steps,
+            max_updates_per_epoch=per_epoch if isinstance(per_epoch, int) else None,  # 1.0 is all of them, 1 is one
+        )
 
 
 def ghost_batch_size(cfg: DictConfig) -> int:

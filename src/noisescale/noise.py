@@ -48,7 +48,8 @@ def batch_noise(match: str, num_examples: int, batch_size: float) -> float:
 
     SGD has the noise lr n(B): exact keeps g, ratio keeps lr/B. An adaptive optimizer divides its update by the size of the gradient,
     n(B)^(1/2) where noise is most of it; its rate is in effect lr n^(-1/2), and its noise lr n^(1/2). With ratio that keeps lr/sqrt(B), as
-    do Malladi et al. 2205.10287 and Seesaw, 2510.14717.
+    do Malladi et al. 2205.10287 and Seesaw, 2510.14717. The -1 for adaptive optimizers is from no paper: it matters only near B = N, where
+    noise is not most of the gradient either.
     """
     return (num_examples - batch_size) / batch_size if match == "exact" else num_examples / batch_size
 

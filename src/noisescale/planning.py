@@ -133,10 +133,15 @@ class Plan:
         """The whole epoch that an update starting at `cursor` belongs to."""
         return cursor.position // self.num_examples
 
+    def choice_at(self, epoch: float) -> BatchChoice:
+        """B and the rate's factor at a time of the clock, in epochs, whether an update starts there or not."""
+        warmup, factor = warmup_and_rest(self.schedule, epoch)
+        return self.strategy(epoch, factor, self.num_examples, warmup)
+
     def update_at(self, cursor: Cursor) -> Update:
         """The update that starts at `cursor`."""
         epoch = cursor.position / self.num_examples
-        planned, lr_factor = self._choice(epoch)
+        planned, lr_factor = self.choice_at(epoch)
         size = planned
         remaining = self.num_examples - cursor.position % self.num_examples
         if self.strategy.last == "partial":
@@ -157,7 +162,7 @@ class Plan:
             position = max(position, next_epoch)
         elif self.strategy.last == "drop" and position < next_epoch:
             epoch = position / n
-            if next_epoch - position < self._choice(epoch).size:
+            if next_epoch - position < self.choice_at(epoch).size:
                 position = next_epoch
         if position >= next_epoch:
             updates_in_epoch = 0
@@ -216,10 +221,6 @@ class Plan:
         equal = "=" if micro * k * self.world_size == size else "~"
         devices = "1 device" if self.world_size == 1 else f"{self.world_size} devices"
         return f"effective {size} {equal} {micro} micro x {k} accumulate x {devices}"
-
-    def _choice(self, epoch: float) -> BatchChoice:
-        warmup, factor = warmup_and_rest(self.schedule, epoch)
-        return self.strategy(epoch, factor, self.num_examples, warmup)
 
     def _accumulate(self, size: int) -> int:
         limits = [limit for limit in (self.max_micro_batch_size, self.strategy.micro_batch_size) if limit is not None]

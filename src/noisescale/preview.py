@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+from io import StringIO
+from itertools import groupby
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from noisescale.choices import followed_rule, ghost_batch_size, num_examples, schedule_and_strategy, update_limits
+from noisescale.choices import followed_rule, num_examples, optimizer_of, plan_of, schedule_and_strategy
 from noisescale.errors import check_count
-from noisescale.frontdoor import errors_under, in_sweep, output_dir
-from noisescale.planning import Plan
+from noisescale.frontdoor import in_sweep, output_dir
 from noisescale.reporting.outlook import Outlook, look_ahead, write_plan
+from noisescale.reporting.phases import Phase
 
 __all__ = ["preview"]
 
@@ -29,21 +31,8 @@ def preview(cfg: DictConfig) -> int:
     """
     schedule, strategy = schedule_and_strategy(cfg)
     check_count("trainer.devices", cfg.trainer.devices, unit="devices")
-    n = num_examples(cfg)
-    with errors_under("batch"):
-        plan = Plan(
-            schedule,
-            strategy,
-            n,
-            cfg.epochs,
-            cfg.trainer.devices,
-            cfg.max_micro_batch_size,
-            ghost_batch_size(cfg),
-            **update_limits(cfg),
-        )
-    optimizer = str(cfg.optimizer.get("_target_")).rpartition(".")[2]
-    momentum, decay = cfg.optimizer.get("momentum") or 0.0, cfg.optimizer.get("weight_decay") or 0.0
-    outlook = look_ahead(plan, cfg.optimizer.lr, momentum, optimizer, decay)
+    plan = plan_of(cfg, schedule, strategy, num_examples(cfg))
+    outlook = look_ahead(plan, cfg.optimizer.lr, cfg.optimizer.get("momentum") or 0.0, *optimizer_of(cfg))
     typed = " ".join(HydraConfig.get().overrides.task)
     _say(outlook, followed_rule(cfg, strategy), typed)
     write_plan(outlook, output_dir() / "plan.csv")
@@ -62,9 +51,9 @@ def _say(outlook: Outlook, rule: list[str], typed: str) -> None:
         _print_table(outlook)
         print(outlook.comparison())
         if outlook.momentum > 0:
-            sizes = sorted(outlook.updates, key=lambda update: update.planned_batch_size)
-            memories = " to ".join(dict.fromkeys(f"{outlook.memory(update):.2g}" for update in (sizes[0], sizes[-1])))
-            print(f"momentum {outlook.momentum:g} remembers B/(N(1-m)) = {memories} epochs")
+            sizes = [update.planned_batch_size for update in outlook.updates]
+            memory = _range([outlook.memory(min(sizes)), outlook.memory(max(sizes))], 2)
+            print(f"momentum {outlook.momentum:g} remembers B/(N(1-m)) = {memory} epochs")
     for note in [*rule, *outlook.notes]:
         print(f"note: {note}", file=sys.stderr)
 
@@ -76,28 +65,43 @@ def _print_table(outlook: Outlook) -> None:
 
     plan = outlook.plan
     table = Table(box=box.SIMPLE_HEAD, title=f"N = {plan.num_examples}, {plan.epochs} epochs", title_justify="left")
-    columns = ["epochs", "lr", "B", f"micro x accumulate x {plan.world_size} device{'s' if plan.world_size > 1 else ''}", "g"]
-    columns += ["g/(1-m)"] if outlook.momentum > 0 else []
-    kept = outlook.rule != "sgd"
-    columns += [outlook.kept_in_words()] if kept else []
-    for column in [*columns, "updates"]:
+    for column in _columns(outlook):
         table.add_column(column, justify="right")
-    for phase in outlook.phases:
-        ends = (phase.first, phase.last)
-        noises = [outlook.noise(update) for update in ends]
-        cells = [
-            f"{phase.start:.4g} to {phase.end:.4g}",
-            _range([outlook.rate(update) for update in ends]),
-            _range([update.effective_batch_size for update in ends]),
-            " to ".join(dict.fromkeys(f"{plan.micro_batch_size(update)} x {update.accumulate_grad_batches}" for update in ends)),
-            _range(noises),
-        ]
-        cells += [_range([noise / (1.0 - outlook.momentum) for noise in noises])] if outlook.momentum > 0 else []
-        cells += [_range([outlook.kept(outlook.rate(update), update.effective_batch_size) for update in ends])] if kept else []
-        table.add_row(*cells, str(phase.updates))
-    width = None if sys.stdout.isatty() else 140
-    Console(width=width).print(table)
+    # The phases of a wave look alike: they become one row.
+    for cells, group in groupby(outlook.phases, key=lambda phase: _cells(outlook, phase)):
+        phases = list(group)
+        table.add_row(f"{phases[0].start:.4g} to {phases[-1].end:.4g}", *cells, str(sum(phase.updates for phase in phases)))
+    if sys.stdout.isatty():
+        Console().print(table)
+    else:
+        text = Console(width=240, file=StringIO())
+        text.print(table)
+        assert isinstance(text.file, StringIO)
+        print("\n".join(line.rstrip() for line in text.file.getvalue().splitlines()).rstrip())
 
 
-def _range(values: list[Any]) -> str:
-    return " to ".join(dict.fromkeys(f"{value}" if isinstance(value, int) else f"{value:.4g}" for value in values))
+def _columns(outlook: Outlook) -> list[str]:
+    devices = outlook.plan.world_size
+    columns = ["epochs", "lr", "B", f"micro x accumulate x {devices} device{'s' if devices > 1 else ''}", "g"]
+    columns += ["g/(1-m)"] if outlook.momentum > 0 else []
+    columns += [] if outlook.keeps_g else [outlook.kept_in_words()]
+    return [*columns, "updates"]
+
+
+def _cells(outlook: Outlook, phase: Phase) -> tuple[str, ...]:
+    """A row without its epochs and its updates: the first and the last full update of a phase."""
+    plan, ends = outlook.plan, (phase.first, phase.last)
+    noises = [outlook.noise(update) for update in ends]
+    cells = [
+        _range([outlook.rate(update) for update in ends]),
+        _range([update.effective_batch_size for update in ends]),
+        " to ".join(dict.fromkeys(f"{plan.micro_batch_size(update)} x {update.accumulate_grad_batches}" for update in ends)),
+        _range(noises),
+    ]
+    cells += [_range([noise / (1.0 - outlook.momentum) for noise in noises])] if outlook.momentum > 0 else []
+    cells += [] if outlook.keeps_g else [_range([outlook.kept(outlook.rate(update), update.effective_batch_size) for update in ends])]
+    return tuple(cells)
+
+
+def _range(values: list[Any], digits: int = 4) -> str:
+    return " to ".join(dict.fromkeys(f"{value}" if isinstance(value, int) else f"{value:.{digits}g}" for value in values))

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from noisescale.choices import followed_rule, ghost_batch_size, schedule_and_strategy, update_limits
+from noisescale.choices import followed_rule, ghost_batch_size, optimizer_of, plan_of, schedule_and_strategy
 from noisescale.errors import ConfigError, check_count
 from noisescale.frontdoor import as_plain, build, errors_under, in_sweep, options, output_dir
 from noisescale.planning import Plan
-from noisescale.reporting.outlook import clipped
+from noisescale.reporting.outlook import clipped, misruled
 from noisescale.results import log_hyperparameters, report, versions, write_results
 
 if TYPE_CHECKING:
@@ -54,10 +54,9 @@ def train(cfg: DictConfig, script: Path) -> int:
     data = build(cfg, "data")
     with errors_under("data"):
         n = data.train_size()
-    with errors_under("batch"):
-        plan = Plan(schedule, strategy, n, cfg.epochs, devices, cfg.max_micro_batch_size, ghost_batch_size(cfg), **update_limits(cfg))
+    plan = plan_of(cfg, schedule, strategy, n)
     if not is_child():
-        for note in [*followed_rule(cfg, strategy), *clipped(plan, plan)]:
+        for note in [*followed_rule(cfg, strategy), *misruled(plan, *optimizer_of(cfg)), *clipped(plan, plan)]:
             print(f"note: {note}", file=sys.stderr)
         with errors_under("data"):
             data.prepare_data()

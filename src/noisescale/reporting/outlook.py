@@ -5,34 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, pairwise
+from itertools import pairwise
 from pathlib import Path
 
 from noisescale.batching import Fixed
 from noisescale.duality import CyclicBatch, Dual, Matched, counterpart
 from noisescale.noise import NOISE_RULES, batch_noise, noise_rule_of, sgd_noise_scale
 from noisescale.planning import Plan, Update
+from noisescale.reporting.phases import Phase, phases_of
 from noisescale.rows import write_atomically
 
-__all__ = ["Outlook", "Phase", "clipped", "look_ahead", "write_plan"]
+__all__ = ["Outlook", "clipped", "look_ahead", "misruled", "write_plan"]
 
-_STRETCHES = 10
-"""Where rate or batch change all the time, the whole training would be shown by so many stretches of equal length."""
-_LASTING = 1 / 25
-"""A share of the training in which nothing changes is a phase if it is at least so long."""
 _CUT = 0.9
 """A fall of the rate's or the batch's noise below this share, from one full update to the next, is a cut."""
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of a plan, in epochs: its first and its last full update, and how many updates it has."""
-
-    first: Update
-    last: Update
-    start: float
-    end: float
-    updates: int
 
 
 @dataclass(frozen=True)
@@ -72,14 +58,18 @@ class Outlook:
         """The noise that the counterpart shares: lr n(B)^p; g for SGD and match=exact."""
         return rate * float(batch_noise(self.match, self.plan.num_examples, size) ** NOISE_RULES[self.rule])
 
+    @property
+    def keeps_g(self) -> bool:
+        """Whether that is g."""
+        return self.rule == "sgd" and self.match == "exact"
+
     def kept_in_words(self) -> str:
         """Its formula."""
-        variance = "N/B - 1" if self.match == "exact" else "N/B"
-        return f"lr ({variance})" if self.rule == "sgd" else f"lr sqrt({variance})"
+        return _formula(self.rule, self.match)
 
-    def memory(self, update: Update) -> float:
-        """B / (N (1 - m)): epochs that the momentum buffer takes to fill, or to forget (Smith et al. 1711.00489, section 5.2)."""
-        return update.effective_batch_size / (self.plan.num_examples * (1.0 - self.momentum))
+    def memory(self, size: int) -> float:
+        """B / (N (1 - m)): epochs that the momentum buffer takes to fill, or to forget, at B = size (Smith et al. 1711.00489, 5.2)."""
+        return size / (self.plan.num_examples * (1.0 - self.momentum))
 
     def comparison(self) -> str:
         """One line: the updates against those of the counterpart."""
@@ -87,13 +77,14 @@ class Outlook:
         total = f"{_grouped(n)} update{'s' if n > 1 else ''}"
         if self.other is None or self.plan.max_updates is not None or self.plan.max_updates_per_epoch is not None:
             return total  # cut short, either would be another training
+        noise = "noise" if self.keeps_g else self.kept_in_words()
         if isinstance(self.other.strategy, Dual):
-            return f"{total}; with the same noise in the batch (batch=dual) {_grouped(self.other_updates)}{_times(n, self.other_updates)}"
+            return f"{total}; with the same {noise} in the batch (batch=dual) {_grouped(self.other_updates)}{_times(n, self.other_updates)}"
         assert isinstance(self.other.strategy, Fixed)
         size = self.other.strategy.size
         if n == self.other_updates:
-            return f"{total}, as many as at B = {size} with the same noise"
-        return f"{total} instead of {_grouped(self.other_updates)} at B = {size} with the same noise{_times(self.other_updates, n)}"
+            return f"{total}, as many as at B = {size} with the same {noise}"
+        return f"{total} instead of {_grouped(self.other_updates)} at B = {size} with the same {noise}{_times(self.other_updates, n)}"
 
 
 def look_ahead(plan: Plan, lr: float, momentum: float = 0.0, optimizer: str = "SGD", weight_decay: float = 0.0) -> Outlook:
@@ -114,8 +105,8 @@ def look_ahead(plan: Plan, lr: float, momentum: float = 0.0, optimizer: str = "S
     other = counterpart(plan, rule)
     stop = plan.after(updates[-1]).position / plan.num_examples
     end = stop if plan.epochs is None else min(stop, plan.epochs)
-    outlook = Outlook(plan, lr, momentum, rule, match, updates, _phases(updates, end), other, other.total_updates() if other else 0, ())
-    notes = [*_size_notes(outlook), *_cut_notes(outlook), *_rule_notes(plan, optimizer, weight_decay), *_last_notes(outlook)]
+    outlook = Outlook(plan, lr, momentum, rule, match, updates, phases_of(updates, end), other, other.total_updates() if other else 0, ())
+    notes = [*_size_notes(outlook), *_cut_notes(outlook), *misruled(plan, optimizer, weight_decay), *_last_notes(outlook)]
     return replace(outlook, notes=tuple(notes))
 
 
@@ -135,48 +126,6 @@ def write_plan(outlook: Outlook, path: Path) -> None:
     write_atomically(path, "\n".join(lines) + "\n")
 
 
-def _phases(updates: Sequence[Update], total: float) -> list[Phase]:
-    runs = list(pairwise([*_changes(updates), len(updates)]))
-
-    def epoch_at(index: int) -> float:
-        return updates[index].epoch if index < len(updates) else total
-
-    starts = []
-    for lasting, group in groupby(runs, key=lambda run: epoch_at(run[1]) - epoch_at(run[0]) >= _LASTING * total):
-        together = list(group)
-        if lasting:
-            starts += [start for start, _ in together]
-        else:
-            starts += _stretches(updates, together[0][0], together[-1][1], epoch_at(together[-1][1]), total)
-    phases = []
-    for start, stop in pairwise([*starts, len(updates)]):
-        part = updates[start:stop]
-        full = [u for u in part if u.effective_batch_size == u.planned_batch_size] or part
-        phases.append(Phase(full[0], full[-1], epoch_at(start), epoch_at(stop), len(part)))
-    return phases
-
-
-def _stretches(updates: Sequence[Update], start: int, stop: int, end: float, total: float) -> list[int]:
-    """The first updates of stretches of equal length between two updates."""
-    first = updates[start].epoch
-    count = max(1, round(_STRETCHES * (end - first) / total))
-    span = (end - first) / count
-    parts = groupby(range(start, stop), key=lambda i: min(int((updates[i].epoch - first) / span), count - 1))
-    return [next(group) for _, group in parts]
-
-
-def _changes(updates: Sequence[Update]) -> list[int]:
-    """The updates whose planned B or rate is new, the first included; smaller windows at the ends of passes count with those before."""
-    found, last = [0], updates[0]
-    for i, update in enumerate(updates):
-        whole = update.effective_batch_size == update.planned_batch_size
-        if update.planned_batch_size != last.planned_batch_size or (whole and update.lr_factor != last.lr_factor):
-            if i:
-                found.append(i)
-            last = update
-    return found
-
-
 def _size_notes(outlook: Outlook) -> list[str]:
     plan, notes = outlook.plan, []
     n = plan.num_examples
@@ -188,10 +137,10 @@ def _size_notes(outlook: Outlook) -> list[str]:
             "(1711.00489) stop growing it"
         )
     notes += clipped(plan, outlook.updates)
-    slow = max(outlook.updates, key=lambda u: u.effective_batch_size)
-    if outlook.momentum > 0 and outlook.memory(slow) > 1:
+    largest = max(u.planned_batch_size for u in outlook.updates)
+    if outlook.momentum > 0 and outlook.memory(largest) > 1:
         notes.append(
-            f"momentum {outlook.momentum:g} at B = {slow.effective_batch_size} fills in B/(N(1-m)) = {outlook.memory(slow):.1f} epochs: "
+            f"momentum {outlook.momentum:g} at B = {largest} fills in B/(N(1-m)) = {outlook.memory(largest):.1f} epochs: "
             "it starts from 0, and remembers the noise of before a cut as long"
         )
     return notes
@@ -208,13 +157,12 @@ def clipped(plan: Plan, updates: Iterable[Update]) -> list[str]:
     if not isinstance(strategy, (Dual, CyclicBatch)) or (isinstance(strategy, Dual) and strategy.growth == 0):
         return []
     step = strategy.micro_batch_size or 1
-    cap, name = n - 1, "N - 1"
+    cap, name = (n - 1, "N - 1") if strategy.match == "exact" else (n, "N")
     if isinstance(strategy, Dual) and strategy.cap(n) < n:
         cap, name = strategy.cap(n), "N/10" if strategy.max_size is None else "batch.max_size"
     if cap // step * step <= strategy.size:
-        return [
-            f"{name} = {cap} leaves B at {strategy.size}: the rate carries all of the noise, and no update is saved; raise batch.max_size"
-        ]
+        limit = f"{name} = {cap}" if name != "N/10" else f"N/10 = {n // 10}"
+        return [f"B0 = {strategy.size} is not below its cap {limit}: the rate carries all of the noise, and no update is saved"]
     at_cap = at_floor = None
     for update in updates:
         if at_cap is None and update.planned_batch_size >= cap // step * step:
@@ -230,22 +178,21 @@ def clipped(plan: Plan, updates: Iterable[Update]) -> list[str]:
 
 
 def _cut_notes(outlook: Outlook) -> list[str]:
-    """The first jump of the noise that the batch takes on, at a rate above the counterpart's."""
-    if outlook.other is None or isinstance(outlook.other.strategy, Dual):
+    """The first cut of SGD's noise that the batch takes on, at a rate above the counterpart's."""
+    if outlook.rule != "sgd" or outlook.other is None or isinstance(outlook.other.strategy, Dual):
         return []
     full = [u for u in outlook.updates if u.effective_batch_size == u.planned_batch_size]
     for last, update in pairwise(full):
-        if update.planned_batch_size * _CUT > last.planned_batch_size and last.lr_factor > 0:
-            if not outlook.noise(update):
-                continue  # a full batch
-            fall, rate = outlook.noise(update) / outlook.noise(last), update.lr_factor / last.lr_factor
-            if fall < _CUT and rate * _CUT > fall and _jumps(outlook.other.schedule, last.epoch, update.epoch):
-                start, k, edge = outlook.rate(update), rate / fall, 2.0 * (1.0 + outlook.momentum)
-                return [
-                    f"at the cut of epoch {update.epoch:.4g} the rate is {start:.4g}, the batch of before would have {start / k:.4g}: "
-                    f"equal g is equal training only while lr h << 1, h the curvature; on a quadratic the risk is "
-                    f"({edge:g} - lr h/{k:.3g})/({edge:g} - lr h) times as high"
-                ]
+        if update.planned_batch_size * _CUT <= last.planned_batch_size:
+            continue
+        before, after = (outlook.other.choice_at(u.epoch).lr_factor for u in (last, update))
+        if 0 < after < _CUT * before and _jumps(outlook.other.schedule, last.epoch, update.epoch):
+            k, edge = update.lr_factor / after, 2.0 * (1.0 + outlook.momentum)
+            return [
+                f"at the cut of epoch {update.epoch:.4g} lr is {outlook.rate(update):.4g}, the counterpart's {outlook.lr * after:.4g}: "
+                f"on a quadratic of curvature h their risks are as ({edge:g} - lr h/{k:.3g}) to ({edge:g} - lr h), "
+                "see notebooks/noisy_quadratic.ipynb"
+            ]
     return []
 
 
@@ -255,15 +202,16 @@ def _jumps(level: Callable[[float], float], start: float, end: float) -> bool:
     return max(abs(a - b) for a, b in pairwise(points)) > 0.8 * abs(points[0] - points[-1])
 
 
-def _rule_notes(plan: Plan, optimizer: str, weight_decay: float) -> list[str]:
+def misruled(plan: Plan, optimizer: str, weight_decay: float) -> list[str]:
+    """Lines where the noise that a strategy carries is not that of the optimizer, given by its class name, or of its weight decay."""
     strategy, rule = plan.strategy, noise_rule_of(optimizer)
     notes: list[str] = []
     grows = isinstance(strategy, CyclicBatch) or (isinstance(strategy, Dual) and strategy.growth > 0)
     if not isinstance(strategy, Matched) or not grows:
         return notes
     if strategy.rule != rule:
-        kept = "lr/sqrt(B)" if strategy.rule == "adaptive" else "lr/B"
-        notes.append(f"batch.rule={strategy.rule} keeps {kept}, the noise of other optimizers than {optimizer}, whose rule is {rule}")
+        kept = _formula(strategy.rule or "", strategy.match)
+        notes.append(f"batch.rule={strategy.rule} keeps {kept}, which is not the noise of {optimizer}: its rule is {rule}")
     if strategy.rule == "adaptive" and weight_decay > 0:
         notes.append(f"weight_decay={weight_decay:g} acts once per update, with the rate: fewer updates decay less per epoch")
     return notes
@@ -286,6 +234,12 @@ def _last_notes(outlook: Outlook) -> list[str]:
         f"the window that ends epoch {math.ceil(worst.epoch)} has {worst.effective_batch_size} of {worst.planned_batch_size} examples, "
         f"{spike(worst):.3g}x the noise; batch.match_last=true lowers its rate, batch.last=carry makes it whole"
     ]
+
+
+def _formula(rule: str, match: str) -> str:
+    if match == "exact":
+        return "lr (N/B - 1)" if rule == "sgd" else "lr sqrt(N/B - 1)"
+    return "lr N/B" if rule == "sgd" else "lr sqrt(N/B)"
 
 
 def _times(of: int, instead: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -12,12 +13,11 @@ from matplotlib.figure import Figure
 from noisescale.batching import Fixed
 from noisescale.planning import Plan
 from noisescale.reporting.outlook import Outlook
-from noisescale.schedules import warmup_and_rest
 
 __all__ = ["draw_plan"]
 
 _POINTS = 4000
-"""More than the figure has pixels; further rows of a long plan are left out of the drawing."""
+"""More than the figure has pixels: of each such part of the training the first update is drawn."""
 
 Curves = tuple[Sequence[float], Sequence[float], Sequence[float], Sequence[float]]
 
@@ -59,9 +59,8 @@ def draw_plan(outlook: Outlook, title: str, path: Path) -> None:
 
 def _planned(outlook: Outlook) -> Curves:
     full = [u for u in outlook.updates if u.effective_batch_size == u.planned_batch_size] or list(outlook.updates)
-    shown = full[:: max(1, len(full) // _POINTS)]
-    shown = [*shown, full[-1]]
     end = outlook.phases[-1].end
+    shown = [next(group) for _, group in groupby(full, key=lambda update: int(update.epoch / end * _POINTS))]
     rates = [outlook.rate(u) for u in shown]
     noises = [outlook.kept(rate, u.effective_batch_size) for rate, u in zip(rates, shown, strict=True)]
     sizes = [float(u.effective_batch_size) for u in shown]
@@ -71,8 +70,8 @@ def _planned(outlook: Outlook) -> Curves:
 def _sampled(outlook: Outlook, plan: Plan) -> Curves:
     """The choices of the counterpart on a grid of epochs: what it takes to draw it, without going through its updates."""
     assert plan.epochs is not None
-    n, clock = plan.num_examples, [plan.epochs * i / _POINTS for i in range(_POINTS)]
-    choices = [plan.strategy(t, rest, n, warmup) for t in clock for warmup, rest in [warmup_and_rest(plan.schedule, t)]]
+    clock = [plan.epochs * i / _POINTS for i in range(_POINTS)]
+    choices = [plan.choice_at(epoch) for epoch in clock]
     rates = [outlook.lr * choice.lr_factor for choice in choices]
     noises = [outlook.kept(rate, choice.size) for rate, choice in zip(rates, choices, strict=True)]
     return clock, rates, [float(choice.size) for choice in choices], noises
