@@ -84,8 +84,13 @@ def test_and_that_many_are_read(subset_size: int | None, val_fraction: float, co
 
 
 def test_a_given_size_stands_in_place_of_the_datas_own(composed: dict[str, DictConfig]) -> None:
-    with front_door(composed["cifar10"], size=1_281_167, subset_size=7, root="/nowhere") as cfg:
+    with front_door(composed["cifar10"], size=1_281_167, root="/nowhere") as cfg:
         assert num_examples(cfg) == 1_281_167
+    with (
+        front_door(composed["cifar10"], size=1_281_167, subset_size=7) as cfg,
+        pytest.raises(ConfigError, match=r"^data\.subset_size=7: means nothing beside data\.size"),
+    ):
+        num_examples(cfg)
 
 
 def test_the_set_counts_that_is_named(composed: dict[str, DictConfig]) -> None:
