@@ -21,7 +21,7 @@ INSTALL = { $(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m e
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-slow check sweep tensorboard clean
+.PHONY: help install train test test-slow check sweep bench bench-peers tensorboard clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -45,6 +45,12 @@ check: $(STAMP)-test ## Lint, format and type checks
 sweep: $(STAMP)-sweep ## Four schedules x two batch sizes on digits, two runs at once
 	$(BIN)/python train.py -m hydra/launcher=joblib hydra.launcher.n_jobs=2 threads=1 \
 		scheduler=constant,step,cosine,onecycle batch=small,large batch.reference_size=32 batch.lr_rule=sqrt $(ARGS)
+
+bench: $(STAMP)-test ## Measure what things cost, some minutes on an idle machine; ARGS="steps --rounds 3" for a part
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks $(ARGS)
+
+bench-peers: $(STAMP)-test ## The same against what users would otherwise write
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks peers $(ARGS)
 
 tensorboard: $(STAMP)-train ## Show all runs under outputs/ in a browser
 	$(BIN)/tensorboard --logdir outputs $(ARGS)

@@ -220,9 +220,10 @@ def test_the_test_of_the_noise_can_fail() -> None:
 
 
 def candidates(strategy: Matched, cap: int, share: float, num_examples: int) -> list[int]:
-    """All batches that may be taken: a full batch has no noise, and serves where none is wanted."""
+    """All batches that may be taken: a full batch has no noise, and serves where none is wanted and the rate has no share in that."""
     step = strategy.micro_batch_size or 1
-    most = min(cap, num_examples - 1) if strategy.match == "exact" and share > 0 else cap
+    noisy = share > 0 or (isinstance(strategy, Dual) and strategy.growth < 1)
+    most = min(cap, num_examples - 1) if strategy.match == "exact" and noisy else cap
     return list(range(step, most + 1, step))
 
 
@@ -237,6 +238,7 @@ def closed_form(strategy: Matched, share: float, num_examples: int) -> float:
 
 @many
 @given(plan=plans())
+@example(plan=Plan(schedules.Polynomial(0.3, 1.0), Dual(1, rule="sgd", growth=0.5, max_size=2), 2, 4))
 def test_the_batch_is_the_nearest_realisable_one_to_the_closed_form(plan: Plan) -> None:
     assume(plan.num_examples <= 200)
     strategy, n = strategy_of(plan), plan.num_examples

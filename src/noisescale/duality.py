@@ -129,7 +129,7 @@ class Dual(Matched):
 
     def size_at(self, epoch: float, factor: float, num_examples: int) -> int:
         cap = self.cap(num_examples)
-        if self.growth < 1 and factor <= 0.0:
+        if self.match == "exact" and self.growth < 1 and factor <= 0.0:
             cap = min(cap, num_examples - 1)  # at B = N the noise is gone whatever the rate, which goes to 0 with its share of it
         return self._size_with(factor**self.growth, num_examples, cap)
 
