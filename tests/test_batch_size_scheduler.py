@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, WeightedRando
 from noisescale import batching, schedules
 from noisescale.callbacks import BatchSizeScheduler
 from noisescale.errors import ConfigError
+from noisescale.loading import seed_random_generators
 from tests.cases import GradientErrors, N, Plain, Regression, fit, ignored, network, scheduler_of, weights
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
@@ -173,6 +174,15 @@ def test_the_number_of_workers_does_not_change_a_bit(workers: int) -> None:
         )
         results.append(weights(module))
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("seed", [0, 12345, 2**63 + 7])
+def test_a_seed_gives_the_numbers_that_torch_numpy_and_random_give_for_it(seed: int) -> None:
+    seed_random_generators(seed)
+    drawn = torch.rand(3).tolist(), np.random.rand(), random.random()  # noqa: NPY002 - the global generators are what is seeded
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    assert drawn == (torch.rand(3).tolist(), np.random.rand(), random.Random(seed).random())  # noqa: NPY002
 
 
 def test_seeds_give_orders_and_a_loader_that_is_not_shuffled_stays_in_order() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -47,9 +47,17 @@ class MicroBatch:
         return self.index == self.update.accumulate_grad_batches - 1
 
 
+@cache
+def _has_accelerator() -> bool:
+    return torch.accelerator.is_available()
+
+
 def seed_random_generators(seed: int) -> None:
     """Seed torch (all devices), numpy and random of this process."""
-    torch.manual_seed(seed)
+    if _has_accelerator():
+        torch.manual_seed(seed)
+    else:  # the same numbers; `torch.manual_seed` would note a whole stack trace for devices that are not there, each time
+        torch.default_generator.manual_seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - users' transforms draw from the global generators
     random.seed(seed)
 
@@ -87,6 +95,7 @@ class PlannedLoader:
         self.cursor = Cursor()
         self.micro_batches_done = 0
         self.batches_before_update = 0
+        self._counted: tuple[tuple[int, Cursor], int] | None = None
 
     # -- what is loaded -------------------------------------------------------------------------------------------------------
 
@@ -158,8 +167,11 @@ class PlannedLoader:
         if trainer_epoch != self.trainer_epoch:
             # Not by an epoch-end hook: a run resumed from an epoch's last batch never gets there.
             self.epoch, self.trainer_epoch, self.batches_before_update = plan.epoch_of(self.cursor), trainer_epoch, 0
-        to_come = plan.micro_batches_of_epoch(self.cursor) if plan.epoch_of(self.cursor) == self.epoch else 0
-        return self.batches_before_update + to_come
+        standing = self.epoch, self.cursor
+        if self._counted is None or self._counted[0] != standing:  # Lightning asks several times for each epoch
+            to_come = plan.micro_batches_of_epoch(self.cursor) if plan.epoch_of(self.cursor) == self.epoch else 0
+            self._counted = standing, to_come
+        return self.batches_before_update + self._counted[1]
 
     def __iter__(self) -> Iterator[Any]:
         self.open()

@@ -56,7 +56,7 @@ class ImageDataset(Dataset[Batch]):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """The batch of `indices`, in their order: images uint8 (b, c, h, w), labels int64 (b,), and indices int64 (b,)."""
         rows = torch.as_tensor(indices, dtype=torch.int64)
-        batch = (self.images[rows], self.labels[rows])
+        batch = (self.images.index_select(0, rows), self.labels.index_select(0, rows))  # several times faster than [rows]
         return (*batch, rows) if self.with_indices else batch
 
 

@@ -1,0 +1,63 @@
+"""python -m benchmarks [part ...]: measure, print medians and ratios, keep them in benchmarks/results/bench.json."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.measure import measure, save, show
+
+__all__ = ["main"]
+
+# Part -> its rounds. Peers are a part of their own: the popular ways are slow.
+ROUNDS = {"steps": 9, "data_path": 5, "startup": 5, "sweep": 3}
+PEERS = {"peers": 5}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure the parts that were asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join([*ROUNDS, *PEERS])}; without any: all but peers")
+    parser.add_argument("--only", default="", metavar="WORD", help="comparisons with this in their title")
+    parser.add_argument("--rounds", type=int, help="rounds of every part")
+    parser.add_argument("--quick", action="store_true", help="two rounds of little work: does it run")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "bench.json", help="the file; %(default)s")
+    options = parser.parse_args(arguments)
+    if unknown := [part for part in options.parts if part not in ROUNDS | PEERS]:
+        parser.error(f"{unknown[0]}: no such part; valid: {', '.join([*ROUNDS, *PEERS])}")
+    if options.rounds is not None and options.rounds < 1:
+        parser.error(f"--rounds {options.rounds}: must be a whole number >= 1")
+    progress, console = Console(stderr=True, soft_wrap=True, highlight=False), Console(width=None if sys.stdout.isatty() else 120)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _run(options, progress, console)
+
+
+def _run(options: argparse.Namespace, progress: Console, console: Console) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    for part in options.parts or ROUNDS:
+        rounds = options.rounds or (2 if options.quick else (ROUNDS | PEERS)[part])
+        comparisons = importlib.import_module(f"benchmarks.{part}").comparisons(options.quick)
+        for name in ("pytorch_lightning", "lightning_fabric"):  # after its import, which sets the level
+            logging.getLogger(name).setLevel(logging.ERROR)
+        done = []
+        for comparison in comparisons:
+            if options.only in comparison.title:
+                done.append(measure(comparison, rounds, progress))
+                show(done[-1], console)
+        if done:
+            save(options.out, part, done, rounds, options.quick)
+    console.print(f"kept in {options.out}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Beyond the four of `steps`: what users would otherwise write, with images that torchvision transforms one by one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.callbacks import LearningRateMonitor, TQDMProgressBar
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from torchmetrics import MaxMetric, MeanMetric
+
+from benchmarks import data_path, steps
+from benchmarks.measure import Comparison, Wanted
+
+__all__ = ["comparisons"]
+
+COLLATED, PIL, PIL_WORKERS = "by hand, DataLoader(TensorDataset)", "as templates have it", "as templates have it, 2 workers"
+V2, V2_WORKERS = "torchvision v2 on tensors", "torchvision v2 on tensors, 2 workers"
+
+
+class AsTemplatesHaveIt(steps.LoggedTheUsualWay):
+    """Images normalised by their data set; loss and accuracy by metric objects, also on the progress bar."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.mean_loss, self.best = MeanMetric(), MaxMetric()
+
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
+        logits = self.net(batch[0])
+        loss = F.cross_entropy(logits, batch[1])
+        self.mean_loss(loss)
+        self.accuracy(logits, batch[1])
+        self.log("train/loss", self.mean_loss, on_step=True, on_epoch=True, prog_bar=True)
+        self.log("train/acc", self.accuracy, on_step=True, on_epoch=True, prog_bar=True)
+        return loss
+
+
+def comparisons(quick: bool) -> Iterator[Comparison]:
+    """Two settings of `steps`, then the data path."""
+    for setting in steps.SETTINGS[:2]:
+        yield _steps(setting, 8 if quick else setting.steps // 2)
+    images, labels = steps.random_images(1000 if quick else 10_000, (3, 32, 32))
+    pictures = partial(data_path.Pictures, images, labels)
+    contenders: dict[str, Callable[[], float]] = {
+        data_path.OURS: data_path.Ours(images, labels),
+        data_path.WORKERS: data_path.OneByOne(pictures(data_path.pil_transform()), workers=2),
+        "torchvision + PIL": data_path.OneByOne(pictures(data_path.pil_transform()), workers=0),
+        V2: data_path.OneByOne(_Tensors(images, labels), workers=0),
+        V2_WORKERS: data_path.OneByOne(_Tensors(images, labels), workers=2),
+    }
+    ratios = [Wanted(name, data_path.OURS) for name in contenders if name != data_path.OURS]
+    yield Comparison("peers: data path", contenders, ratios, per="example", examples=1, once_before=True)
+
+
+def _steps(setting: steps.Setting, per_epoch: int) -> Comparison:
+    from torchvision import transforms as T
+
+    images, labels = steps.random_images(per_epoch * setting.batch, (1, 28, 28))
+    run = steps.Run.of(setting, images, labels, per_epoch)
+    transform = T.Compose([T.ToTensor(), T.Normalize(run.mean, run.std)])
+
+    def template(workers: int) -> float:
+        data = data_path.Pictures(images, labels, transform)
+        loader: DataLoader[Any] = DataLoader(
+            data, batch_size=setting.batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0
+        )
+        module = AsTemplatesHaveIt(setting.network(), run.mean, run.std, run.total)
+        callbacks = [LearningRateMonitor("step"), TQDMProgressBar()]
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):  # the bar is drawn, unseen
+            return steps.fit(module, loader, per_epoch, callbacks, tensorboard=True, enable_progress_bar=True)
+
+    contenders: dict[str, Callable[[], float]] = {
+        steps.BY_HAND: run.by_hand,
+        COLLATED: run.collated,
+        PIL: partial(template, 0),
+        PIL_WORKERS: partial(template, 2),
+        steps.OURS: run.ours,
+    }
+    ratios = [Wanted(name, steps.OURS) for name in contenders if name != steps.OURS]
+    return Comparison(f"peers: {setting.title}", contenders, ratios, examples=setting.batch)
+
+
+class _Tensors(Dataset[tuple[Tensor, int]]):
+    """Images that stay tensors; torchvision.transforms.v2, one by one."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        from torchvision.transforms import v2
+
+        self.images, self.labels = images, labels.tolist()
+        to_float = v2.ToDtype(torch.float32, scale=True)
+        normalise = v2.Normalize(data_path.MEAN, data_path.STD)
+        self.transform = v2.Compose([v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip(), to_float, normalise])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(self.images[index]), self.labels[index]

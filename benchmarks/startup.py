@@ -1,0 +1,97 @@
+"""Seconds from a command to its answer, and to the first update, against the imports that no training can do without."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from functools import cache, partial
+from pathlib import Path
+
+from benchmarks.measure import ROOT, Comparison, Wanted
+
+__all__ = ["comparisons", "environment", "scratch"]
+
+TORCH, LIGHTNING = "import torch", "import torch, pytorch_lightning"
+HELP, CONFIG, MISSPELT = "train.py --help", "train.py --cfg job", "train.py scheduler=cosin"
+FIRST, LEAN = "first update, train.py", "first update, callbacks=light logger=csv-only"
+ANSWER = 0.8
+
+
+@cache
+def scratch() -> Path:
+    """A folder that goes when this process ends, one for all commands."""
+    folder = Path(tempfile.mkdtemp(prefix="noisescale-bench-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def environment() -> dict[str, str]:
+    """One thread, and byte code that is kept, as users have it, in a place of its own."""
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPYCACHEPREFIX": str(scratch() / "bytecode"), "HYDRA_FULL_ERROR": "0"}
+
+
+def comparisons(quick: bool) -> Iterator[Comparison]:
+    """Every command once per round; each once before, so that its byte code is cached and its files are in memory."""
+    train = str(ROOT / "train.py")
+    commands = {
+        TORCH: partial(_import, TORCH),
+        LIGHTNING: partial(_import, LIGHTNING),
+        HELP: partial(_answer, [train, "--help"], "scheduler:"),
+        CONFIG: partial(_answer, [train, "--cfg", "job"], "max_micro_batch_size:"),
+        MISSPELT: partial(_answer, [train, "scheduler=cosin"], "did you mean cosine?", status=2),
+        FIRST: partial(_first_update, []),
+        LEAN: partial(_first_update, ["callbacks=light", "logger=csv-only"]),
+    }
+    if quick:
+        commands = {name: commands[name] for name in (HELP, MISSPELT)}
+    ratios = [
+        *(Wanted(name, TORCH) for name in (HELP, CONFIG, MISSPELT)),
+        *(Wanted(name, LIGHTNING, at_most=1.5) for name in (FIRST, LEAN)),
+    ]
+    yield Comparison(
+        "start-up",
+        commands,
+        [ratio for ratio in ratios if ratio.to in commands],
+        per="command",
+        unit="s",
+        once_before=True,
+        limits={name: ANSWER for name in (HELP, CONFIG, MISSPELT) if name in commands},
+    )
+
+
+def _answer(arguments: list[str], says: str, status: int = 0) -> float:
+    """Seconds until the command has ended, with this in what it says."""
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, *arguments], env=environment(), cwd=scratch(), capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - started
+    if done.returncode != status or says not in done.stdout + done.stderr:
+        raise RuntimeError(f"{' '.join(arguments)}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
+    return seconds
+
+
+def _import(statement: str) -> float:
+    """Seconds until the modules are there; the end of the process, which is slow, is left out as it is for the first update."""
+    return _until(["-c", f"import os, sys, time; {statement}; open(sys.argv[1], 'w').write(repr(time.time())); os._exit(0)"], "{}")
+
+
+def _first_update(options: list[str]) -> float:
+    first = "+callbacks.first"
+    return _until(
+        [str(ROOT / "train.py"), *options, "threads=1", f"{first}._target_=benchmarks.first_update.FirstUpdate"], f"{first}.path={{}}"
+    )
+
+
+def _until(arguments: list[str], file: str) -> float:
+    """Seconds until the process has written the time to the file that it is given."""
+    told = scratch() / "time"
+    told.unlink(missing_ok=True)
+    started = time.time()
+    _answer([*arguments, file.format(told)], "")
+    return float(told.read_text()) - started

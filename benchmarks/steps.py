@@ -1,0 +1,296 @@
+"""Seconds per optimizer step: by hand, plain Lightning, Lightning that logs as a schedule study does, and ours, which logs more.
+
+All four train the same network on the same uint8 images in memory, one indexed gather and one normalisation per batch, SGD with
+momentum, and a new rate for every step. What is timed is whole epochs, from the end of the first to the end of the last, with all
+that lies between two steps and between two epochs; start-up is left out.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import LearningRateMonitor
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics.classification import MulticlassAccuracy
+
+from benchmarks.measure import Comparison, Wanted
+from noisescale.batching import Fixed
+from noisescale.callbacks import BatchSizeScheduler, EpochRecorder, NoiseScaleMonitor, SameRun, StopOnDivergence
+from noisescale.data import ImageDataModule
+from noisescale.data.images import Examples, ImageDataset, Split, as_is, channel_statistics, normalize
+from noisescale.models import CNN, MLP
+from noisescale.module import Classifier
+from noisescale.schedules import Cosine
+
+__all__ = ["SETTINGS", "Clock", "InMemory", "LoggedTheUsualWay", "Plain", "Run", "Setting", "comparisons", "fit", "random_images"]
+
+CLASSES = 10
+TIMED_EPOCHS = 2
+LR = 0.01
+
+BY_HAND, PLAIN, USUAL, OURS = "by hand", "Lightning, all off", "Lightning, usual logging", "ours, all logging"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One network at one batch size.
+
+    Args:
+        title: both, in words.
+        network: makes it.
+        batch: B, examples.
+        steps: in each epoch; so N = steps x B.
+        by_hand: most that ours may cost, against the hand-written loop.
+        usual: least that the usual logging costs, against ours; None: no bound.
+    """
+
+    title: str
+    network: Callable[[], nn.Module]
+    batch: int
+    steps: int
+    by_hand: float
+    usual: float | None
+
+
+# Both see 1 x 28 x 28. By hand on one thread of the machine of the README's table: 0.9 ms (B 64) and 12 ms per step.
+_mlp = partial(MLP, in_channels=1, num_classes=CLASSES, image_size=(28, 28), widths=[256, 128])
+_cnn = partial(
+    CNN, in_channels=1, num_classes=CLASSES, image_size=(28, 28), widths=[16, 32], hidden=128, norm="none", ghost_batch_size=None
+)
+SETTINGS = (
+    Setting("MLP, B 64", _mlp, 64, 256, 1.75, 2.5),
+    Setting("MLP, B 256", _mlp, 256, 128, 1.35, 1.8),
+    Setting("MLP, B 1024", _mlp, 1024, 48, 1.15, None),
+    Setting("CNN, B 64", _cnn, 64, 32, 1.06, None),
+)
+
+
+def comparisons(quick: bool) -> Iterator[Comparison]:
+    """Four contenders at each setting."""
+    for setting in SETTINGS:
+        steps = 8 if quick else setting.steps
+        run = Run.of(setting, *random_images(steps * setting.batch, (1, 28, 28)), steps)
+        contenders = {BY_HAND: run.by_hand, PLAIN: run.plain, USUAL: run.usual, OURS: run.ours}
+        yield Comparison(
+            setting.title,
+            contenders,
+            [
+                Wanted(OURS, PLAIN, at_most=1.10),
+                Wanted(OURS, BY_HAND, at_most=setting.by_hand),
+                Wanted(USUAL, OURS, at_least=setting.usual),
+                Wanted(PLAIN, BY_HAND),
+                Wanted(USUAL, BY_HAND),
+            ],
+            examples=setting.batch,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """The contenders of one setting: each trains 1 + TIMED_EPOCHS epochs anew and returns its seconds per step.
+
+    Args:
+        images, labels: uint8 and int64, steps x B of them.
+        steps: of each epoch.
+        mean, std: of the images' channels, in units of [0, 1].
+    """
+
+    setting: Setting
+    images: Tensor
+    labels: Tensor
+    steps: int
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    @classmethod
+    def of(cls, setting: Setting, images: Tensor, labels: Tensor, steps: int) -> Run:
+        """The run of these images."""
+        return cls(setting, images, labels, steps, *channel_statistics(images))
+
+    @property
+    def total(self) -> int:
+        """Steps in all."""
+        return (1 + TIMED_EPOCHS) * self.steps
+
+    def by_hand(self) -> float:
+        """What a PyTorch user writes who counts every microsecond."""
+
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            order = torch.randperm(len(self.labels))
+            for start in range(0, len(order), self.setting.batch):
+                rows = order[start : start + self.setting.batch]
+                # A tenth of the time of images[rows].
+                yield normalize(self.images.index_select(0, rows), mean, std, torch.float32), self.labels[rows]
+
+        mean, std = self._statistics()
+        return self._loop(batches)
+
+    def collated(self) -> float:
+        """The same loop over the most common loader: floats, fetched one by one and collated."""
+        mean, std = self._statistics()
+        data = TensorDataset(normalize(self.images, mean, std, torch.float32), self.labels)
+        loader = DataLoader(data, batch_size=self.setting.batch, shuffle=True)
+        return self._loop(lambda: iter(loader))
+
+    def _loop(self, batches: Callable[[], Iterator[Any]]) -> float:
+        net = self.setting.network()
+        optimizer = torch.optim.SGD(net.parameters(), lr=LR, momentum=0.9)
+        step, ends = 0, []
+        for _ in range(1 + TIMED_EPOCHS):
+            for x, y in batches():
+                optimizer.param_groups[0]["lr"] = LR * cosine(step, self.total)
+                optimizer.zero_grad()
+                F.cross_entropy(net(x), y).backward()
+                optimizer.step()
+                step += 1
+            ends.append(time.perf_counter())
+        return (ends[-1] - ends[0]) / (TIMED_EPOCHS * self.steps)
+
+    def plain(self) -> float:
+        """Lightning with everything off. It sets the rate by hand, which costs less than a scheduler does."""
+        return fit(Plain(self.setting.network(), self.mean, self.std, self.total), self._loader(), self.steps)
+
+    def usual(self) -> float:
+        """Loss and accuracy by `self.log`, the rate by LearningRateMonitor, all to TensorBoard, each step."""
+        module = LoggedTheUsualWay(self.setting.network(), self.mean, self.std, self.total)
+        return fit(module, self._loader(), self.steps, [LearningRateMonitor("step")], tensorboard=True)
+
+    def ours(self) -> float:
+        """What `train.py` does with `callbacks=full`, but for checkpoints and progress bar."""
+        with tempfile.TemporaryDirectory() as folder:
+            data = InMemory(self.images, self.labels, self.setting.batch)
+            data.setup()
+            optimizer = partial(torch.optim.SGD, lr=LR, momentum=0.9)
+            module = Classifier(self.setting.network(), lambda net: optimizer(net.parameters()), CLASSES)
+            callbacks = [
+                BatchSizeScheduler(Fixed(size=self.setting.batch), Cosine()),
+                SameRun({"seed": 0}),
+                NoiseScaleMonitor(Path(folder) / "steps.csv"),
+                EpochRecorder(Path(folder) / "epochs.csv"),
+                StopOnDivergence(),
+            ]
+            return fit(module, data, self.steps, callbacks, tensorboard=True)
+
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        return torch.tensor(self.mean).view(-1, 1, 1), torch.tensor(self.std).view(-1, 1, 1)
+
+    def _loader(self) -> DataLoader[Any]:
+        dataset = ImageDataset(self.images, self.labels, with_indices=False)
+        return DataLoader(dataset, batch_size=self.setting.batch, shuffle=True, collate_fn=as_is)
+
+
+def fit(
+    module: pl.LightningModule, data: Any, steps: int, callbacks: Sequence[pl.Callback] = (), tensorboard: bool = False, **options: Any
+) -> float:
+    """Seconds per step of a `trainer.fit` in which everything is off that is not asked for."""
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        settings: dict[str, Any] = {
+            "max_epochs": 1 + TIMED_EPOCHS,
+            "accelerator": "cpu",
+            "logger": TensorBoardLogger(folder, name="", version="", default_hp_metric=False) if tensorboard else False,
+            "log_every_n_steps": 1,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,
+            "default_root_dir": folder,
+        }
+        trainer = pl.Trainer(**{**settings, **options}, callbacks=[*callbacks, clock])
+        if isinstance(data, pl.LightningDataModule):
+            trainer.fit(module, datamodule=data)
+        else:
+            trainer.fit(module, train_dataloaders=data)
+    if trainer.global_step != (1 + TIMED_EPOCHS) * steps:
+        raise RuntimeError(f"{trainer.global_step} steps where {(1 + TIMED_EPOCHS) * steps} were to be timed")
+    return (clock.ends[-1] - clock.ends[0]) / (TIMED_EPOCHS * steps)
+
+
+class Clock(pl.Callback):
+    """When each epoch ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.ends.append(time.perf_counter())
+
+
+class Plain(pl.LightningModule):
+    """A loss and an optimizer; nothing is logged."""
+
+    def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float], steps: int) -> None:
+        super().__init__()
+        self.net, self.steps, self.done = net, steps, 0
+        self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
+        self.sgd = torch.optim.SGD(self.net.parameters(), lr=LR, momentum=0.9)
+
+    def configure_optimizers(self) -> Any:
+        return self.sgd
+
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
+        self.sgd.param_groups[0]["lr"] = LR * cosine(self.done, self.steps)
+        self.done += 1
+        return F.cross_entropy(self.net(normalize(batch[0], self.mean, self.std, torch.float32)), batch[1])
+
+
+class LoggedTheUsualWay(Plain):
+    """The same, as Lightning's and torchmetrics' manuals have it."""
+
+    def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float], steps: int) -> None:
+        super().__init__(net, mean, std, steps)
+        self.accuracy = MulticlassAccuracy(CLASSES, average="micro")
+
+    def configure_optimizers(self) -> Any:
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.sgd, self.steps)
+        return {"optimizer": self.sgd, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
+        logits = self.net(normalize(batch[0], self.mean, self.std, torch.float32))
+        loss = F.cross_entropy(logits, batch[1])
+        self.accuracy(logits, batch[1])
+        self.log("train/loss", loss, on_step=True, on_epoch=True)
+        self.log("train/acc", self.accuracy, on_step=True, on_epoch=True)
+        return loss
+
+
+class InMemory(ImageDataModule):
+    """Our datamodule with images of ours in place of a data set."""
+
+    def __init__(self, images: Tensor, labels: Tensor, batch: int, augment: str = "none") -> None:
+        super().__init__(subset_size=None, val_fraction=0.0, augment=augment, num_workers=0, eval_batch_size=1000, seed=0, batch_size=batch)
+        self._images, self._labels = images, labels
+
+    def train_examples(self) -> int:
+        return len(self._labels)
+
+    def read(self, split: Split, select: Callable[[Tensor], Tensor]) -> Examples:
+        names = tuple(map(str, range(CLASSES)))
+        if split == "test":
+            return Examples(self._images[:1], self._labels[:1], names)
+        rows = select(self._labels)
+        return Examples(self._images[rows], self._labels[rows], names)
+
+
+def random_images(n: int, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """Images uint8 of n examples, and their labels; the same each time."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (n, *shape), dtype=torch.uint8, generator=generator)
+    return images, torch.randint(0, CLASSES, (n,), generator=generator)
+
+
+def cosine(step: int, steps: int) -> float:
+    """The rate's factor at `step` of `steps`."""
+    return (1 + math.cos(math.pi * step / steps)) / 2
