@@ -10,7 +10,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -131,6 +131,7 @@ def test_a_run_is_stable_below_the_edge_and_not_at_it(share: float, h: float, m:
 @given(
     share=of_the_edge, h=curvatures, c=variances, b=sizes, initial=st.floats(0.0, 1e3), first=st.integers(0, 50), then=st.integers(0, 50)
 )
+@example(share=1e-6, h=1.0, c=3.0, b=1, initial=0.0, first=1, then=1)
 def test_pieces_chain(share: float, h: float, c: float, b: int, initial: float, first: int, then: int) -> None:
     lr = share * 2 / h
     chained = risk(then, lr, h, c, b, risk(first, lr, h, c, b, initial))

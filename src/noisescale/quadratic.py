@@ -11,6 +11,8 @@ Source: Zhang et al. 1907.04164 for the model; the steady states with momentum a
 
 from __future__ import annotations
 
+import math
+
 from noisescale.errors import check_count, check_number
 
 __all__ = ["duality_gap", "lr_for_gap", "momentum_amplification", "risk", "steady_risk"]
@@ -23,8 +25,12 @@ def risk(step: int, lr: float, curvature: float, noise_variance: float, batch_si
     """
     check_count("step", step, at_least=0, unit="updates")
     check_number("initial_risk", initial_risk, at_least=0)
-    steady = steady_risk(lr, curvature, noise_variance, batch_size)
-    return float(steady + (initial_risk - steady) * (1.0 - lr * curvature) ** (2 * step))
+    steady, product = steady_risk(lr, curvature, noise_variance, batch_size), lr * curvature
+    if step == 0 or product == 1.0:
+        return float(steady if step else initial_risk)
+    # By logarithms: where a h is small, 1 - (1 - a h)^(2 step) would lose most of its digits.
+    exponent = 2 * step * (math.log1p(-product) if product < 1.0 else math.log1p(product - 2.0))
+    return initial_risk * math.exp(exponent) - steady * math.expm1(exponent)
 
 
 def steady_risk(lr: float, curvature: float, noise_variance: float, batch_size: float, momentum: float = 0.0) -> float:
