@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,12 +87,17 @@ def command(*arguments: str, **environment: str) -> NoReturn:
         train.main()
 
 
-def run(*arguments: str) -> Outcome:
-    """`command`, until it exits."""
+def outcome_of(command: Callable[..., NoReturn], *arguments: str) -> Outcome:
+    """What a command says, until it exits."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as caught:
         command(*arguments)
     return Outcome(caught.value.code, out.getvalue(), err.getvalue())
+
+
+def run(*arguments: str) -> Outcome:
+    """`python train.py ARGUMENTS`, until it exits."""
+    return outcome_of(command, *arguments)
 
 
 def run_dir(folder: Path) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
@@ -21,7 +19,7 @@ from noisescale.duality import CyclicBatch, Dual
 from noisescale.planning import Plan, Update
 from noisescale.rows import read_rows
 from tests.cases import ignored
-from tests.test_front_door import REPOSITORY, Outcome, fresh_process, run_dir
+from tests.test_front_door import REPOSITORY, Outcome, fresh_process, outcome_of, run_dir
 from tests.test_front_door import run as train
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
@@ -39,11 +37,8 @@ def command(*arguments: str) -> NoReturn:
 
 
 def plan(*arguments: str) -> Outcome:
-    """`command`, until it exits."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as caught:
-        command(*arguments)
-    return Outcome(caught.value.code, out.getvalue(), err.getvalue())
+    """The same, until it exits."""
+    return outcome_of(command, *arguments)
 
 
 def planned(folder: Path, *arguments: str) -> Outcome:

@@ -76,13 +76,19 @@ class Matched(BatchStrategy):
         return batch_noise(self.match, num_examples, size)
 
     def _power(self, ratio: float) -> float:
-        return ratio if self.rule == "sgd" else math.sqrt(ratio)
+        return float(ratio**self._exponent)
+
+    @cached_property
+    def _exponent(self) -> float:
+        """p; of an open rule it is not asked, see `check`."""
+        assert self.rule is not None
+        return NOISE_RULES[self.rule]
 
     def _size_with(self, share: float, num_examples: int, cap: int) -> int:
         """The B of at most `cap` that is nearest to where n(B) = share^(1/p) n(B0)."""
         if share <= 0.0:
             return realisable(cap, cap, self.micro_batch_size)
-        wanted = self._noise(self.size, num_examples) * (share if self.rule == "sgd" else share * share)
+        wanted = self._noise(self.size, num_examples) * share ** (1.0 / self._exponent)
         size = num_examples / (wanted + 1.0) if self.match == "exact" else num_examples / wanted if wanted > 0.0 else math.inf
         if self.match == "exact" and cap == num_examples:
             cap -= 1  # a full batch has no noise, and the target has some
