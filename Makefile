@@ -4,6 +4,8 @@
 PYTHON ?= python3
 # Passed on: make train ARGS="scheduler=step epochs=5", make test ARGS="tests/test_data.py -x".
 ARGS ?=
+# Of sweeps with several runs at once; pool copies processes, which only Linux does well.
+LAUNCHER ?= $(if $(filter Linux,$(shell uname)),pool,joblib)
 # Processes for the tests, one thread each.
 WORKERS ?= 2
 
@@ -43,7 +45,7 @@ check: $(STAMP)-test ## Lint, format and type checks
 	$(BIN)/mypy
 
 sweep: $(STAMP)-sweep ## Four schedules x two batch sizes on digits, two runs at once
-	$(BIN)/python train.py -m hydra/launcher=joblib hydra.launcher.n_jobs=2 threads=1 \
+	$(BIN)/python train.py -m hydra/launcher=$(LAUNCHER) hydra.launcher.n_jobs=2 threads=1 \
 		scheduler=constant,step,cosine,onecycle batch=small,large batch.reference_size=32 batch.lr_rule=sqrt $(ARGS)
 
 bench: $(STAMP)-test ## Measure what things cost, some minutes on an idle machine; ARGS="steps --rounds 3" for a part

@@ -16,22 +16,24 @@ from benchmarks.measure import measure, save, show
 
 __all__ = ["main"]
 
-# Part -> its rounds. Peers are a part of their own: the popular ways are slow.
-ROUNDS = {"steps": 9, "data_path": 5, "startup": 5, "sweep": 3}
-PEERS = {"peers": 5}
+# Part -> its rounds. The second only when named: the popular ways are slow, and throughput is for a GPU.
+ROUNDS = {"steps": 9, "data_path": 5, "startup": 5, "sweep": 3, "compute": 5}
+ON_REQUEST = {"peers": 5, "throughput": 5}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the parts that were asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join([*ROUNDS, *PEERS])}; without any: all but peers")
+    parser.add_argument(
+        "parts", nargs="*", metavar="part", help=f"of {', '.join([*ROUNDS, *ON_REQUEST])}; without any: all but {' and '.join(ON_REQUEST)}"
+    )
     parser.add_argument("--only", default="", metavar="WORD", help="comparisons with this in their title")
     parser.add_argument("--rounds", type=int, help="rounds of every part")
     parser.add_argument("--quick", action="store_true", help="two rounds of little work: does it run")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "bench.json", help="the file; %(default)s")
     options = parser.parse_args(arguments)
-    if unknown := [part for part in options.parts if part not in ROUNDS | PEERS]:
-        parser.error(f"{unknown[0]}: no such part; valid: {', '.join([*ROUNDS, *PEERS])}")
+    if unknown := [part for part in options.parts if part not in ROUNDS | ON_REQUEST]:
+        parser.error(f"{unknown[0]}: no such part; valid: {', '.join([*ROUNDS, *ON_REQUEST])}")
     if options.rounds is not None and options.rounds < 1:
         parser.error(f"--rounds {options.rounds}: must be a whole number >= 1")
     progress, console = Console(stderr=True, soft_wrap=True, highlight=False), Console(width=None if sys.stdout.isatty() else 120)
@@ -45,7 +47,7 @@ def _run(options: argparse.Namespace, progress: Console, console: Console) -> No
 
     torch.set_num_threads(1)
     for part in options.parts or ROUNDS:
-        rounds = options.rounds or (2 if options.quick else (ROUNDS | PEERS)[part])
+        rounds = options.rounds or (2 if options.quick else (ROUNDS | ON_REQUEST)[part])
         comparisons = importlib.import_module(f"benchmarks.{part}").comparisons(options.quick)
         for name in ("pytorch_lightning", "lightning_fabric"):  # after its import, which sets the level
             logging.getLogger(name).setLevel(logging.ERROR)

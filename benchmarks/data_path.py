@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.measure import Comparison, Wanted
 from benchmarks.steps import InMemory, random_images
+from noisescale.data import crop_flip, crop_flip_table, normalize
 
 __all__ = ["OURS", "WORKERS", "OneByOne", "Ours", "Pictures", "comparisons", "pil_transform"]
 
@@ -20,6 +22,7 @@ BATCH = 128
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
 
 OURS, WORKERS = "ours, no workers", "torchvision + PIL, 2 workers"
+AUGMENTED, V2, KORNIA = "ours", "torchvision v2, image by image", "kornia"
 
 
 class Pictures(Dataset[tuple[Any, int]]):
@@ -47,7 +50,7 @@ def pil_transform() -> Any:
 
 
 def comparisons(quick: bool) -> Iterator[Comparison]:
-    """Ours against what every CIFAR-10 script has."""
+    """Ours against what every CIFAR-10 script has; then the augmentation alone against libraries."""
     images, labels = random_images(1000 if quick else 50_000, (3, 32, 32))
     fewer = len(labels) if quick else 10_000  # enough for the slow one
     workers = OneByOne(Pictures(images[:fewer], labels[:fewer], pil_transform()), workers=2)
@@ -59,6 +62,69 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
         examples=1,
         once_before=True,  # starts the workers
     )
+    if not quick:
+        yield augmentations(images)
+
+
+def augmentations(images: Tensor) -> Comparison:
+    """Random crop, flip and normalisation of one batch in memory, by ours and by libraries.
+
+    Of a library's choices none can be a function of (seed, pass, example): they come from the global generator, in the order of the calls.
+    torchvision makes one choice for a whole batch, so choices per example need a loop; kornia makes them per example.
+    """
+    batch = images[:BATCH]
+    contenders = {
+        AUGMENTED: _ours(batch),
+        "torchvision v2, one choice for all": _torchvision(batch, one_by_one=False),
+        V2: _torchvision(batch, one_by_one=True),
+    }
+    if importlib.util.find_spec("kornia") is not None:
+        contenders[KORNIA] = _kornia(batch)
+    names = [name for name in contenders if name != AUGMENTED]
+    return Comparison(
+        f"crop, flip and normalise, B {BATCH}",
+        {name: _timed(work) for name, work in contenders.items()},
+        [Wanted(name, AUGMENTED) for name in names],
+        per="example",
+        examples=1,
+        once_before=True,
+    )
+
+
+def _timed(work: Callable[[], Tensor], repeats: int = 100) -> Callable[[], float]:
+    def seconds() -> float:
+        started = time.perf_counter()
+        for _ in range(repeats):
+            work()
+        return (time.perf_counter() - started) / (repeats * BATCH)
+
+    return seconds
+
+
+def _ours(batch: Tensor) -> Callable[[], Tensor]:
+    table = crop_flip_table(seed=0, epoch=0, num_examples=BATCH, image_size=(32, 32))
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (MEAN, STD))
+    return lambda: normalize(crop_flip(batch, table), mean, std, torch.float32)
+
+
+def _torchvision(batch: Tensor, one_by_one: bool) -> Callable[[], Tensor]:
+    from torchvision.transforms import v2
+
+    steps = [v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+    transform: Callable[[Tensor], Tensor] = v2.Compose(steps)
+    return (lambda: torch.stack([transform(image) for image in batch])) if one_by_one else (lambda: transform(batch))
+
+
+def _kornia(batch: Tensor) -> Callable[[], Tensor]:
+    augmentation: Any = importlib.import_module("kornia.augmentation")
+    crop = augmentation.RandomCrop((32, 32), padding=4, cropping_mode="slice")
+    steps = torch.nn.Sequential(crop, augmentation.RandomHorizontalFlip(), augmentation.Normalize(torch.tensor(MEAN), torch.tensor(STD)))
+
+    def augment() -> Tensor:
+        found: Tensor = steps(batch.to(torch.float32) / 255)
+        return found
+
+    return augment
 
 
 class Ours:

@@ -134,7 +134,9 @@ def measure(comparison: Comparison, rounds: int, console: Console) -> Measured:
         started = time.perf_counter()
         for name, contender in comparison.contenders.items():
             gc.collect()
+            gc.freeze()  # what is there already is not searched again and again: so does train.py, here for all alike
             seconds[name].append(contender())
+            gc.unfreeze()
         costs = " / ".join(_digits(each[-1] * scale) for each in seconds.values())
         console.print(
             f"{comparison.title}: round {number} of {rounds}, {time.perf_counter() - started:.1f} s: "

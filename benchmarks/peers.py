@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning.callbacks import LearningRateMonitor, TQDMProgressBar
+from pytorch_lightning.callbacks import LearningRateMonitor
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
-from torchmetrics import MaxMetric, MeanMetric
 
 from benchmarks import data_path, steps
 from benchmarks.measure import Comparison, Wanted
@@ -26,20 +21,11 @@ V2, V2_WORKERS = "torchvision v2 on tensors", "torchvision v2 on tensors, 2 work
 
 
 class AsTemplatesHaveIt(steps.LoggedTheUsualWay):
-    """Images normalised by their data set; loss and accuracy by metric objects, also on the progress bar."""
+    """Images are normalised by their data set, one by one."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.mean_loss, self.best = MeanMetric(), MaxMetric()
-
-    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
-        logits = self.net(batch[0])
-        loss = F.cross_entropy(logits, batch[1])
-        self.mean_loss(loss)
-        self.accuracy(logits, batch[1])
-        self.log("train/loss", self.mean_loss, on_step=True, on_epoch=True, prog_bar=True)
-        self.log("train/acc", self.accuracy, on_step=True, on_epoch=True, prog_bar=True)
-        return loss
+    def logits(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.net(images)
+        return logits
 
 
 def comparisons(quick: bool) -> Iterator[Comparison]:
@@ -72,9 +58,8 @@ def _steps(setting: steps.Setting, per_epoch: int) -> Comparison:
             data, batch_size=setting.batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0
         )
         module = AsTemplatesHaveIt(setting.network(), run.mean, run.std, run.total)
-        callbacks = [LearningRateMonitor("step"), TQDMProgressBar()]
-        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):  # the bar is drawn, unseen
-            return steps.fit(module, loader, per_epoch, callbacks, tensorboard=True, enable_progress_bar=True)
+        with steps.unseen():
+            return steps.fit(module, loader, per_epoch, [LearningRateMonitor("step")], tensorboard={}, **steps.SHOWN_AND_SAVED)
 
     contenders: dict[str, Callable[[], float]] = {
         steps.BY_HAND: run.by_hand,

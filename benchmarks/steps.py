@@ -8,9 +8,11 @@ that lies between two steps and between two epochs; start-up is left out.
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,13 +25,23 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from benchmarks.measure import Comparison, Wanted
 from noisescale.batching import Fixed
-from noisescale.callbacks import BatchSizeScheduler, EpochRecorder, NoiseScaleMonitor, SameRun, StopOnDivergence
+from noisescale.callbacks import (
+    BatchSizeScheduler,
+    Checkpoint,
+    EpochRecorder,
+    NoiseScaleMonitor,
+    SameRun,
+    StopOnDivergence,
+    TimedProgressBar,
+)
 from noisescale.data import ImageDataModule
 from noisescale.data.images import Examples, ImageDataset, Split, as_is, channel_statistics, normalize
+from noisescale.lean import NoProfiler
 from noisescale.models import CNN, MLP
 from noisescale.module import Classifier
 from noisescale.schedules import Cosine
@@ -39,6 +51,9 @@ __all__ = ["SETTINGS", "Clock", "InMemory", "LoggedTheUsualWay", "Plain", "Run",
 CLASSES = 10
 TIMED_EPOCHS = 2
 LR = 0.01
+
+# With a bar and a checkpoint per epoch, as Trainer comes.
+SHOWN_AND_SAVED = {"enable_progress_bar": True, "enable_checkpointing": True}
 
 BY_HAND, PLAIN, USUAL, OURS = "by hand", "Lightning, all off", "Lightning, usual logging", "ours, all logging"
 
@@ -70,10 +85,10 @@ _cnn = partial(
     CNN, in_channels=1, num_classes=CLASSES, image_size=(28, 28), widths=[16, 32], hidden=128, norm="none", ghost_batch_size=None
 )
 SETTINGS = (
-    Setting("MLP, B 64", _mlp, 64, 256, 1.75, 2.5),
+    Setting("MLP, B 64", _mlp, 64, 512, 1.75, 2.5),
     Setting("MLP, B 256", _mlp, 256, 128, 1.35, 1.8),
     Setting("MLP, B 1024", _mlp, 1024, 48, 1.15, None),
-    Setting("CNN, B 64", _cnn, 64, 32, 1.06, None),
+    Setting("CNN, B 64", _cnn, 64, 64, 1.06, None),
 )
 
 
@@ -163,13 +178,14 @@ class Run:
         return fit(Plain(self.setting.network(), self.mean, self.std, self.total), self._loader(), self.steps)
 
     def usual(self) -> float:
-        """Loss and accuracy by `self.log`, the rate by LearningRateMonitor, all to TensorBoard, each step."""
+        """Loss and accuracy by torchmetrics, the rate by LearningRateMonitor, each step to TensorBoard; Lightning's bar and checkpoint."""
         module = LoggedTheUsualWay(self.setting.network(), self.mean, self.std, self.total)
-        return fit(module, self._loader(), self.steps, [LearningRateMonitor("step")], tensorboard=True)
+        with unseen():
+            return fit(module, self._loader(), self.steps, [LearningRateMonitor("step")], tensorboard={}, **SHOWN_AND_SAVED)
 
     def ours(self) -> float:
-        """What `train.py` does with `callbacks=full`, but for checkpoints and progress bar."""
-        with tempfile.TemporaryDirectory() as folder:
+        """What `train.py` does as it comes, with checkpoint and progress bar."""
+        with tempfile.TemporaryDirectory() as folder, unseen():
             data = InMemory(self.images, self.labels, self.setting.batch)
             data.setup()
             optimizer = partial(torch.optim.SGD, lr=LR, momentum=0.9)
@@ -180,8 +196,11 @@ class Run:
                 NoiseScaleMonitor(Path(folder) / "steps.csv"),
                 EpochRecorder(Path(folder) / "epochs.csv"),
                 StopOnDivergence(),
+                Checkpoint(Path(folder) / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False),
+                TimedProgressBar(seconds=0.1),
             ]
-            return fit(module, data, self.steps, callbacks, tensorboard=True)
+            writer = {"max_queue": 4096}
+            return fit(module, data, self.steps, callbacks, tensorboard=writer, profiler=NoProfiler(), **SHOWN_AND_SAVED)
 
     def _statistics(self) -> tuple[Tensor, Tensor]:
         return torch.tensor(self.mean).view(-1, 1, 1), torch.tensor(self.std).view(-1, 1, 1)
@@ -192,7 +211,12 @@ class Run:
 
 
 def fit(
-    module: pl.LightningModule, data: Any, steps: int, callbacks: Sequence[pl.Callback] = (), tensorboard: bool = False, **options: Any
+    module: pl.LightningModule,
+    data: Any,
+    steps: int,
+    callbacks: Sequence[pl.Callback] = (),
+    tensorboard: dict[str, Any] | None = None,
+    **options: Any,
 ) -> float:
     """Seconds per step of a `trainer.fit` in which everything is off that is not asked for."""
     clock = Clock()
@@ -200,7 +224,7 @@ def fit(
         settings: dict[str, Any] = {
             "max_epochs": 1 + TIMED_EPOCHS,
             "accelerator": "cpu",
-            "logger": TensorBoardLogger(folder, name="", version="", default_hp_metric=False) if tensorboard else False,
+            "logger": tensorboard is not None and TensorBoardLogger(folder, name="", version="", default_hp_metric=False, **tensorboard),
             "log_every_n_steps": 1,
             "enable_checkpointing": False,
             "enable_progress_bar": False,
@@ -216,6 +240,13 @@ def fit(
     if trainer.global_step != (1 + TIMED_EPOCHS) * steps:
         raise RuntimeError(f"{trainer.global_step} steps where {(1 + TIMED_EPOCHS) * steps} were to be timed")
     return (clock.ends[-1] - clock.ends[0]) / (TIMED_EPOCHS * steps)
+
+
+@contextmanager
+def unseen() -> Iterator[None]:
+    """Progress bars are drawn, but not shown."""
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
 
 
 class Clock(pl.Callback):
@@ -240,29 +271,35 @@ class Plain(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         return self.sgd
 
+    def logits(self, images: Tensor) -> Tensor:
+        """Of uint8 images."""
+        logits: Tensor = self.net(normalize(images, self.mean, self.std, torch.float32))
+        return logits
+
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         self.sgd.param_groups[0]["lr"] = LR * cosine(self.done, self.steps)
         self.done += 1
-        return F.cross_entropy(self.net(normalize(batch[0], self.mean, self.std, torch.float32)), batch[1])
+        return F.cross_entropy(self.logits(batch[0]), batch[1])
 
 
 class LoggedTheUsualWay(Plain):
-    """The same, as Lightning's and torchmetrics' manuals have it."""
+    """Loss and accuracy by metric objects, each step and each epoch, as the manuals and the popular templates have it."""
 
     def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float], steps: int) -> None:
         super().__init__(net, mean, std, steps)
-        self.accuracy = MulticlassAccuracy(CLASSES, average="micro")
+        self.accuracy, self.mean_loss = MulticlassAccuracy(CLASSES, average="micro"), MeanMetric()
 
     def configure_optimizers(self) -> Any:
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.sgd, self.steps)
         return {"optimizer": self.sgd, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
-        logits = self.net(normalize(batch[0], self.mean, self.std, torch.float32))
+        logits = self.logits(batch[0])
         loss = F.cross_entropy(logits, batch[1])
         self.accuracy(logits, batch[1])
-        self.log("train/loss", loss, on_step=True, on_epoch=True)
-        self.log("train/acc", self.accuracy, on_step=True, on_epoch=True)
+        self.mean_loss(loss)
+        self.log("train/loss", self.mean_loss, on_step=True, on_epoch=True, prog_bar=True)
+        self.log("train/acc", self.accuracy, on_step=True, on_epoch=True, prog_bar=True)
         return loss
 
 
@@ -270,7 +307,8 @@ class InMemory(ImageDataModule):
     """Our datamodule with images of ours in place of a data set."""
 
     def __init__(self, images: Tensor, labels: Tensor, batch: int, augment: str = "none") -> None:
-        super().__init__(subset_size=None, val_fraction=0.0, augment=augment, num_workers=0, eval_batch_size=1000, seed=0, batch_size=batch)
+        choices: dict[str, Any] = {"subset_size": None, "val_fraction": 0.0, "eval_batch_size": 1000, "seed": 0}
+        super().__init__(**choices, augment=augment, num_workers=0, in_memory="auto", memory_limit_gb=4, batch_size=batch)
         self._images, self._labels = images, labels
 
     def train_examples(self) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import signal
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -77,7 +79,7 @@ class Plain(pl.LightningModule):
         return self.make_optimizer(self.net.parameters())
 
 
-def big_batch_gradient(net: nn.Module, data: Regression, indices: list[int]) -> Tensor:
+def big_batch_gradient(net: nn.Module, data: Regression, indices: Tensor) -> Tensor:
     """The gradient of the mean loss over `indices` as one batch, at the net's weights; flat."""
     twin = copy.deepcopy(net)
     twin.zero_grad()
@@ -144,3 +146,10 @@ def weights(module: pl.LightningModule) -> Tensor:
 def scheduler_of(trainer: pl.Trainer) -> BatchSizeScheduler:
     """The trainer's BatchSizeScheduler."""
     return next(callback for callback in trainer.callbacks if isinstance(callback, BatchSizeScheduler))  # type: ignore[attr-defined]
+
+
+class KilledByTheSystem(pl.Callback):
+    """Ends the process at the first batch, as the system does for want of memory."""
+
+    def on_train_batch_start(self, *arguments: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -26,8 +26,8 @@ pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
 BATCHES = "accumulate, cyclic, dual, full, hybrid, large, linear, multistep, seesaw, small, split"
 SCHEDULERS = "constant, cosine, cosine_restarts, cyclic, exponential, inverse, linear, multistep, onecycle, polynomial, step, wsd"
 KEYS = (
-    "keys: data, model, optimizer, scheduler, warmup, batch, trainer, callbacks, logger, epochs, seed, max_micro_batch_size, "
-    "threads, ckpt_path, full_error, debug, experiment"
+    "keys: data, model, optimizer, scheduler, warmup, batch, trainer, callbacks, logger, epochs, seed, label_smoothing, "
+    "max_micro_batch_size, threads, ckpt_path, full_error, debug, experiment"
 )
 TRAINER_KEYS = (
     "keys of trainer: accelerator, devices, max_epochs, max_steps, precision, gradient_clip_val, check_val_every_n_epoch, "
@@ -35,10 +35,11 @@ TRAINER_KEYS = (
     "Lightning's other keys can be added: +trainer.foo=..."
 )
 EXPERIMENTS = (
-    "alexnet_multistep, constant_diverges, constant_good, constant_too_large, constant_too_small, cosine_tmax150, cyclic_pair/batch, "
-    "cyclic_pair/lr, exponential_098, goyal2017, jastrzebski/cbs, jastrzebski/clr, seesaw, smith2017/decay, smith2017/hybrid, "
-    "smith2017/increase, smith2017/increase_lr, smith2017/increase_momentum, smith2017_imagenet/decay, smith2017_imagenet/increase, "
-    "smith2017_imagenet/increase_momentum95, smith2017_imagenet/increase_momentum975, step_gamma065"
+    "alexnet_multistep, cifar10_fast, cifar10_fast_cpu, constant_diverges, constant_good, constant_too_large, constant_too_small, "
+    "cosine_tmax150, cyclic_pair/batch, cyclic_pair/lr, exponential_098, goyal2017, jastrzebski/cbs, jastrzebski/clr, seesaw, "
+    "smith2017/decay, smith2017/hybrid, smith2017/increase, smith2017/increase_lr, smith2017/increase_momentum, "
+    "smith2017_imagenet/decay, smith2017_imagenet/increase, smith2017_imagenet/increase_momentum95, "
+    "smith2017_imagenet/increase_momentum975, step_gamma065"
 )
 EPOCHS = "must be a whole number of epochs, at least 1"
 EXAMPLES = "must be a whole number of examples, at least 1"
@@ -65,7 +66,7 @@ TABLE: list[tuple[str, str]] = [
         "data=imagenet",
         "data=imagenet: no such option, did you mean imagefolder?; valid: cifar10, cifar100, digits, fashion_mnist, imagefolder, mnist",
     ),
-    ("model=resnet", "model=resnet: no such option, did you mean resnet18?; valid: cnn, logistic, mlp, resnet18, vgg11, wrn"),
+    ("model=resnet", "model=resnet: no such option, did you mean resnet9?; valid: cnn, logistic, mlp, resnet18, resnet9, vgg11, wrn"),
     ("trainer=slurm", "trainer=slurm: no such option; valid: cpu, ddp, ddp_cpu, gpu"),
     ("callbacks=all", "callbacks=all: no such option; valid: full, light, none"),
     ("logger=wandb", "logger=wandb: no such option; valid: csv-only, tensorboard"),
@@ -172,6 +173,9 @@ TABLE: list[tuple[str, str]] = [
     ("optimizer=momentum optimizer.momentum=1", "optimizer.momentum=1: must be a finite number in [0, 1)"),
     ("optimizer.weight_decay=-1", "optimizer.weight_decay=-1: must be a finite number in [0, inf)"),
     ("optimizer.decay_biases_and_norms=no", "optimizer.decay_biases_and_norms=no: must be true or false; true is what torch does"),
+    ("optimizer.fused=yes", "optimizer.fused=yes: must be true, false or null; null is torch's own choice"),
+    ("optimizer.foreach=1", "optimizer.foreach=1: must be true, false or null; null is torch's own choice"),
+    ("optimizer.fused=true optimizer.foreach=true", "optimizer.fused=true: excludes optimizer.foreach=true; set one of them to null"),
     # lengths and seeds
     *((f"epochs={epochs}", f"epochs={epochs}: {EPOCHS}") for epochs in ("0", "-1", "2.5", "abc", "null")),
     ("epochs=???", "epochs: Missing mandatory value: epochs"),
@@ -221,6 +225,17 @@ TABLE: list[tuple[str, str]] = [
         "trainer.limit_train_batches=0.5: must be a whole number of updates of each epoch, at least 1; 1.0 for the whole epoch",
     ),
     ("trainer.check_val_every_n_epoch=0", f"trainer.check_val_every_n_epoch=0: {EPOCHS}"),
+    ("trainer.precision=16-mixed", "trainer.precision=16-mixed: needs a GPU; on the CPU use bf16-mixed"),
+    ("trainer.precision=16", "trainer.precision=16: needs a GPU; on the CPU use bf16-mixed"),
+    (
+        "trainer=gpu trainer.precision=16-mixed optimizer.fused=true trainer.gradient_clip_val=1",
+        "optimizer.fused=true: would undo the loss scale of trainer.precision=16-mixed after the gradient was clipped; set it to null, "
+        "or use bf16-mixed",
+    ),
+    # the network
+    ("model.channels_last=1", "model.channels_last=1: must be true or false"),
+    ("model.compile=fast", "model.compile=fast: must be one of false, true, reduce-overhead, max-autotune"),
+    ("model.compile=null", "model.compile=null: must be one of false, true, reduce-overhead, max-autotune"),
     ("trainer.gradient_clip_val=-1", f"trainer.gradient_clip_val=-1: {POSITIVE}; null for no clipping"),
     # files
     ("ckpt_path={tmp}/nothing.ckpt", f"ckpt_path={{tmp}}/nothing.ckpt: no such file; {NEW}"),

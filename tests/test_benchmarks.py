@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks import steps
-from benchmarks.__main__ import main
+from benchmarks.__main__ import ON_REQUEST, ROUNDS, main
 from benchmarks.measure import Comparison, Ratio, Wanted, measure
 
 QUIET = Console(quiet=True)
@@ -68,4 +68,4 @@ def test_a_quick_run_is_kept_beside_the_others(tmp_path: Path, capsys: pytest.Ca
 def test_an_unknown_part_is_answered_with_the_list(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["step"])
-    assert "step: no such part; valid: steps, data_path, startup, sweep, peers" in capsys.readouterr().err
+    assert f"step: no such part; valid: {', '.join([*ROUNDS, *ON_REQUEST])}" in capsys.readouterr().err

@@ -37,7 +37,7 @@ PROMISED = {
     "optimizer": "sgd momentum nesterov adagrad rmsprop rmsprop_nesterov adadelta adam adamw",
     "batch": "small large full accumulate multistep linear dual hybrid split seesaw cyclic",
     "data": "digits mnist fashion_mnist cifar10 cifar100 imagefolder",
-    "model": "logistic mlp cnn resnet18 wrn vgg11",
+    "model": "logistic mlp cnn resnet9 resnet18 wrn vgg11",
     "trainer": "cpu gpu ddp ddp_cpu",
     "callbacks": "light full none",
     "logger": "tensorboard csv-only",
@@ -45,7 +45,7 @@ PROMISED = {
     "experiment": "step_gamma065 alexnet_multistep exponential_098 cosine_tmax150 constant_too_small constant_good constant_too_large "
     "smith2017/decay smith2017/hybrid smith2017/increase smith2017/increase_lr smith2017/increase_momentum smith2017_imagenet/decay "
     "smith2017_imagenet/increase smith2017_imagenet/increase_momentum95 smith2017_imagenet/increase_momentum975 jastrzebski/cbs "
-    "jastrzebski/clr goyal2017 seesaw cyclic_pair/lr cyclic_pair/batch",
+    "jastrzebski/clr goyal2017 seesaw cyclic_pair/lr cyclic_pair/batch cifar10_fast cifar10_fast_cpu",
 }
 
 
@@ -166,13 +166,13 @@ def test_data(name: str) -> None:
     more = ["data.root=pictures"] if name == "imagefolder" else []
     data = build(composed(f"data={name}", *more, "seed=5"), "data")
     assert isinstance(data, ImageDataModule)
-    assert (data.seed, data.augment, data.num_workers) == (5, "none", 0)
+    assert (data.seed, data.augment, data.num_workers) == (5, "none", None)
     assert data.subset_size is None
 
 
 @pytest.mark.parametrize("name", options("model"))
 def test_models(name: str) -> None:
-    small = {"resnet18": ["model.width=8"], "wrn": ["model.width=1"]}
+    small = {"resnet9": ["model.width=4"], "resnet18": ["model.width=8"], "wrn": ["model.width=1"]}
     cfg = composed(f"model={name}", *small.get(name, []))
     net = build(cfg, "model", in_channels=3, num_classes=7, image_size=(32, 32)).eval()
     with torch.no_grad():
@@ -247,6 +247,10 @@ def test_experiments(name: str) -> None:
         assert re.search(r"Measured on \w+, .*seeds? 0", header)
         assert re.search(r"test/acc \d|all five diverged", header)
         assert re.search(r"\d s on one CPU core|less than a second", header)
+    elif name == "cifar10_fast_cpu":
+        assert re.search(r"Measured on .*, seed 0: test/acc 0\.\d{4}, [\d ]+ updates, [\d ]+ s on two CPU cores", header)
+    elif name == "cifar10_fast":
+        assert "NOT run on a GPU" in header
     else:
         assert re.search(r"arXiv:\d{4}\.\d{5}", header)
         assert re.search(r"Paper \((secondary sources that quote it|its text|its abstract)\)", header)

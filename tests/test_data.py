@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pickle
 import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.error import URLError
 
@@ -26,6 +28,7 @@ from noisescale.data import (
     DigitsData,
     Examples,
     ImageDataModule,
+    ImageDataset,
     ImageFolderData,
     Split,
     TorchvisionData,
@@ -38,6 +41,7 @@ from noisescale.data import (
     split_train_val,
     torchvision_sets,
 )
+from noisescale.data.digits import _digits
 from noisescale.errors import ConfigError
 from noisescale.sizes import split_sizes
 
@@ -49,6 +53,8 @@ COMMON: dict[str, Any] = {
     "num_workers": 0,
     "eval_batch_size": 1000,
     "seed": 0,
+    "in_memory": "auto",
+    "memory_limit_gb": 4,
 }
 
 
@@ -57,7 +63,7 @@ def digits(**changes: Any) -> DigitsData:
 
 
 def folder(root: Path | str | None, **changes: Any) -> ImageFolderData:
-    return ImageFolderData(**{**COMMON, "root": root, "image_size": None, "memory_limit_gb": 4, **changes})
+    return ImageFolderData(**{**COMMON, "root": root, "image_size": None, "cache": False, **changes})
 
 
 def known(name: str, root: Path | str, **changes: Any) -> TorchvisionData:
@@ -181,6 +187,19 @@ def test_normalize_rounds_once(dtype: torch.dtype) -> None:
     assert torch.equal(found, torch.from_numpy(exact).to(dtype)) or torch.allclose(found.double(), torch.from_numpy(exact))
 
 
+@given(mean=st.floats(0, 1), std=st.floats(1 / 255, 0.5))
+@quick
+def test_normalize_is_as_exact_as_its_precision_allows(mean: float, std: float) -> None:
+    images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    found = normalize(images, torch.tensor(mean).view(1, 1, 1), torch.tensor(std).view(1, 1, 1), torch.float32).double()
+    exact = (images.double() / 255 - mean) / std
+    # To half a unit in the last place each: the mean twice and the difference, relative to what they are; then three for the scale, and
+    # the product.
+    half = torch.finfo(torch.float32).eps / 2
+    bound = half * (2 * mean / std + 5 * exact.abs()) * 1.01
+    assert bool(((found - exact).abs() <= bound + 1e-40).all())
+
+
 # ---- augmentation ----
 
 
@@ -258,7 +277,7 @@ class Ordered(DigitsData):
     def train_dataloader(self) -> DataLoader[Any]:
         loader = super().train_dataloader()
         sampler = BatchSampler(SequentialSampler(range(self.num_examples)), self.batch_size, drop_last=False)
-        return DataLoader(loader.dataset, batch_sampler=sampler, collate_fn=loader.collate_fn, num_workers=self.num_workers)
+        return DataLoader(loader.dataset, batch_sampler=sampler, collate_fn=loader.collate_fn, num_workers=loader.num_workers)
 
 
 # Lightning's advice on workers, wrong for data in memory, and its own use of what torch 2.15 deprecates.
@@ -365,6 +384,16 @@ def every_digit() -> npt.NDArray[np.int64]:
     return labels
 
 
+def test_digits_are_those_that_scikit_learn_reads() -> None:
+    from sklearn.datasets import load_digits
+
+    read = load_digits()
+    levels, labels = _digits()
+    assert torch.equal(levels.double(), torch.from_numpy(read.images))
+    assert torch.equal(labels, torch.from_numpy(read.target))
+    assert list(read.target_names) == list(range(10))
+
+
 def test_the_test_set_of_digits_is_fixed_and_balanced_whatever_the_seed() -> None:
     sets = []
     for seed in (0, 1):
@@ -417,6 +446,70 @@ def test_setup_reads_the_test_set_only_when_asked(monkeypatch: pytest.MonkeyPatc
     data.setup("test")
     data.setup(None)
     assert reads == ["train", "test"]
+
+
+def test_take_gathers_a_batch_and_draws_nothing() -> None:
+    data = digits()
+    data.setup("fit")
+    dataset = data.train_dataloader().dataset
+    assert isinstance(dataset, ImageDataset)
+    assert isinstance(dataset.images, Tensor)
+    state = torch.get_rng_state()
+    indices = torch.tensor([5, 3, 5])
+    for one, other in zip(dataset.take(indices), dataset.__getitems__([5, 3, 5]), strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(dataset.take(indices)[0], dataset.images[indices])
+    assert torch.equal(torch.get_rng_state(), state)
+    held_out: Any = data.val_dataloader().dataset  # type: ignore[union-attr]
+    assert len(held_out.take(indices)) == 2
+
+
+def test_rows_choose_the_examples_of_shared_images() -> None:
+    images = torch.randint(0, 256, (10, 1, 4, 4), generator=derived_generator(0), dtype=torch.uint8)
+    rows, labels = torch.tensor([7, 2, 9]), torch.tensor([0, 1, 2])
+    shared = ImageDataset(images, labels, True, rows)
+    for dataset in (shared, shared.to(torch.device("cpu"))):
+        found = dataset.take(torch.tensor([2, 0]))
+        assert torch.equal(found[0], images[[9, 7]])
+        assert found[1].tolist() == [2, 0]
+        assert found[2].tolist() == [2, 0]
+    assert len(shared) == 3
+    assert shared.to(torch.device("cpu")).images.shape == (3, 1, 4, 4)
+
+
+def test_images_in_memory_live_on_the_training_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device "meta" keeps no values, but what is there was made of what is there."""
+
+    def batch_of(name: str = "train", device: str = "meta", **changes: Any) -> tuple[DataLoader[Any], Any]:
+        data = digits(**changes)
+        data.setup()
+        root_device = torch.device(device)
+        data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=root_device), num_devices=1)  # type: ignore[assignment]
+        loader: Any = getattr(data, f"{name}_dataloader")()
+        assert getattr(data, f"{name}_dataloader")().dataset is loader.dataset  # moved once
+        assert not loader.pin_memory
+        return loader, loader.dataset.take(torch.tensor([4, 2]))
+
+    for name, columns in (("train", 3), ("val", 2), ("test", 2)):
+        _, batch = batch_of(name)
+        assert [column.device.type for column in batch] == ["meta"] * columns
+        assert batch[0].shape == (2, 1, 8, 8)
+    assert len(batch_of()[0].dataset) == 1293  # type: ignore[arg-type]
+    for stays in ({"in_memory": False}, {"memory_limit_gb": 1e-5}, {"num_workers": 1}, {"device": "cpu"}):
+        assert {column.device.type for column in batch_of(**stays)[1]} == {"cpu"}
+    assert batch_of(memory_limit_gb=1797 * 64 / 1e9)[1][0].device.type == "meta"
+    error_of(lambda: batch_of(in_memory=True, memory_limit_gb=1e-5), "memory_limit_gb", "1437 training and 360 test images of 1 x 8 x 8")
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_memory_is_pinned_for_batches_that_travel(in_memory: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageDataset, "to", lambda self, device: self)  # there may be no GPU
+    data = digits(in_memory=in_memory)
+    data.setup()
+    strategy = SimpleNamespace(root_device=torch.device("cuda"))
+    data.trainer = SimpleNamespace(strategy=strategy, num_devices=1)  # type: ignore[assignment]
+    assert data.train_dataloader().pin_memory is not in_memory
+    assert not data.test_dataloader().pin_memory
 
 
 def test_the_training_loader_gathers_batches() -> None:
@@ -483,6 +576,9 @@ def test_a_source_that_announces_another_size_is_caught() -> None:
         ("augment", "flip", ["none, crop_flip"]),
         ("num_workers", -1, ["at least 0"]),
         ("eval_batch_size", 0, ["at least 1"]),
+        ("in_memory", "yes", ["auto, true or false"]),
+        ("in_memory", 1, ["auto, true or false"]),
+        ("memory_limit_gb", 0, ["(0, inf)", "GB"]),
         ("seed", None, ["whole number"]),
         ("batch_size", 0, ["at least 1"]),
     ],
@@ -567,6 +663,31 @@ def test_the_mnists_are_read_without_download_or_writing(
     assert labels.tolist() == [i % 10 for i in range(20)]
     assert (data.num_classes, data.in_channels, data.image_size) == (10, 1, (28, 28))
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.usefixtures("small_sets")
+def test_runs_of_one_process_read_a_set_once_until_its_files_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_mnist(tmp_path / "MNIST" / "raw")
+    reads: list[Split] = []
+    original = torchvision_sets._read
+
+    def counted(name: str, root: Path, split: Split, download: bool = False) -> Any:
+        reads.append(split)
+        return original(name, root, split, download)
+
+    monkeypatch.setattr(torchvision_sets, "_read", counted)
+    for seed, subset_size in ((0, None), (1, 20), (2, None)):
+        data = known("mnist", tmp_path, seed=seed, subset_size=subset_size)
+        data.prepare_data()
+        data.setup()
+    assert reads == ["train", "test"]
+    path = tmp_path / "MNIST/raw/train-images-idx3-ubyte"
+    content = path.read_bytes()
+    path.write_bytes(content[:16] + bytes(len(content) - 16))
+    os.utime(path, ns=(1, 1))
+    data = known("mnist", tmp_path)
+    data.setup("fit")
+    assert data.mean == (0.0,)
 
 
 @pytest.mark.usefixtures("small_sets")
@@ -807,11 +928,11 @@ def test_images_of_other_sizes_need_image_size(bad: str, tmp_path: Path) -> None
 def test_more_than_the_memory_limit_is_refused(tmp_path: Path) -> None:
     write_images(tmp_path)
     needed = 12 * 3 * 1000 * 1000 / 1e9
-    data = folder(tmp_path, image_size=1000, memory_limit_gb=0.035)
-    words = ("0.035", f"{needed:.3g} GB", "data.image_size", "data.subset_size", "data.memory_limit_gb")
+    data = folder(tmp_path, image_size=1000, memory_limit_gb=0.035, in_memory=True)
+    words = ("0.035", f"{needed:.3g} GB", "data.image_size", "data.subset_size", "data.memory_limit_gb", "data.in_memory=auto")
     error_of(lambda: data.setup("fit"), "memory_limit_gb", *words)
-    folder(tmp_path, image_size=1000, memory_limit_gb=0.037).setup("fit")
-    folder(tmp_path, image_size=1000, memory_limit_gb=0.035, subset_size=7).setup("fit")
+    folder(tmp_path, image_size=1000, memory_limit_gb=0.037, in_memory=True).setup("fit")
+    folder(tmp_path, image_size=1000, memory_limit_gb=0.035, in_memory=True, subset_size=7).setup("fit")
 
 
 def test_every_fault_of_the_layout_is_one_line_with_its_path(tmp_path: Path) -> None:
@@ -836,7 +957,7 @@ def test_every_fault_of_the_layout_is_one_line_with_its_path(tmp_path: Path) -> 
 
 def test_bad_folder_keys(tmp_path: Path) -> None:
     error_of(lambda: folder(tmp_path, image_size=0), "image_size", "0", "pixels")
-    error_of(lambda: folder(tmp_path, memory_limit_gb=0), "memory_limit_gb", "0", "GB")
+    error_of(lambda: folder(tmp_path, cache="yes"), "cache", "yes", "true or false")
     write_images(tmp_path)
     error_of(folder(tmp_path, subset_size=9).train_size, "subset_size", "9", "8 examples")
 
@@ -852,5 +973,5 @@ def test_every_option_composes_into_a_data_module(option: str) -> None:
         config = hydra.compose(f"data/{option}", overrides)
     data = hydra.utils.instantiate(config.data)
     assert isinstance(data, ImageDataModule)
-    assert (data.seed, data.augment, data.num_workers, data.batch_size) == (7, "none", 0, 64)
+    assert (data.seed, data.augment, data.num_workers, data.batch_size) == (7, "none", None, 64)
     assert getattr(data, "dataset_name", option) == option

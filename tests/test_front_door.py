@@ -448,17 +448,34 @@ def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=variables, cwd=REPOSITORY, check=False)
 
 
-@pytest.mark.slow  # 15 to 40 s: two workers import torch
-def test_a_sweep_with_two_runs_at_once_is_the_same_as_one_after_the_other(tmp_path: Path) -> None:
-    choices = (*QUICK, "optimizer=sgd", "callbacks=light", "logger=csv-only", "optimizer.lr=0.1,-1,0.2")
-    two = process("-m", f"hydra.sweep.dir={tmp_path}/two", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *choices)
+@pytest.mark.parametrize("launcher", ["pool", pytest.param("joblib", marks=pytest.mark.slow)])  # two workers of joblib import torch each
+def test_a_sweep_with_two_runs_at_once_is_the_same_as_one_after_the_other(launcher: str, tmp_path: Path) -> None:
+    choices = (*QUICK, "optimizer=sgd", "callbacks=light", "optimizer.lr=0.1,-1,1e6,0.2")
+    two = process("-m", f"hydra.sweep.dir={tmp_path}/two", f"hydra/launcher={launcher}", "hydra.launcher.n_jobs=2", *choices)
     assert two.returncode == 2, two.stderr
     assert "Traceback" not in two.stderr
     assert two.stderr.count("error: optimizer.lr=-1: must be a finite number in (0, inf)") == 1
     assert run("-m", f"hydra.sweep.dir={tmp_path}/one", *choices).status == 2
-    for number in ("0", "2"):
+    assert results_of(tmp_path / "two" / "2")["status"] == "diverged"
+    for number in ("0", "3"):
         assert results_of(tmp_path / "two" / number)["status"] == "completed"
         assert (tmp_path / "two" / number / "steps.csv").read_text() == (tmp_path / "one" / number / "steps.csv").read_text()
+    # The files of TensorBoard bear the number of the process.
+    pids = {file.name.split(".")[-2] for file in (tmp_path / "two").glob("*/events.out.tfevents.*")}
+    assert 1 <= len(pids) <= 2
+
+
+def test_a_pool_without_processes_is_refused(tmp_path: Path) -> None:
+    outcome = run("-m", f"hydra.sweep.dir={tmp_path}", "hydra/launcher=pool", "hydra.launcher.n_jobs=0", "seed=0,1")
+    assert outcome.status == 2
+    assert outcome.lines[-1] == "error: hydra.launcher.n_jobs=0: must be a whole number of processes, at least 1"
+
+
+def test_a_pool_whose_process_is_killed_says_so(tmp_path: Path) -> None:
+    killer = ("+callbacks.end._target_=tests.cases.KilledByTheSystem", "callbacks=light", "logger=csv-only")
+    done = process("-m", f"hydra.sweep.dir={tmp_path}", "hydra/launcher=pool", *QUICK, *killer, "seed=0,1", PYTHONPATH=str(REPOSITORY))
+    assert done.returncode == 1
+    assert "a process of the sweep was killed" in done.stderr
 
 
 # -- several processes ---------------------------------------------------------------------------------------------------------

@@ -19,15 +19,15 @@ LAYERS = {
     "numbers": {"errors", "schedules", "noise", "quadratic", "rows", "seeding", "sizes"},
     "decisions": {"batching", "duality", "planning"},
     "tensors": {"loading", "optimizers", "gradients", "curvature"},
-    "lightning": {"module", "data", "models", "callbacks", "probing"},
+    "lightning": {"module", "data", "models", "callbacks", "probing", "lean"},
     "results": {"claims", "reporting"},
-    "front doors": {"choices", "processes", "frontdoor", "preview", "results", "training"},
+    "front doors": {"choices", "processes", "frontdoor", "pool", "preview", "results", "training"},
 }
 ROWS = list(LAYERS)
 
 PURE = ["numbers", "decisions"]  # the standard library only
 BELOW_LIGHTNING = [*PURE, "tensors"]
-HYDRA_ROOMS = {"choices", "frontdoor", "preview", "training"}
+HYDRA_ROOMS = {"choices", "frontdoor", "pool", "preview", "training"}
 
 
 def dotted(path: Path) -> str:

@@ -11,19 +11,26 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from noisescale.errors import ConfigError
-from noisescale.models import CNN, MLP, VGG11, GhostBatchNorm2d, Logistic, ResNet18, WideResNet
+from noisescale.models import CNN, MLP, VGG11, GhostBatchNorm2d, Logistic, ResNet9, ResNet18, WideResNet
 
 CONF = Path(__file__).parents[1] / "conf" / "model"
-NAMES = ["logistic", "mlp", "cnn", "resnet18", "wrn", "vgg11"]
-SMALL: dict[str, dict[str, Any]] = {"resnet18": {"width": 8}, "wrn": {"depth": 10, "width": 1}}
+NAMES = ["logistic", "mlp", "cnn", "resnet9", "resnet18", "wrn", "vgg11"]
+SMALL: dict[str, dict[str, Any]] = {"resnet9": {"width": 4}, "resnet18": {"width": 8}, "wrn": {"depth": 10, "width": 1}}
+
+
+def config_of(name: str, **options: Any) -> Any:
+    own = OmegaConf.load(CONF / f"{name}.yaml")
+    assert isinstance(own, DictConfig)
+    assert own.pop("defaults") == ["_common", "_self_"]
+    return OmegaConf.merge(OmegaConf.load(CONF / "_common.yaml"), own, options)
 
 
 def build(name: str, channels: int = 3, size: int = 32, **options: Any) -> nn.Module:
-    config = OmegaConf.merge(OmegaConf.load(CONF / f"{name}.yaml"), options)
+    config = config_of(name, **options)
     model: nn.Module = instantiate(config, in_channels=channels, num_classes=10, image_size=(size, size))
     return model
 
@@ -37,7 +44,7 @@ def gradients(model: nn.Module) -> list[Tensor]:
 
 
 def test_every_config_is_known_here() -> None:
-    assert {path.stem for path in CONF.glob("*.yaml")} == set(NAMES)
+    assert {path.stem for path in CONF.glob("[!_]*.yaml")} == set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -51,7 +58,7 @@ def test_logits_for_every_image_size(name: str, channels: int, size: int) -> Non
 
 @pytest.mark.parametrize(("name", "height", "width"), [(name, 9, 5) for name in NAMES] + [("vgg11", 1, 1), ("cnn", 1, 1)])
 def test_images_need_not_be_square_or_even(name: str, height: int, width: int) -> None:
-    config = OmegaConf.merge(OmegaConf.load(CONF / f"{name}.yaml"), SMALL.get(name, {}))
+    config = config_of(name, **SMALL.get(name, {}))
     model = instantiate(config, in_channels=2, num_classes=3, image_size=(height, width))
     assert model(torch.randn(4, 2, height, width)).shape == (4, 3)
 
@@ -60,6 +67,7 @@ def test_images_need_not_be_square_or_even(name: str, height: int, width: int) -
     ("name", "options", "count"),
     [
         ("logistic", {}, 3 * 32 * 32 * 10 + 10),
+        ("resnet9", {}, 6_573_130),  # 6.57 M
         ("resnet18", {}, 11_173_962),  # 11.17 M
         ("wrn", {}, 2_748_890),  # 2.7 M, Zagoruyko & Komodakis table 4
         ("wrn", {"depth": 40, "width": 1}, 563_930),  # 0.6 M, the same table
@@ -116,7 +124,13 @@ def test_without_batch_norm_micro_batches_are_exact(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("resnet18", {"width": 8}), ("wrn", SMALL["wrn"]), ("cnn", {"norm": "batch"}), ("vgg11", {"norm": "batch"})],
+    [
+        ("resnet9", {"width": 4}),
+        ("resnet18", {"width": 8}),
+        ("wrn", SMALL["wrn"]),
+        ("cnn", {"norm": "batch"}),
+        ("vgg11", {"norm": "batch"}),
+    ],
 )
 def test_with_ghost_batch_norm_micro_batches_are_exact(name: str, options: dict[str, Any]) -> None:
     torch.manual_seed(0)
@@ -221,7 +235,7 @@ def test_dropout_of_the_wide_network_is_off_in_evaluation_and_on_in_training() -
 
 def test_convolutions_of_residual_networks_start_with_variance_2_over_fan_out() -> None:
     torch.manual_seed(0)
-    for name in ("resnet18", "wrn"):
+    for name in ("resnet9", "resnet18", "wrn"):
         for layer in build(name).modules():
             if isinstance(layer, nn.Conv2d) and layer.weight.numel() > 30_000:
                 fan_out = layer.out_channels * layer.kernel_size[0] * layer.kernel_size[1]
@@ -254,6 +268,11 @@ WRN_OPTIONS: dict[str, Any] = {"depth": 16, "width": 1, "dropout": 0.0, "ghost_b
             VGG11,
             {"norm": "batch", "ghost_batch_size": 1},
             "ghost_batch_size=1: must be a whole number of examples, at least 2",
+        ),
+        (
+            ResNet9,
+            {"width": 8, "logit_scale": 0, "ghost_batch_size": None},
+            "logit_scale=0: must be a finite number in (0, inf)",
         ),
         (ResNet18, {"width": -1, "ghost_batch_size": None}, "width=-1: must be a whole number of channels, at least 1"),
         (WideResNet, WRN_OPTIONS | {"depth": 18}, "depth=18: must be 6 n + 4 for a whole number n; choose 16 or 22"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import pickle
@@ -129,6 +130,82 @@ def test_the_weight_decay_of_a_partial_without_one_is_the_classes_own() -> None:
     assert [group["weight_decay"] for group in make(network()).param_groups] == [0.01, 0.0]
 
 
+# Implementations: fused, foreach
+
+FUSED = ["sgd", "momentum", "nesterov", "adagrad", "adam", "adamw"]
+FOREACH = [name for name in NAMES if name != "rmsprop_nesterov"]
+
+
+@pytest.mark.parametrize(("name", "how"), [*((name, "fused") for name in FUSED), *((name, "foreach") for name in FOREACH)])
+@pytest.mark.parametrize("spared", [False, True])
+def test_every_implementation_takes_the_same_steps(name: str, how: str, spared: bool) -> None:
+    """In double precision, so that what is left of a difference is rounding; the sizes of the steps change on the way."""
+    models = [network().double() for _ in range(2)]
+    options = {"weight_decay": 0.01, "decay_biases_and_norms": not spared}
+    optimizers = [factory(name, **options, foreach=False)(models[0]), factory(name, **options, **{how: True})(models[1])]
+    images, labels = batch()
+    for step in range(30):
+        for model, optimizer in zip(models, optimizers, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = optimizer.defaults["lr"] * (1 + step % 3)
+            optimizer.zero_grad()
+            F.cross_entropy(model(images.double()), labels).backward()
+            optimizer.step()
+    assert optimizers[1].param_groups[0][how] is True
+    assert not equal(models[0], network().double())
+    for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-10, atol=1e-12)
+
+
+def test_the_configs_offer_what_torch_has() -> None:
+    for name in NAMES:
+        config: Any = OmegaConf.load(CONF / f"{name}.yaml")
+        assert ("fused" in config, "foreach" in config) == (name in FUSED, name in FOREACH)
+        assert config.get("fused") is config.get("foreach") is None
+
+
+def test_a_resumed_optimizer_keeps_its_own_implementation() -> None:
+    before, after = network(), network()
+    first = factory("adam", foreach=True)(before)
+    train(before, first, 3)
+    after.load_state_dict(before.state_dict())
+    resumed = factory("adam", fused=True, decay_biases_and_norms=True, lr=0.5)(after)
+    resumed.load_state_dict(copy.deepcopy(first.state_dict()))
+    assert [(group["fused"], group["foreach"]) for group in resumed.param_groups] == [(True, None)]
+    assert resumed.param_groups[0]["lr"] == first.param_groups[0]["lr"]  # the rest is the checkpoint's, as ever
+    train(before, first, 3)
+    train(after, resumed, 3)
+    for p, q in zip(before.parameters(), after.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_a_fused_step_from_buffers_of_another_memory_order(name: str) -> None:
+    """Torch's fused steps pair parameter and buffer by their place in memory, whatever the order of their dimensions is."""
+
+    def model(channels_last: bool) -> nn.Module:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 5, 3), nn.Flatten(), nn.Linear(45, 3)).double()
+        return net.to(memory_format=torch.channels_last) if channels_last else net
+
+    def steps(net: nn.Module, optimizer: Optimizer) -> None:
+        images = torch.randn(4, 3, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        for _ in range(3):
+            optimizer.zero_grad()
+            F.cross_entropy(net(images), torch.tensor([0, 1, 2, 0])).backward()
+            optimizer.step()
+
+    plain, ordered = model(False), model(True)
+    first, resumed = factory(name)(plain), factory(name, fused=True)(ordered)
+    steps(plain, first)
+    ordered.load_state_dict(plain.state_dict())
+    resumed.load_state_dict(copy.deepcopy(first.state_dict()))
+    steps(plain, first)
+    steps(ordered, resumed)
+    for p, q in zip(plain.parameters(), ordered.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-10, atol=1e-12)
+
+
 # Param groups
 
 
@@ -218,6 +295,8 @@ def test_frozen_parameters_and_empty_groups_are_left_out() -> None:
         ("adam", {"betas": [0.9, 1.0]}, "betas=1.0: must be a finite number in [0, 1)"),
         ("adam", {"betas": 0.9}, "betas=0.9: must be two numbers in [0, 1)"),
         ("adam", {"eps": -1.0}, "eps=-1.0: must be a finite number in [0, inf)"),
+        ("sgd", {"fused": "yes"}, "fused=yes: must be true, false or null; null is torch's own choice"),
+        ("adam", {"fused": True, "foreach": True}, "fused=True: excludes foreach=true; set one of them to null"),
         ("sgd", {"decay_biases_and_norms": "no"}, "decay_biases_and_norms=no: must be true or false; true is what torch does"),
         (
             "sgd",

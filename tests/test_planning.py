@@ -349,18 +349,19 @@ def test_from_any_update_on_the_plan_is_the_tail_of_the_whole(plan: Plan, data: 
 def test_totals_are_what_the_enumeration_counts(plan: Plan) -> None:
     updates = list(plan)
     assert plan.total_updates() == len(updates)
-    per_epoch = [plan.micro_batches_of_epoch(first.start) for first, *_ in passes(plan)]
-    assert sum(per_epoch) == sum(update.accumulate_grad_batches for update in updates)
-    assert plan.micro_batches_of_epoch(plan.after(updates[-1])) == 0
+    assert [update for first, *_ in passes(plan) for update in plan.updates_of_epoch(plan.epoch_of(first.start), first.start)] == updates
+    end = plan.after(updates[-1])
+    assert plan.updates_of_epoch(plan.epoch_of(end), end) == []
 
 
 @many
 @given(plan=plans(), data=st.data())
-def test_the_rest_of_an_epoch_is_counted_from_any_update_of_it(plan: Plan, data: st.DataObject) -> None:
+def test_the_rest_of_an_epoch_from_any_update_of_it(plan: Plan, data: st.DataObject) -> None:
     updates = data.draw(st.sampled_from(list(passes(plan))))
     first = data.draw(st.integers(0, len(updates) - 1))
-    expected = sum(update.accumulate_grad_batches for update in updates[first:])
-    assert plan.micro_batches_of_epoch(updates[first].start) == expected
+    epoch = plan.epoch_of(updates[first].start)
+    assert plan.updates_of_epoch(epoch, updates[first].start) == list(updates[first:])
+    assert plan.updates_of_epoch(epoch + 1, updates[first].start) == []
 
 
 @many

@@ -17,7 +17,10 @@ from noisescale.planning import Plan
 from noisescale.schedules import Schedule
 from noisescale.sizes import TRAINING_EXAMPLES, split_sizes
 
-__all__ = ["followed_rule", "ghost_batch_size", "num_examples", "optimizer_of", "plan_of", "schedule_and_strategy"]
+__all__ = ["followed_rule", "ghost_batch_size", "known_examples", "num_examples", "optimizer_of", "plan_of", "schedule_and_strategy"]
+
+COMPILE_MODES = ("reduce-overhead", "max-autotune")
+"""Words of `model.compile` beside true and false: modes of torch.compile."""
 
 
 def schedule_and_strategy(cfg: DictConfig) -> tuple[Schedule, BatchStrategy]:
@@ -35,6 +38,7 @@ def schedule_and_strategy(cfg: DictConfig) -> tuple[Schedule, BatchStrategy]:
             "trainer.max_epochs", cfg.trainer.max_epochs, f"differs from epochs={cfg.epochs}, which schedules go by", "set epochs"
         )
     check_count("seed", cfg.seed, at_least=0, at_most=2**32 - 1)
+    check_number("label_smoothing", cfg.label_smoothing, at_least=0, below=1)
     if cfg.threads is not None:
         check_count("threads", cfg.threads, unit="threads", remedy="null for torch's default")
     if cfg.max_micro_batch_size is not None:
@@ -86,14 +90,26 @@ def num_examples(cfg: DictConfig) -> int:
         if data.subset_size is not None:
             raise ConfigError("data.subset_size", data.subset_size, "means nothing beside data.size, which is N itself", "set one of them")
         return int(data.size)
-    held = TRAINING_EXAMPLES.get(data.get("name", options().get("data")))
-    if held is not None:
-        with errors_under("data"):
-            return split_sizes(held, subset_size=data.subset_size, val_fraction=data.val_fraction)[0]
+    known = known_examples(cfg)
+    if known is not None:
+        return known
     source = build(cfg, "data")
     with errors_under("data"):
         size: int = source.train_size()
     return size
+
+
+def known_examples(cfg: DictConfig) -> int | None:
+    """N of a set whose size is known without looking at it; None for others.
+
+    Raises:
+        ConfigError: `data.subset_size` or `data.val_fraction` does not fit it.
+    """
+    held = TRAINING_EXAMPLES.get(cfg.data.get("name", options().get("data")))
+    if held is None:
+        return None
+    with errors_under("data"):
+        return split_sizes(held, subset_size=cfg.data.subset_size, val_fraction=cfg.data.val_fraction)[0]
 
 
 def optimizer_of(cfg: DictConfig) -> tuple[str, float]:
@@ -148,7 +164,27 @@ def _check_settings(cfg: DictConfig) -> None:
         check_count("trainer.check_val_every_n_epoch", settings.check_val_every_n_epoch, unit="epochs")
     if settings.get("gradient_clip_val") is not None:
         check_number("trainer.gradient_clip_val", settings.gradient_clip_val, above=0, remedy="null for no clipping")
+    _check_compute(cfg)
     if not isinstance(cfg.full_error, bool):
         raise ConfigError("full_error", cfg.full_error, "must be true or false")
     if Path(str(cfg.output_dir)) != output_dir():
         raise ConfigError("output_dir", cfg.output_dir, "is what Hydra makes of hydra.run.dir", "set hydra.run.dir, or hydra.sweep.dir")
+
+
+def _check_compute(cfg: DictConfig) -> None:
+    """How the step is computed: what torch would refuse in the middle of things, or Lightning replace."""
+    if not isinstance(cfg.model.get("channels_last", False), bool):
+        raise ConfigError("model.channels_last", cfg.model.channels_last, "must be true or false")
+    if not isinstance(compiled := cfg.model.get("compile", False), bool) and compiled not in COMPILE_MODES:
+        raise ConfigError("model.compile", compiled, f"must be one of false, true, {', '.join(COMPILE_MODES)}")
+    for key in ("fused", "foreach"):
+        if not isinstance(value := cfg.optimizer.get(key), bool | None):
+            raise ConfigError(f"optimizer.{key}", value, "must be true, false or null", "null is torch's own choice")
+    if cfg.optimizer.get("fused") and cfg.optimizer.get("foreach"):
+        raise ConfigError("optimizer.fused", True, "excludes optimizer.foreach=true", "set one of them to null")
+    if str(cfg.trainer.get("precision")) in ("16", "16-mixed"):
+        if cfg.trainer.accelerator == "cpu":
+            raise ConfigError("trainer.precision", cfg.trainer.precision, "needs a GPU", "on the CPU use bf16-mixed")
+        if cfg.optimizer.get("fused") and cfg.trainer.get("gradient_clip_val") is not None:
+            problem = "would undo the loss scale of trainer.precision=16-mixed after the gradient was clipped"
+            raise ConfigError("optimizer.fused", True, problem, "set it to null, or use bf16-mixed")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,7 +29,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from noisescale.errors import ConfigError
 
-__all__ = ["as_plain", "build", "errors_under", "front_door", "in_sweep", "options", "output_dir"]
+__all__ = ["as_plain", "build", "errors_under", "front_door", "in_sweep", "options", "output_dir", "refusal"]
 
 BAD_INPUT = 2
 """Exit status for input that cannot be carried out."""
@@ -55,6 +56,12 @@ def front_door(conf: Path) -> Callable[[Callable[[DictConfig], int]], Callable[[
 
     def wrap(function: Callable[[DictConfig], int]) -> Callable[[], NoReturn]:
         started = False
+        ended: int | None = None
+
+        @atexit.register  # before the large imports, hence called after all that they register
+        def leave() -> None:
+            if ended is not None and getattr(sys.modules["__main__"], "__file__", None) == function.__code__.co_filename:
+                _leave(ended)
 
         @functools.wraps(function)
         def job(cfg: DictConfig) -> None:
@@ -77,6 +84,14 @@ def front_door(conf: Path) -> Callable[[Callable[[DictConfig], int]], Callable[[
 
         @functools.wraps(function)
         def command() -> NoReturn:
+            nonlocal ended
+            try:
+                carry_out()
+            except SystemExit as exit:
+                ended = exit.code if isinstance(exit.code, int) else None
+                raise
+
+        def carry_out() -> NoReturn:
             nonlocal started
             started = False
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
@@ -120,18 +135,31 @@ def build(cfg: DictConfig, group: str, **arguments: Any) -> Any:
     try:
         return instantiate(cfg[group], **arguments)
     except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, ConfigError):
-            raise cause.under(group) from error
-        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(cause))
-        if isinstance(cause, TypeError) and unknown is not None:
-            key, option = unknown.group(1), _option(group)
-            problem = f"is no key of {group}={option}; an experiment or debug option that sets it is for another {group}"
-            raise ConfigError(f"{group}.{key}", cfg[group].get(key), problem) from error
-        lightnings = type(cause).__name__ == "MisconfigurationException"
-        if cause is not None and (lightnings or isinstance(cause, (TypeError, ValueError, OSError))):
-            raise ConfigError(group, _option(group), _one_line(cause)) from error
-        raise
+        refused = refusal(cfg, group, error.__cause__)
+        if refused is None:
+            raise
+        raise refused from error
+
+
+def refusal(cfg: DictConfig, group: str, cause: BaseException | None) -> ConfigError | None:
+    """What the object of a config group refuses, in the words of the config; None where that is not the user's fault.
+
+    Args:
+        cfg: the whole config.
+        group: its name, `scheduler`.
+        cause: what was raised.
+    """
+    if isinstance(cause, ConfigError):
+        return cause.under(group)
+    unknown = re.search(r"unexpected keyword argument '(\w+)'", str(cause))
+    if isinstance(cause, TypeError) and unknown is not None:
+        key, option = unknown.group(1), _option(group)
+        problem = f"is no key of {group}={option}; an experiment or debug option that sets it is for another {group}"
+        return ConfigError(f"{group}.{key}", cfg[group].get(key), problem)
+    lightnings = type(cause).__name__ == "MisconfigurationException"
+    if cause is not None and (lightnings or isinstance(cause, (TypeError, ValueError, OSError))):
+        return ConfigError(group, _option(group), _one_line(cause))
+    return None
 
 
 @contextmanager
@@ -156,6 +184,14 @@ def options() -> dict[str, str]:
 def output_dir() -> Path:
     """Where this run leaves its files."""
     return Path(HydraConfig.get().runtime.output_dir)
+
+
+def _leave(status: int) -> NoReturn:
+    """End the process without taking the modules apart, which takes torch a second; all that was to be done at exit is done."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # closed at the other end, or here
+            stream.flush()
+    os._exit(status)
 
 
 def _option(group: str) -> str:

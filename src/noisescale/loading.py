@@ -8,6 +8,7 @@ number of workers, on prefetching or on restarts.
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
@@ -22,7 +23,7 @@ from noisescale.errors import ConfigError
 from noisescale.planning import Cursor, Plan, Update
 from noisescale.seeding import derive_seed
 
-__all__ = ["MicroBatch", "PlannedLoader", "seed_random_generators"]
+__all__ = ["BatchedDataset", "MicroBatch", "PlannedLoader", "seed_random_generators"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,18 @@ class MicroBatch:
     def is_last(self) -> bool:
         """Whether the update's step follows."""
         return self.index == self.update.accumulate_grad_batches - 1
+
+
+class BatchedDataset(Dataset[Any], ABC):
+    """A data set that gives whole batches: no list of indices, no collate, no random numbers, and without workers no DataLoader."""
+
+    @abstractmethod
+    def take(self, indices: torch.Tensor) -> Any:
+        """The collated batch of `indices`, int64 (n,) on the CPU, in their order; a function of them alone."""
+
+    def __getitems__(self, indices: Sequence[int]) -> Any:
+        """For a plain DataLoader, whose collate_fn must give the batch back as it is."""
+        return self.take(torch.as_tensor(indices, dtype=torch.int64))
 
 
 @cache
@@ -95,7 +108,7 @@ class PlannedLoader:
         self.cursor = Cursor()
         self.micro_batches_done = 0
         self.batches_before_update = 0
-        self._counted: tuple[tuple[int, Cursor], int] | None = None
+        self._to_come: tuple[tuple[int, Cursor], list[Update]] | None = None
 
     # -- what is loaded -------------------------------------------------------------------------------------------------------
 
@@ -133,15 +146,18 @@ class PlannedLoader:
         self.open()
         return self._dataset
 
-    def indices(self, position: int, size: int) -> list[int]:
-        """The examples at `position` to `position + size` of the stream of passes; pass p is the permutation of (seed, p)."""
-        n, out = self.plan.num_examples, []
+    def indices(self, position: int, size: int) -> torch.Tensor:
+        """The examples at `position` to `position + size` of the stream of passes, int64; pass p is the permutation of (seed, p)."""
+        n, parts = self.plan.num_examples, []
         while size > 0:
             number, offset = divmod(position, n)
-            part = self._permutation(number)[offset : offset + size].tolist()
-            out += part
-            position, size = position + len(part), size - len(part)
-        return out
+            parts.append(self._permutation(number)[offset : offset + size])
+            position, size = position + len(parts[-1]), size - len(parts[-1])
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def indices_of(self, micro: MicroBatch) -> torch.Tensor:
+        """The examples of a micro-batch, int64 (n,). An empty one still needs an example to run; its loss is weighted with 0."""
+        return self.indices(micro.position, micro.size) if micro.size else self.indices(micro.update.start.position, 1)
 
     def _permute(self, number: int) -> torch.Tensor:
         n = self.plan.num_examples
@@ -152,13 +168,18 @@ class PlannedLoader:
     def micro_batches(self) -> Iterator[MicroBatch]:
         """The micro-batches of this device from where the run stands to the end of the epoch."""
         plan, skip = self.plan, self.micro_batches_done
-        for update in plan.updates(self.cursor):
-            if plan.epoch_of(update.start) != self.epoch:
-                return
+        for update in self._updates_to_come():
             for index, (position, size) in enumerate(plan.pieces(update, self.rank)):
                 if index >= skip:
                     yield MicroBatch(update, index, position, size)
             skip = 0
+
+    def _updates_to_come(self) -> list[Update]:
+        """The updates from where the run stands to the end of the epoch."""
+        standing = self.epoch, self.cursor
+        if self._to_come is None or self._to_come[0] != standing:  # Lightning asks for the length several times in each epoch
+            self._to_come = standing, self.plan.updates_of_epoch(self.epoch, self.cursor)
+        return self._to_come[1]
 
     # -- what a trainer sees --------------------------------------------------------------------------------------------------
 
@@ -167,16 +188,19 @@ class PlannedLoader:
         if trainer_epoch != self.trainer_epoch:
             # Not by an epoch-end hook: a run resumed from an epoch's last batch never gets there.
             self.epoch, self.trainer_epoch, self.batches_before_update = plan.epoch_of(self.cursor), trainer_epoch, 0
-        standing = self.epoch, self.cursor
-        if self._counted is None or self._counted[0] != standing:  # Lightning asks several times for each epoch
-            to_come = plan.micro_batches_of_epoch(self.cursor) if plan.epoch_of(self.cursor) == self.epoch else 0
-            self._counted = standing, to_come
-        return self.batches_before_update + self._counted[1]
+        return self.batches_before_update + sum(update.accumulate_grad_batches for update in self._updates_to_come())
 
     def __iter__(self) -> Iterator[Any]:
         self.open()
         assert self._loader is not None
-        for micro, batch in zip(self.micro_batches(), self._loader, strict=True):
+        loader, dataset = self._loader, self._dataset
+        if isinstance(dataset, BatchedDataset) and loader.num_workers == 0 and not loader.pin_memory:
+            for micro in self.micro_batches():
+                batch = dataset.take(self.indices_of(micro))
+                self.current = micro
+                yield batch
+            return
+        for micro, batch in zip(self.micro_batches(), loader, strict=True):
             self.current = micro
             yield batch
 
@@ -235,10 +259,8 @@ class _IndexLists:
     def __iter__(self) -> Iterator[_SeededList]:
         loader = self._loader
         for micro in loader.micro_batches():
-            # An empty micro-batch still needs an example to run; its loss is weighted with 0.
-            indices = loader.indices(micro.position if micro.size else micro.update.start.position, max(1, micro.size))
             seed = derive_seed("loading", loader.seed, micro.update.start.step, micro.index, loader.rank)
-            yield _SeededList(indices, seed)
+            yield _SeededList(loader.indices_of(micro).tolist(), seed)
 
 
 class _SeededList(list[int]):
@@ -259,6 +281,8 @@ class _Seeded(Dataset[Any]):
         self.dataset = dataset
 
     def __getitems__(self, indices: _SeededList) -> Any:
+        if isinstance(self.dataset, BatchedDataset):
+            return self.dataset.take(torch.tensor(indices))
         seed_random_generators(indices.seed)
         batched = getattr(self.dataset, "__getitems__", None)
         return batched(list(indices)) if batched else [self.dataset[index] for index in indices]

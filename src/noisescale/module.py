@@ -12,32 +12,66 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from noisescale.errors import check_number
+
 __all__ = ["Classifier"]
+
+SUMMED_TOGETHER = 256  # micro-batches
 
 
 class Classifier(pl.LightningModule):
-    """Classification by mean cross-entropy.
+    """Classification by mean cross-entropy, in training against (1 - a) one-hot + a/C, a = label_smoothing.
 
     Metrics, once per epoch: train/loss and train/acc (running means over the epoch, while the weights change), val/loss, val/acc,
-    test/loss, test/acc; accuracies are shares of the examples (micro average), in [0, 1].
+    test/loss, test/acc; accuracies are shares of the examples (micro average), in [0, 1]. Only train/loss is of the smoothed targets.
 
     Args:
         net: images (n, c, h, w) -> logits (n, num_classes).
         optimizer: module -> optimizer.
         num_classes: C.
+        label_smoothing: a in [0, 1).
+
+    Raises:
+        ConfigError: a out of its range.
+    Source: Szegedy et al. 2016, arXiv:1512.00567, section 7.
     """
 
-    def __init__(self, net: nn.Module, optimizer: Callable[[nn.Module], torch.optim.Optimizer], num_classes: int) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+        num_classes: int,
+        *,
+        label_smoothing: float = 0.0,
+    ) -> None:
         super().__init__()
+        check_number("label_smoothing", label_smoothing, at_least=0, below=1)
         self.net = net
+        self.label_smoothing = label_smoothing
         self.make_optimizer = optimizer
         stages = ("val", "test")
         accuracy = {stage: MulticlassAccuracy(num_classes, average="micro", validate_args=False) for stage in stages}
         self.accuracy = nn.ModuleDict(accuracy)
         self.mean_loss = nn.ModuleDict({stage: MeanMetric(nan_strategy="disable") for stage in stages})
-        # Running sums by hand: a metric object per micro-batch costs more than a small network's update.
-        self._sums: Tensor | None = None
+        # Sums by hand: a metric object per micro-batch costs more than a small network's update.
+        self._sums: Tensor | None = None  # of loss x examples, and of right answers
         self._count = 0
+        self._recent: list[tuple[Tensor, Tensor, int]] = []  # loss, right answers, examples: not in the sums yet
+
+    # Lightning prepares the call of each of these for every batch, and skips those that are None.
+    on_train_batch_start: Any = None
+    on_before_zero_grad: Any = None
+    on_before_backward: Any = None
+    on_after_backward: Any = None
+    on_before_optimizer_step: Any = None
+    on_train_batch_end: Any = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes the hook that it is in, some forty times per update; torch looks through parameters and modules each time.
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.net(images)
@@ -46,18 +80,40 @@ class Classifier(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.make_optimizer(self.net)
 
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        if gradient_clip_val is not None:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        for group in optimizer.param_groups:  # what optimizer.zero_grad() comes to, a tenth of its time
+            for parameter in group["params"]:
+                parameter.grad = None
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
         logits = self(images)
-        loss = F.cross_entropy(logits, labels)
-        with torch.no_grad():
-            correct = (logits.argmax(1) == labels).sum()
-            sums = torch.stack((loss.detach().double() * len(labels), correct.double()))
-            self._sums = sums if self._sums is None else self._sums + sums
-        self._count += len(labels)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        right = (logits.detach().argmax(1) == labels).sum()
+        # A copy: the loss itself is weighted before its backward pass.
+        self._recent.append((loss.detach().clone(), right, len(labels)))
+        if len(self._recent) == SUMMED_TOGETHER:
+            self._sum_up()
         return loss
 
+    def _sum_up(self) -> None:
+        if not self._recent:
+            return
+        losses, right, counts = zip(*self._recent, strict=True)
+        self._recent = []
+        examples = torch.tensor(counts, dtype=torch.float64, device=losses[0].device)
+        sums = torch.stack((torch.stack(losses).double() @ examples, torch.stack(right).sum().double()))
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._count += sum(counts)
+
     def on_train_epoch_end(self) -> None:
+        self._sum_up()
         if self._sums is None:
             return
         totals = torch.cat((self._sums, self._sums.new_tensor([self._count])))
@@ -88,6 +144,7 @@ class Classifier(pl.LightningModule):
         self.log_dict(metrics, on_step=False, on_epoch=True, prog_bar=stage == "val", batch_size=len(labels))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._sum_up()
         checkpoint["epoch_sums"] = None if self._sums is None else (self._sums.tolist(), self._count)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

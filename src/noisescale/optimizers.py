@@ -64,6 +64,9 @@ class OptimizerFactory:
         if not groups:
             raise ValueError("the model has no trainable parameter: there is nothing to optimise")
         optimizer: Optimizer = self.partial(groups)
+        # A checkpoint brings the options of its own run, and buffers in the memory order of its own weights.
+        optimizer.register_load_state_dict_pre_hook(_keep_implementation)
+        optimizer.register_load_state_dict_post_hook(_lay_out_as_parameters)
         return optimizer
 
 
@@ -99,6 +102,20 @@ def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
+def _keep_implementation(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """The state with this optimizer's own `fused` and `foreach`: they are no part of what was learned."""
+    own = {key: optimizer.defaults[key] for key in ("fused", "foreach") if key in optimizer.defaults}
+    return state_dict | {"param_groups": [group | own for group in state_dict["param_groups"]]}
+
+
+def _lay_out_as_parameters(optimizer: Optimizer) -> None:
+    """Each buffer in the memory order of its parameter: torch's fused steps go by memory and would pair the wrong numbers."""
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
 def _check_options(partial: functools.partial[Any]) -> None:
     options = partial.keywords
     name = getattr(partial.func, "__name__", str(partial.func))
@@ -120,6 +137,11 @@ def _check_options(partial: functools.partial[Any]) -> None:
                     raise ConfigError(key, value, "must be two numbers in [0, 1)")
                 for beta in value:
                     check_number(key, beta, at_least=0.0, below=1.0)
+            case "fused" | "foreach":
+                if not isinstance(value, bool | None):
+                    raise ConfigError(key, value, "must be true, false or null", "null is torch's own choice")
+    if options.get("fused") and options.get("foreach"):
+        raise ConfigError("fused", True, "excludes foreach=true", "set one of them to null")
     try:
         _probe(partial)
     except (TypeError, ValueError) as error:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import takewhile
 
 from noisescale.batching import BatchChoice, BatchStrategy
 from noisescale.errors import ConfigError, check_count
@@ -168,14 +170,9 @@ class Plan:
             updates_in_epoch = 0
         return Cursor(start.step + 1, position, start.examples_seen + update.effective_batch_size, updates_in_epoch)
 
-    def micro_batches_of_epoch(self, start: Cursor) -> int:
-        """Micro-batches of one device from `start` to the end of its epoch: the length of the loader."""
-        epoch, total = self.epoch_of(start), 0
-        for update in self.updates(start):
-            if self.epoch_of(update.start) != epoch:
-                break
-            total += update.accumulate_grad_batches
-        return total
+    def updates_of_epoch(self, epoch: int, start: Cursor) -> list[Update]:
+        """The updates from `start` on that belong to the whole epoch `epoch`; none where `start` lies in another."""
+        return list(takewhile(lambda update: self.epoch_of(update.start) == epoch, self.updates(start)))
 
     def total_updates(self) -> int:
         """Updates of the whole training.
@@ -203,12 +200,8 @@ class Plan:
         """The largest micro-batch of an update, over all devices, in examples."""
         return self._cut(update)[0]
 
-    def _cut(self, update: Update) -> list[int]:
-        size, multiple = update.effective_batch_size, self.micro_batch_multiple
-        units = math.ceil(size / multiple)
-        sizes = [multiple * part for part in split_evenly(units, update.accumulate_grad_batches * self.world_size)]
-        sizes[min(units, len(sizes)) - 1] -= units * multiple - size
-        return sizes
+    def _cut(self, update: Update) -> tuple[int, ...]:
+        return _cut(update.effective_batch_size, update.accumulate_grad_batches * self.world_size, self.micro_batch_multiple)
 
     def noise(self, update: Update, lr: float) -> float:
         """g of `update` where the optimizer's rate is `lr`: lr lr_factor (N/B - 1)."""
@@ -227,3 +220,12 @@ class Plan:
         if not limits:
             return 1
         return math.ceil(math.ceil(size / self.micro_batch_multiple) / (self.world_size * (min(limits) // self.micro_batch_multiple)))
+
+
+@lru_cache  # most updates of a run are cut as the one before
+def _cut(size: int, parts: int, multiple: int) -> tuple[int, ...]:
+    """`size` examples in near-equal parts that are multiples of `multiple`, but for the rest."""
+    units = math.ceil(size / multiple)
+    sizes = [multiple * part for part in split_evenly(units, parts)]
+    sizes[min(units, parts) - 1] -= units * multiple - size
+    return tuple(sizes)

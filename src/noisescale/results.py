@@ -47,10 +47,9 @@ def report(results: dict[str, Any]) -> None:
 
     run = os.path.relpath(output_dir())
     if in_sweep():
-        accuracy = results.get("test/acc")
-        print(
-            f"{run}: {results['status']}, test accuracy {accuracy if accuracy is None else f'{accuracy:.4f}'}, {results['updates']} updates"
-        )
+        accuracy = f"test accuracy {results['test/acc']:.4f}" if results.get("test/acc") is not None else "no test accuracy"
+        # At once: the output of another process is else held back until it ends.
+        print(f"{run}: {results['status']}, {accuracy}, {results['updates']} updates", flush=True)
     else:
         table = Table(show_header=False)
         if "test/acc" in results:

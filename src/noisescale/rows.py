@@ -11,14 +11,19 @@ from typing import Any
 __all__ = ["AppendedRows", "read_rows", "set_aside", "write_atomically", "write_rows"]
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` by `text`: a reader sees the old file or the new one, never a part."""
+def write_atomically(path: Path, text: str, durable: bool = True) -> None:
+    """Replace `path` by `text`: a reader sees the old file or the new one, never a part.
+
+    Args:
+        durable: wait for the disk, so that this holds after a power cut too; some milliseconds.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     with part.open("w", newline="") as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     part.replace(path)
 
 
@@ -31,11 +36,11 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     return [row for row in csv.DictReader(complete.splitlines()) if None not in row.values()]
 
 
-def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Replace a CSV file atomically; a missing value is an empty field."""
+def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]], durable: bool = True) -> None:
+    """Replace a CSV file atomically; a missing value is an empty field. `durable` as in `write_atomically`."""
     lines = [",".join(columns)]
     lines += [",".join(_field(row.get(column, "")) for column in columns) for row in rows]
-    write_atomically(path, "\n".join(lines) + "\n")
+    write_atomically(path, "\n".join(lines) + "\n", durable)
 
 
 def set_aside(path: Path) -> None:

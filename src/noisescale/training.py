@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import logging
 import math
 import os
@@ -9,14 +11,15 @@ import sys
 import time
 import warnings
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from noisescale.choices import followed_rule, ghost_batch_size, optimizer_of, plan_of, schedule_and_strategy
+from noisescale.choices import followed_rule, ghost_batch_size, known_examples, optimizer_of, plan_of, schedule_and_strategy
 from noisescale.errors import ConfigError, check_count
-from noisescale.frontdoor import as_plain, build, errors_under, in_sweep, options, output_dir
+from noisescale.frontdoor import as_plain, build, errors_under, in_sweep, options, output_dir, refusal
 from noisescale.planning import Plan
 from noisescale.reporting.outlook import clipped, misruled
 from noisescale.results import log_hyperparameters, report, versions, write_results
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from noisescale.batching import BatchStrategy
     from noisescale.schedules import Schedule
 
-__all__ = ["train"]
+__all__ = ["import_libraries", "train"]
 
 DIVERGED = 3
 """Exit status of a single run whose loss became nan or inf."""
@@ -48,9 +51,13 @@ def train(cfg: DictConfig, script: Path) -> int:
     schedule, strategy = schedule_and_strategy(cfg)
     if cfg.data.size is not None:
         raise ConfigError("data.size", cfg.data.size, "stands in place of data, for plan.py", "leave it at null to train")
+    devices = _devices(cfg)
+    known = known_examples(cfg)
+    if known is not None:
+        plan_of(cfg, schedule, strategy, known)  # says what does not fit before the long imports
+    import_libraries()
     from noisescale.processes import is_child, other_ranks
 
-    devices = _devices(cfg)
     data = build(cfg, "data")
     with errors_under("data"):
         n = data.train_size()
@@ -65,21 +72,41 @@ def train(cfg: DictConfig, script: Path) -> int:
 
 
 def _identity(cfg: DictConfig) -> dict[str, Any]:
-    """The choices that a resumed run must not change: what is learned, from which examples, by which rule."""
-    free = ("root", "download", "size", "num_workers", "eval_batch_size", "memory_limit_gb", "seed", "_partial_")
-    choices: dict[str, Any] = {"seed": cfg.seed}
+    """The choices that a resumed run must not change: what is learned, from which examples, by which rule; not how it is computed."""
+    free = ("root", "download", "size", "num_workers", "eval_batch_size", "in_memory", "memory_limit_gb", "cache", "seed", "_partial_")
+    compute = ("channels_last", "compile", "fused", "foreach")
+    choices: dict[str, Any] = {"seed": cfg.seed, "label_smoothing": cfg.label_smoothing}
     for group in ("data", "model", "optimizer"):
-        choices |= {f"{group}.{key}": value for key, value in as_plain(cfg[group]).items() if key not in free}
+        choices |= {f"{group}.{key}": value for key, value in as_plain(cfg[group]).items() if key not in (*free, *compute)}
     return choices
 
 
-def _devices(cfg: DictConfig) -> int:
-    """Devices of the run, W; all of them must be there."""
-    import torch
+@cache
+def import_libraries() -> None:
+    """Import what every training needs, with the garbage collector at rest; it would search the growing heap again and again.
 
+    What was imported is then left out of its searches, but for those at the end of the process.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        for name in ("pytorch_lightning", "torch._dynamo", "noisescale.callbacks", "noisescale.data", "noisescale.models"):
+            import_module(name)  # of torch._dynamo every optimizer of torch has need
+    finally:
+        if collects:
+            gc.enable()
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # extension modules complain of what is never freed
+
+
+def _devices(cfg: DictConfig) -> int:
+    """Devices of the run, W; all of them must be there. Imports torch to count GPUs only."""
     check_count("trainer.devices", cfg.trainer.devices, unit="devices")
     count: int = cfg.trainer.devices
     if cfg.trainer.accelerator == "gpu":
+        import_libraries()
+        import torch
+
         there, kind, remedy = torch.cuda.device_count(), "GPUs", "use trainer=cpu or ddp_cpu"
     else:
         there, kind, remedy = max(2, os.cpu_count() or 1), "CPU processes", "one process uses all cores"
@@ -106,7 +133,7 @@ def _run(cfg: DictConfig, schedule: Schedule, strategy: BatchStrategy, data: Any
         data.setup()
     pl.seed_everything(cfg.seed, verbose=False)
     net = build(cfg, "model", in_channels=data.in_channels, num_classes=data.num_classes, image_size=data.image_size)
-    module = Classifier(net, optimizer, data.num_classes)
+    module = Classifier(net, optimizer, data.num_classes, label_smoothing=cfg.label_smoothing)
     batches = BatchSizeScheduler(
         strategy,
         schedule,
@@ -114,7 +141,12 @@ def _run(cfg: DictConfig, schedule: Schedule, strategy: BatchStrategy, data: Any
         micro_batch_multiple=ghost_batch_size(cfg),
         seed=cfg.seed,
     )
-    trainer = _trainer(cfg, [batches, SameRun(_identity(cfg))], data)
+    always: list[pl.Callback] = [batches, SameRun(_identity(cfg))]
+    if cfg.model.compile:
+        from noisescale.models.compiling import CompileFirst
+
+        always.append(CompileFirst((data.in_channels, *data.image_size)))
+    trainer = _trainer(cfg, always, data)
 
     status, started, message = "completed", time.perf_counter(), ""
     metrics: dict[str, float] = {}
@@ -171,6 +203,8 @@ def _run(cfg: DictConfig, schedule: Schedule, strategy: BatchStrategy, data: Any
 def _trainer(cfg: DictConfig, always: list[pl.Callback], data: Any) -> pl.Trainer:
     import pytorch_lightning as pl
 
+    from noisescale.lean import NoProfiler
+
     callbacks = build(cfg, "callbacks")
     chosen = always
     for name, callback in callbacks.items():
@@ -183,13 +217,38 @@ def _trainer(cfg: DictConfig, always: list[pl.Callback], data: Any) -> pl.Traine
             continue  # bars of several runs, or in a log file, are noise
         if not (needs_validation and data.val_fraction == 0):
             chosen.append(callback)
-    logger = build(cfg, "logger") if cfg.logger else False
+    logger = _logger(cfg) if cfg.logger else False
     bar = any("ProgressBar" in type(callback).__name__ for callback in chosen)
     saves = any("Checkpoint" in type(callback).__name__ for callback in chosen)
     trainer: pl.Trainer = build(
-        cfg, "trainer", callbacks=chosen, logger=logger, enable_progress_bar=bar, enable_checkpointing=saves, use_distributed_sampler=False
+        cfg,
+        "trainer",
+        callbacks=chosen,
+        logger=logger,
+        enable_progress_bar=bar,
+        enable_checkpointing=saves,
+        use_distributed_sampler=False,
+        **({} if cfg.trainer.get("profiler") is not None else {"profiler": NoProfiler()}),
     )
     return trainer
+
+
+def _logger(cfg: DictConfig) -> Any:
+    from pytorch_lightning.loggers import Logger
+
+    logger = build(cfg, "logger")
+    if not isinstance(logger, Logger):
+        key = next(iter(cfg.logger))
+        raise ConfigError(f"logger.{key}", cfg.logger[key], "has no logger to go to", "choose logger=tensorboard, or set logger._target_")
+    try:
+        # Lightning would make it at the first value, and only then refuse what its writer does not know.
+        getattr(logger, "experiment", None)
+    except Exception as error:
+        refused = refusal(cfg, "logger", error)
+        if refused is None:
+            raise
+        raise refused from error
+    return logger
 
 
 def _parameters(cfg: DictConfig) -> dict[str, Any]:

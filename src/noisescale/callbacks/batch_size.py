@@ -6,12 +6,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
 
 from noisescale.batching import BatchStrategy
 from noisescale.callbacks.compatibility import refuse, untyped
 from noisescale.duality import following
 from noisescale.errors import ConfigError, check_count
+from noisescale.lean import LeanCallback
 from noisescale.loading import MicroBatch, PlannedLoader, seed_random_generators
 from noisescale.planning import Plan
 from noisescale.schedules import Constant, Schedule
@@ -41,7 +41,7 @@ class _Window(int):
         return type(self), (int(self), self.start)
 
 
-class BatchSizeScheduler(Callback):
+class BatchSizeScheduler(LeanCallback):
     """Train update k with exactly the examples, the micro-batches and the rate that the plan has for it.
 
     The gradient of each update is (1/B) sum over its B examples: each micro-batch's loss, a mean over its n examples, is weighted
@@ -172,7 +172,8 @@ class BatchSizeScheduler(Callback):
             self._enter(trainer, self._cutting()[0])
             for name, parameter in pl_module.named_parameters():
                 if name in self._gradients:
-                    parameter.grad = self._gradients[name].to(parameter.device, copy=True)
+                    # In the parameter's memory order: fused optimizers are wrong, silently, where the two differ.
+                    parameter.grad = torch.empty_like(parameter).copy_(self._gradients[name])
         self._gradients, self._saved = None, {}
         self.examples_before = self._opened.cursor.examples_seen
 

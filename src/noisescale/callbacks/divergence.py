@@ -7,7 +7,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
+
+from noisescale.lean import LeanCallback
 
 __all__ = ["StopOnDivergence", "TrainingDiverged"]
 
@@ -38,7 +39,7 @@ class TrainingDiverged(RuntimeError):
         return f"training diverged: loss {self.loss} at update {self.step}; {good}; {cause}"
 
 
-class StopOnDivergence(Callback):
+class StopOnDivergence(LeanCallback):
     """Raise `TrainingDiverged` within one update of the first loss that is nan or inf, on all devices together.
 
     On an accelerator the loss of an update is read while the next one runs, so that no update waits for it.

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback
 
 from noisescale.callbacks.dashboards import log_by_examples
+from noisescale.lean import LeanCallback
 from noisescale.loading import PlannedLoader
 from noisescale.rows import read_rows, set_aside, write_rows
 
@@ -18,7 +18,7 @@ __all__ = ["EpochRecorder"]
 COLUMNS = ("epoch", "updates", "examples_seen", "seconds", "examples_per_second")
 
 
-class EpochRecorder(Callback):
+class EpochRecorder(LeanCallback):
     """Write epochs.csv: `epoch,updates,examples_seen,seconds,examples_per_second`, then every metric of the epoch.
 
     `epoch` counts whole epochs done, from 1; `updates` and `examples_seen` are totals so far; `seconds` is training alone, without
@@ -80,7 +80,7 @@ class EpochRecorder(Callback):
             metrics = {name: value for name, value in metrics.items() if not name.startswith("val/")}
         self._rows.append({**row, **metrics})
         names = dict.fromkeys(name for each in self._rows for name in each)
-        write_rows(self.path, list(names), self._rows)
+        write_rows(self.path, list(names), self._rows, durable=False)
         metrics.pop("train/loss", None)  # under that tag the loss of each update is logged
         log_by_examples(trainer, metrics, row["examples_seen"], time.time())
 

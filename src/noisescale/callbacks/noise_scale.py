@@ -10,14 +10,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.data import extract_batch_size
 from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data.distributed import DistributedSampler
 
-from noisescale.callbacks.dashboards import add_layout, log_scalars
+from noisescale.callbacks.dashboards import Scalars, add_layout, log_scalars
 from noisescale.errors import ConfigError, check_count
+from noisescale.lean import LeanCallback
 from noisescale.loading import PlannedLoader
 from noisescale.noise import sgd_noise_scale, with_momentum
 from noisescale.rows import AppendedRows
@@ -27,7 +27,7 @@ __all__ = ["NoiseScaleMonitor"]
 COLUMNS = ("step", "epoch", "examples_seen", "lr", "effective_batch_size", "micro_batch_size", "accumulate_grad_batches", "g", "loss")
 
 
-class NoiseScaleMonitor(Callback):
+class NoiseScaleMonitor(LeanCallback):
     """Write a row per update: its rate as read back from the optimizer, its real count of examples, g = lr (N/B - 1), its loss.
 
     Training with it is bitwise equal to training without it: it draws no random numbers and changes nothing.
@@ -62,7 +62,6 @@ class NoiseScaleMonitor(Callback):
         self._examples_seen = 0
         self._restored = False
         self._window: list[tuple[int, torch.Tensor | None]] = []  # (examples, loss / k) of each micro-batch so far
-        self._started = False
         self._rates: tuple[float, float] = (math.nan, 0.0)
         self._steps = 0
 
@@ -70,7 +69,8 @@ class NoiseScaleMonitor(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._n = self.num_examples or _examples_of_a_pass(trainer)
-        self._steps, self._started = trainer.global_step, False
+        self._steps = trainer.global_step
+        self.on_train_batch_start = self._say_in_words
         if trainer.global_step == 0 and not self._restored:  # used before, in another run
             self._examples_seen, self._window = 0, []
         self._restored = False
@@ -81,13 +81,9 @@ class NoiseScaleMonitor(Callback):
             self._file = AppendedRows(path, COLUMNS, start=trainer.global_step) if trainer.is_global_zero else None
         add_layout(trainer)
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
-        if not self._started:
-            self._started = True
-            rank_zero_info(self._in_words(trainer, batch))
-
-    def on_before_zero_grad(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
-        self._window = []
+    def _say_in_words(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        self.on_train_batch_start = None
+        rank_zero_info(self._in_words(trainer, batch))
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
         group = optimizer.param_groups[0]
@@ -97,6 +93,8 @@ class NoiseScaleMonitor(Callback):
         loader = trainer.train_dataloader
         micro = loader.current if isinstance(loader, PlannedLoader) else None
         size = micro.size if micro is not None else extract_batch_size(batch)
+        if (micro.index if micro is not None else batch_idx % trainer.accumulate_grad_batches) == 0:
+            self._window = []  # an update begins, perhaps again: what was restored of it does not count
         self._window.append((size, outputs.get("loss") if isinstance(outputs, dict) else None))
         if trainer.global_step == self._steps:
             return
@@ -154,7 +152,7 @@ class NoiseScaleMonitor(Callback):
         losses = _mean_losses(trainer, rows, together)
         if not trainer.is_global_zero:
             return
-        written = []
+        written, scalars = [], []
         for row, loss in zip(rows, losses, strict=True):
             g = sgd_noise_scale(row.lr, self._n, row.effective)
             written.append((row.step, row.epoch, row.examples_seen, row.lr, row.effective, row.micro, row.accumulate, g, loss))
@@ -168,7 +166,8 @@ class NoiseScaleMonitor(Callback):
             }
             if row.momentum:
                 values["noise/g_momentum"] = with_momentum(g, row.momentum)
-            log_scalars(trainer, values, row.step, row.examples_seen, row.wall_time)
+            scalars.append(Scalars(values, row.step, row.examples_seen, row.wall_time))
+        log_scalars(trainer, scalars)
         if self._file is not None:
             self._file.append(written)
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pytorch_lightning.callbacks import Callback
-
 from noisescale.errors import ConfigError
+from noisescale.lean import LeanCallback
 
 __all__ = ["SameRun"]
 
 
-class SameRun(Callback):
+class SameRun(LeanCallback):
     """Keep the choices of a run in its checkpoints, and refuse to resume it with others.
 
     Without it a checkpoint wins over some choices (the optimizer's rate) and loses to others (the seed, and with it which examples

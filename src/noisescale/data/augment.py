@@ -32,7 +32,7 @@ def crop_flip(images: Tensor, choices: Tensor) -> Tensor:
     """Pad with zeros, crop the window at (dy, dx), mirror it left to right where flip is 1.
 
     Args:
-        images: shape (n, c, h, w), any dtype.
+        images: uint8, shape (n, c, h, w), n at least 1.
         choices: int64, shape (n, 3), rows of `crop_flip_table`, on the device of `images`.
 
     Returns:
@@ -40,11 +40,13 @@ def crop_flip(images: Tensor, choices: Tensor) -> Tensor:
     """
     n, c, h, w = images.shape
     pad_h, pad_w = crop_padding((h, w))
-    padded = F.pad(images, (pad_w, pad_w, pad_h, pad_h))
-    dy, dx, flip = choices.unsqueeze(-1).unbind(1)
-    x = torch.arange(w, device=images.device)
-    rows = torch.arange(h, device=images.device) + dy
-    columns = torch.where(flip == 1, w - 1 - x, x) + dx
-    pixels = rows.unsqueeze(2) * padded.shape[3] + columns.unsqueeze(1)
-    # One gather over flat pixels: 2 to 6 times faster than indexing rows and columns, or than unfolding windows.
-    return padded.flatten(2).gather(2, pixels.view(n, 1, h * w).expand(n, c, h * w)).view(n, c, h, w)
+    padded = F.pad(images, (pad_w, pad_w, pad_h, pad_h)).contiguous()
+    row, plane = padded.shape[3], padded.shape[2] * padded.shape[3]
+    dy, dx, flip = choices.unbind(1)
+    # Row k of this view, which copies nothing, is the window whose first pixel is the k-th of `padded`.
+    span = (c - 1) * plane + (h - 1) * row + w
+    windows = padded.as_strided((padded.numel() - span + 1, c, h, w), (1, plane, row, 1))
+    cropped = windows.index_select(0, torch.arange(n, device=images.device) * (c * plane) + dy * row + dx)
+    # mask ? mirrored : cropped, by bits: `torch.where` with a mask per image costs several times as much on a CPU.
+    mask = flip.neg().to(torch.uint8).view(n, 1, 1, 1)
+    return cropped.flip(3).bitwise_xor_(cropped).bitwise_and_(mask).bitwise_xor_(cropped)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -12,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from noisescale.data.augment import crop_flip, crop_flip_table
-from noisescale.data.images import Batch, Examples, ImageDataset, Split, as_is, channel_statistics, normalize
+from noisescale.data.images import Batch, Examples, ImageDataset, Split, as_is, channel_sums, normalize, statistics_of_sums
 from noisescale.data.splits import split_train_val
 from noisescale.errors import ConfigError, check_choice, check_count, check_number
 from noisescale.sizes import split_sizes
@@ -21,7 +23,7 @@ __all__ = ["ImageDataModule"]
 
 
 class ImageDataModule(pl.LightningDataModule, ABC):
-    """Images in memory as one uint8 tensor; augmented and normalised on the device, once per batch.
+    """uint8 images, in memory as one tensor or streamed; augmented and normalised on the device, once per batch.
 
     A source overrides `train_examples` and `read`. Loaders give uint8: training batches (images, labels, indices), where
     `indices` are positions in the training set, evaluation batches (images, labels). `on_after_batch_transfer` makes
@@ -33,7 +35,11 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         val_fraction: in [0, 1), the share of the (sub)set that validates instead of training, class-balanced.
         augment: `none`, or `crop_flip`: random crop after zero padding by an eighth of the image, and horizontal flip,
             a function of (seed, epoch, example) alone.
-        num_workers: processes that fetch batches; with the data in memory, 0 is almost always the fastest.
+        in_memory: `auto`, True or False. Images that are in memory live on the training device, where a batch is one gather,
+            unless workers fetch the batches; else the images of each batch travel there. auto: in memory where they fit
+            `memory_limit_gb`. True: refused where they do not. The batches are the same, bit for bit.
+        memory_limit_gb: 10^9 bytes that the training (sub)set and the test set may take together, one byte per pixel and channel.
+        num_workers: processes that fetch batches. None: 0 with the images in memory, else one per core of each device, up to 8.
         eval_batch_size: examples per validation and test batch; changes no result.
         seed: of the subset, the validation split and the augmentation.
         batch_size: examples per training batch when nothing else plans the batches.
@@ -65,9 +71,11 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         subset_size: int | None,
         val_fraction: float,
         augment: str,
-        num_workers: int,
+        num_workers: int | None,
         eval_batch_size: int,
         seed: int,
+        in_memory: bool | str,
+        memory_limit_gb: float,
         batch_size: int = 64,
         size: int | None = None,
     ) -> None:
@@ -76,9 +84,13 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             check_count("subset_size", subset_size, unit="examples", remedy="null uses all")
         check_number("val_fraction", val_fraction, at_least=0, below=1)
         check_choice("augment", augment, self.AUGMENTATIONS)
-        check_count("num_workers", num_workers, at_least=0, unit="processes")
+        if num_workers is not None:
+            check_count("num_workers", num_workers, at_least=0, unit="processes")
         check_count("eval_batch_size", eval_batch_size, unit="examples")
         check_count("seed", seed, at_least=0)
+        if not isinstance(in_memory, bool) and in_memory != "auto":
+            raise ConfigError("in_memory", in_memory, "must be auto, true or false")
+        check_number("memory_limit_gb", memory_limit_gb, above=0, unit="GB")
         check_count("batch_size", batch_size, unit="examples")
         if size is not None:
             check_count("size", size, unit="examples", remedy="null for the data's own")
@@ -88,11 +100,14 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         self.num_workers = num_workers
         self.eval_batch_size = eval_batch_size
         self.seed = seed
+        self.in_memory = in_memory
+        self.memory_limit_gb = memory_limit_gb
         self.batch_size = batch_size
         self.size = size
         self._train: ImageDataset | None = None
         self._val: ImageDataset | None = None
         self._test: ImageDataset | None = None
+        self._resident = False
         self._limit_val_batches: float | None = None  # the trainer's own, while `setup` has set it to 0
         self._on_device: dict[str, Any] = {}  # copies, remade when the epoch or the device changes
 
@@ -117,6 +132,25 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             ConfigError: the source is missing or unusable.
         """
 
+    def fits(self, num_train: int, num_test: int, shape: tuple[int, ...], smaller: str = "data.subset_size") -> bool:
+        """Whether so many images of `shape` are to be in memory, by `in_memory` and `memory_limit_gb`. For sources.
+
+        Raises:
+            ConfigError: they must be, and do not fit; `smaller` names the keys that make them fewer or smaller.
+        """
+        needed = (num_train + num_test) * math.prod(shape) / 1e9
+        if self.in_memory is False or needed <= self.memory_limit_gb:
+            return self.in_memory is not False
+        if self.in_memory == "auto":
+            return False
+        sizes = " x ".join(map(str, shape))
+        raise ConfigError(
+            "memory_limit_gb",
+            self.memory_limit_gb,
+            f"{num_train} training and {num_test} test images of {sizes} need {needed:.3g} GB decoded",
+            f"lower {smaller}, raise data.memory_limit_gb, or let data.in_memory=auto decide",
+        )
+
     def train_size(self) -> int:
         """N = `num_examples`, known before anything is decoded.
 
@@ -139,7 +173,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             self._set_up_train()
         if stage in (None, "test") and self._test is None:
             found = self.read("test", lambda labels: torch.arange(labels.numel()))
-            self._test = ImageDataset(found.images, found.labels, with_indices=False)
+            self._test = found.part(0, found.labels.numel(), with_indices=False)
         if self.trainer is not None and self.val_fraction == 0 and self._limit_val_batches is None:
             # The one way to skip validation in which Lightning does not warn: of a missing or empty loader it does.
             self._limit_val_batches, self.trainer.limit_val_batches = self.trainer.limit_val_batches, 0
@@ -152,16 +186,16 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     def _set_up_train(self) -> None:
         n = self.train_size()
         found = self.read("train", self._select_train)
-        images = found.images[:n]  # here and below views, not copies: training and validation share one tensor
         self.num_examples = n
         self.class_names = found.class_names
         self.num_classes = len(found.class_names)
-        self.in_channels = images.shape[1]
-        self.image_size = (images.shape[2], images.shape[3])
-        self.mean, self.std = channel_statistics(images)
+        _, self.in_channels, *size = found.images.shape
+        self.image_size = (size[0], size[1])
+        self._train = found.part(0, n, with_indices=True)
+        self._val = found.part(n, found.labels.numel(), with_indices=False)
+        self.mean, self.std = statistics_of_sums(_sums(self._train, found.sums))
+        self._resident = found.resident
         self._on_device.clear()
-        self._train = ImageDataset(images, found.labels[:n], with_indices=True)
-        self._val = ImageDataset(found.images[n:], found.labels[n:], with_indices=False)
 
     def _select_train(self, labels: Tensor) -> Tensor:
         """Positions of the training examples, followed by those of the validation examples."""
@@ -171,29 +205,55 @@ class ImageDataModule(pl.LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches (images uint8, labels, indices). A planned batch sampler may take the place of the shuffle."""
-        return self._loader(self._train, self.batch_size, shuffle=True)
+        return self._loader("train", self._train, self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """Batches (images uint8, labels); an empty list if `val_fraction` is 0, and a trainer then validates nothing."""
-        return self._loader(self._val, self.eval_batch_size) if self.val_fraction > 0 else []
+        return self._loader("val", self._val, self.eval_batch_size) if self.val_fraction > 0 else []
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Batches (images uint8, labels) of the test set."""
-        return self._loader(self._test, self.eval_batch_size)
+        return self._loader("test", self._test, self.eval_batch_size)
 
-    def _loader(self, dataset: ImageDataset | None, batch_size: int, shuffle: bool = False) -> DataLoader[Batch]:
+    def _loader(self, name: str, dataset: ImageDataset | None, batch_size: int, shuffle: bool = False) -> DataLoader[Batch]:
         if dataset is None:
             raise RuntimeError(f"{type(self).__name__}: call setup() before asking for a loader")
+        device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+        num_workers = self._workers(dataset)
+        moved = self._resident and num_workers == 0 and device.type != "cpu"
         return DataLoader(
-            dataset,
+            self._on(device, name, dataset) if moved else dataset,
             batch_size=batch_size,
             shuffle=shuffle,
             collate_fn=as_is,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
             # Evaluation gains nothing: and Lightning warns of pinned memory with persistent workers and reloaded loaders.
-            pin_memory=shuffle and self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            pin_memory=shuffle and not moved and device.type == "cuda",
         )
+
+    def _workers(self, dataset: ImageDataset) -> int:
+        if self.num_workers is not None:
+            return self.num_workers
+        if isinstance(dataset.images, Tensor):
+            return 0
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        devices = 1 if self.trainer is None else self.trainer.num_devices
+        return max(1, min(8, cores // devices))
+
+    def _on(self, device: torch.device, name: str, dataset: ImageDataset) -> ImageDataset:
+        held = self._on_device.get(name, (None, None))
+        if held[0] != device:
+            held = self._on_device[name] = (device, dataset.to(device))
+        found: ImageDataset = held[1]
+        return found
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """`batch` on `device`."""
+        if batch[0].device == device:  # Lightning's own looks through it for tensors first
+            return batch
+        moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return moved
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """(images, labels[, indices]) -> (x, y) on the device: augmented if the trainer trains, then normalised.
@@ -204,7 +264,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         images, labels = batch[0], batch[1]
         trainer = self.trainer
         if self.augment == "crop_flip" and trainer is not None and trainer.training:
-            images = crop_flip(images, self._table(trainer.current_epoch, images.device)[batch[2]])
+            images = crop_flip(images, self._table(trainer.current_epoch, images.device).index_select(0, batch[2]))
         dtype = torch.float32 if trainer is None else trainer.lightning_module.dtype
         assert isinstance(dtype, torch.dtype)
         mean, std = self._statistics(images.device, torch.promote_types(dtype, torch.float32))
@@ -229,3 +289,11 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what was copied to a device, which another process makes for itself."""
         return {**self.__dict__, "_on_device": {}}
+
+
+def _sums(dataset: ImageDataset, known: Tensor | None) -> Tensor:
+    """`channel_sums` of a data set, by those of each of its `images` where they are known."""
+    if known is not None:
+        return (known if dataset.rows is None else known.index_select(0, dataset.rows)).sum(0)
+    parts = torch.arange(len(dataset)).split(1000)  # the copies stay small
+    return torch.stack([channel_sums(dataset.take(part)[0]) for part in parts]).sum(0)

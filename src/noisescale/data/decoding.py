@@ -1,11 +1,11 @@
-"""Image files to one uint8 tensor: every file decoded completely, in threads, into its place."""
+"""Image files to uint8 tensors: every file decoded completely."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,11 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-__all__ = ["ImageFileError", "NotGreyError", "OtherSizeError", "decode_images", "image_header"]
+from noisescale.data.images import channel_sums
+
+__all__ = ["ImageFileError", "NotGreyError", "OtherSizeError", "decode_batch", "decode_images", "image_header", "sum_images"]
+
+T = TypeVar("T")
 
 GREY_MODES = frozenset({"1", "L", "LA", "La"})
 CHUNK = 64  # files per task: large enough that threads do not wait for each other, small enough for a smooth bar
@@ -24,7 +28,7 @@ CHUNK = 64  # files per task: large enough that threads do not wait for each oth
 class ImageFileError(Exception):
     """A file that cannot be used as an image: `file`, and why, `problem`, a phrase."""
 
-    def __init__(self, file: Path, problem: str) -> None:
+    def __init__(self, file: str, problem: str) -> None:
         super().__init__(file, problem)
         self.file, self.problem = file, problem
 
@@ -37,7 +41,7 @@ class OtherSizeError(ImageFileError):
     """An image of another size than was asked for, with no resizing."""
 
 
-def image_header(file: Path) -> tuple[bool, tuple[int, int]]:
+def image_header(file: str) -> tuple[bool, tuple[int, int]]:
     """Whether an image is grey, and its (h, w) in pixels, without decoding it.
 
     Raises:
@@ -50,15 +54,13 @@ def image_header(file: Path) -> tuple[bool, tuple[int, int]]:
         raise ImageFileError(file, _reason(error)) from None
 
 
-def decode_images(files: Sequence[Path], *, channels: int, size: tuple[int, int], resize: bool, title: str) -> Tensor:
-    """Decode all files.
+def decode_batch(files: Sequence[str], *, channels: int, size: tuple[int, int], resize: bool) -> Tensor:
+    """Decode `files`, here and now.
 
     Args:
-        files: at least one.
         channels: 1 (grey) or 3 (RGB).
         size: (h, w) in pixels of the result.
         resize: bring images to `size`, by resizing and a central crop; else each must have it.
-        title: what the progress bar says; it is shown in a terminal only.
 
     Returns:
         uint8, shape (n, channels, h, w).
@@ -68,31 +70,53 @@ def decode_images(files: Sequence[Path], *, channels: int, size: tuple[int, int]
         NotGreyError, OtherSizeError: likewise, a file that is not as asked for.
     """
     images = torch.empty((len(files), channels, *size), dtype=torch.uint8)
-    pixels = images.numpy()
+    for row, file in zip(images.numpy(), files, strict=True):
+        row[...] = _pixels(file, channels, size, resize)
+    return images
 
-    def decode(start: int) -> int:
-        chunk = files[start : start + CHUNK]
-        for row, file in enumerate(chunk, start):
-            pixels[row] = _pixels(file, channels, size, resize)
-        return len(chunk)
 
+def decode_images(files: Sequence[str], *, channels: int, size: tuple[int, int], resize: bool, title: str) -> Tensor:
+    """As `decode_batch`, in threads, with a progress bar that says `title`, shown in a terminal only."""
+    images = torch.empty((len(files), channels, *size), dtype=torch.uint8)
+
+    def decode(start: int, stop: int) -> None:
+        images[start:stop] = decode_batch(files[start:stop], channels=channels, size=size, resize=resize)
+
+    for _ in _in_threads(decode, len(files), title):
+        pass
+    return images
+
+
+def sum_images(files: Sequence[str], *, channels: int, size: tuple[int, int], resize: bool, title: str) -> Tensor:
+    """Decode `files` as `decode_images` does, but keep none: `channel_sums` of each, int64 (n, channels, 3)."""
+
+    def add_up(start: int, stop: int) -> Tensor:
+        images = decode_batch(files[start:stop], channels=channels, size=size, resize=resize)
+        return torch.stack([channel_sums(image) for image in images.split(1)])
+
+    return torch.cat(list(_in_threads(add_up, len(files), title)))
+
+
+def _in_threads(work: Callable[[int, int], T], count: int, title: str) -> Iterator[T]:
+    """work(start, stop) of chunks of `count` files, in their order, so that of several bad files the same one is always named."""
     console = Console(stderr=True)
     with (
         Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
         ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool,
     ):
-        bar = progress.add_task(title, total=len(files))
-        tasks = [pool.submit(decode, start) for start in range(0, len(files), CHUNK)]
+        bar = progress.add_task(title, total=count)
+        starts = range(0, count, CHUNK)
+        tasks = [pool.submit(work, start, min(start + CHUNK, count)) for start in starts]
         try:
-            for task in tasks:  # in the order of the files, so that of several bad files the same one is always named
-                progress.advance(bar, task.result())
+            for start, task in zip(starts, tasks, strict=True):
+                yield task.result()
+                progress.advance(bar, min(CHUNK, count - start))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return images
 
 
-def _pixels(file: Path, channels: int, size: tuple[int, int], resize: bool) -> npt.NDArray[np.uint8]:
+def _pixels(file: str, channels: int, size: tuple[int, int], resize: bool) -> npt.NDArray[np.uint8]:
     try:
         with Image.open(file) as opened:
             opened.load()  # verify() would not notice a truncated JPEG
@@ -103,7 +127,7 @@ def _pixels(file: Path, channels: int, size: tuple[int, int], resize: bool) -> n
         raise ImageFileError(file, _reason(error)) from None
 
 
-def _fitted(image: Image.Image, file: Path, channels: int, size: tuple[int, int], resize: bool) -> npt.NDArray[np.uint8]:
+def _fitted(image: Image.Image, file: str, channels: int, size: tuple[int, int], resize: bool) -> npt.NDArray[np.uint8]:
     if image.mode.startswith(("I", "F")):
         raise ImageFileError(file, f"mode {image.mode}: only 8-bit images are read")
     if channels == 1 and image.mode not in GREY_MODES:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,14 +34,25 @@ class DigitsData(ImageDataModule):
         return self.NUM_TRAIN
 
     def read(self, split: Split, select: Callable[[Tensor], Tensor]) -> Examples:
-        from sklearn.datasets import load_digits  # here: importing scikit-learn takes a second that other sets need not pay
-
-        digits = load_digits()
-        levels = torch.from_numpy(digits.images)
-        labels = torch.from_numpy(digits.target).to(torch.int64)
+        levels, labels = _digits()
         tests = torch.zeros(labels.numel(), dtype=torch.bool)
         tests[balanced_order(labels, self.NUM_TEST, derived_generator("digits"))] = True
         rows = torch.nonzero(tests if split == "test" else ~tests).flatten()
         rows = rows[select(labels[rows])]
-        images = (levels[rows] * (255 / 16)).round().to(torch.uint8).unsqueeze(1)
-        return Examples(images, labels[rows], tuple(str(name) for name in digits.target_names))
+        images = (levels[rows].double() * (255 / 16)).round().to(torch.uint8).unsqueeze(1)
+        names = tuple(map(str, range(10)))
+        return Examples(images, labels[rows], names, resident=self.fits(self.NUM_TRAIN, self.NUM_TEST, (1, 8, 8)))
+
+
+@cache
+def _digits() -> tuple[Tensor, Tensor]:
+    """Grey levels uint8 (1797, 8, 8) and labels int64 (1797,): what `sklearn.datasets.load_digits` reads, in its order.
+
+    The file is found without importing scikit-learn, which would take longer than all else at the start of a run.
+    """
+    spec = find_spec("sklearn")
+    if spec is None or spec.submodule_search_locations is None:
+        raise ModuleNotFoundError("data=digits comes with scikit-learn, which is not installed: pip install scikit-learn")
+    file = Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+    table = torch.from_numpy(np.loadtxt(file, delimiter=",", dtype=np.uint8))
+    return table[:, :-1].reshape(-1, 8, 8), table[:, -1].to(torch.int64)

@@ -1,8 +1,7 @@
-"""Any folder of images: train/<class>/ and test/<class>/, decoded once."""
+"""Any folder of images: train/<class>/ and test/<class>/, decoded once and kept, or streamed."""
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +11,11 @@ import torch
 from torch import Tensor
 
 from noisescale.data.datamodule import ImageDataModule
-from noisescale.data.decoding import ImageFileError, NotGreyError, OtherSizeError, decode_images, image_header
-from noisescale.data.images import Examples, Split
-from noisescale.errors import ConfigError, check_count, check_number
+from noisescale.data.decoding import ImageFileError, NotGreyError, OtherSizeError, decode_images, image_header, sum_images
+from noisescale.data.image_cache import ImageCache
+from noisescale.data.images import Examples, Images, Split
+from noisescale.data.streaming import FileImages
+from noisescale.errors import ConfigError, check_count
 
 __all__ = ["ImageFolderData"]
 
@@ -32,25 +33,33 @@ class ImageFolderData(ImageDataModule):
         root: the folder, relative to the current directory.
         image_size: pixels: the shorter side is resized to it (bilinear), then the centre is cropped to a square.
             None: the images are taken as they are and must all have one size.
-        memory_limit_gb: 10^9 bytes that the decoded training (sub)set and test set may take together.
-        common: as for `ImageDataModule`.
+        cache: whether what was decoded is kept in `root`/.noisescale: all images of a split, where they are in memory and no subset is
+            taken, so a run never decodes more than it needs; of images that are streamed, the counts of their values.
+        common: as for `ImageDataModule`. Images that are not in memory are decoded when their batch is fetched.
     """
 
-    def __init__(self, *, root: str | None, image_size: int | None, memory_limit_gb: float, **common: Any) -> None:
+    def __init__(self, *, root: str | None, image_size: int | None, cache: bool, **common: Any) -> None:
         super().__init__(**common)
         if not isinstance(root, (str, Path)) or not str(root):
             value = "null" if root is None else root
             raise ConfigError("root", value, "imagefolder needs a folder with train/ and test/", "set data.root")
         if image_size is not None:
             check_count("image_size", image_size, unit="pixels", remedy="null takes the images as they are")
-        check_number("memory_limit_gb", memory_limit_gb, above=0, unit="GB")
+        if not isinstance(cache, bool):
+            raise ConfigError("cache", cache, "must be true or false")
         self.root = Path(root)
         self.resize_to = image_size
-        self.memory_limit_gb = memory_limit_gb
-        self._listed: dict[Split, dict[str, list[Path]]] | None = None
+        self.cache = ImageCache(self.root.expanduser() / ".noisescale" if cache else None)
+        self._listed: dict[Split, dict[str, list[str]]] | None = None
+        self._streams = False
 
     def train_examples(self) -> int:
         return _count(self._files()["train"])
+
+    def prepare_data(self) -> None:
+        """Decode what is to be kept; Lightning calls this on one process only, so the others find it."""
+        if self.cache.folder is not None:
+            self.setup()
 
     def read(self, split: Split, select: Callable[[Tensor], Tensor]) -> Examples:
         by_class = self._files()[split]
@@ -58,21 +67,13 @@ class ImageFolderData(ImageDataModule):
         labels = torch.arange(len(names)).repeat_interleave(torch.tensor([len(by_class[name]) for name in names]))
         files = [file for name in names for file in by_class[name]]
         chosen = select(labels)
-        return Examples(self._decode(split, [files[i] for i in chosen.tolist()]), labels[chosen], names)
-
-    def _decode(self, split: Split, files: list[Path]) -> Tensor:
+        # All are decoded in the order of the folder, whatever the seed, and can be kept; a subset is decoded alone.
+        whole = len(chosen) == len(files)
+        rows = chosen if whole else torch.arange(len(chosen))
+        files = files if whole else [files[i] for i in chosen.tolist()]
         try:
-            if split == "test":  # setup() has read the training images, which decide
-                return self._decode_as(split, files, self.in_channels, self.image_size)
-            grey, size = image_header(files[0])
-            if self.resize_to is not None:
-                size = (self.resize_to, self.resize_to)
-            # Opening every file for its mode alone would cost a large part of decoding it: assume that a set whose first
-            # image is grey is all grey, and start again in RGB at the first image that is not.
-            try:
-                return self._decode_as(split, files, 1 if grey else 3, size)
-            except NotGreyError:
-                return self._decode_as(split, files, 3, size)
+            images, sums = self._images(split, files, self.cache if whole else ImageCache(None))
+            return Examples(images, labels[chosen], names, rows, resident=not self._streams, sums=sums)
         except OtherSizeError as error:
             problem = f"{error.file} {error.problem} like the first training image"
             raise ConfigError("image_size", "null", problem, "set data.image_size to resize all") from None
@@ -83,35 +84,54 @@ class ImageFolderData(ImageDataModule):
             problem = f"{error.file} cannot be decoded ({error.problem})"
             raise ConfigError("root", self.root, problem, "repair or remove the file") from None
 
-    def _decode_as(self, split: Split, files: list[Path], channels: int, size: tuple[int, int]) -> Tensor:
+    def _images(self, split: Split, files: list[str], cache: ImageCache) -> tuple[Images, Tensor | None]:
+        if split == "test":  # setup() has read the training images, which decide
+            mark = cache.mark(self.root, files, self.image_size)
+            return self._images_as(split, files, cache, mark, self.in_channels, self.image_size)
+        grey, size = image_header(files[0])
+        if self.resize_to is not None:
+            size = (self.resize_to, self.resize_to)
+        mark = cache.mark(self.root, files, size)
+        # Opening every file for its mode alone would cost a large part of decoding it: assume that a set whose first
+        # image is grey is all grey, and start again in RGB at the first image that is not.
+        if grey and not any(cache.has(self._name(split, kind, 3), mark) for kind in ("images", "sums")):
+            try:
+                return self._images_as(split, files, cache, mark, 1, size)
+            except NotGreyError:
+                pass
+        return self._images_as(split, files, cache, mark, 3, size)
+
+    def _images_as(
+        self, split: Split, files: list[str], cache: ImageCache, mark: str, channels: int, size: tuple[int, int]
+    ) -> tuple[Images, Tensor | None]:
         if split == "train":
-            self._check_memory(len(files), _count(self._files()["test"]), (channels, *size))
-        return decode_images(files, channels=channels, size=size, resize=self.resize_to is not None, title=f"decoding {split} images")
+            test = _count(self._files()["test"])
+            self._streams = not self.fits(len(files), test, (channels, *size), "data.image_size or data.subset_size")
+        resize = self.resize_to is not None
+        # Images that are streamed are all decoded once nevertheless, to see that they can be, and for the sums.
+        kind, decode = ("sums", sum_images) if self._streams else ("images", decode_images)
+        name = self._name(split, kind, channels)
+        found = cache.find(name, mark)
+        if found is None:
+            title = f"decoding {split} images"
+            found = cache.keep(name, mark, decode(files, channels=channels, size=size, resize=resize, title=title))
+        return (FileImages(files, channels, size, resize), found) if self._streams else (found, None)
 
-    def _check_memory(self, num_train: int, num_test: int, shape: tuple[int, int, int]) -> None:
-        needed = (num_train + num_test) * math.prod(shape) / 1e9
-        if needed <= self.memory_limit_gb:
-            return
-        sizes = " x ".join(map(str, shape))
-        raise ConfigError(
-            "memory_limit_gb",
-            self.memory_limit_gb,
-            f"{num_train} training and {num_test} test images of {sizes} need {needed:.3g} GB decoded",
-            "lower data.image_size or data.subset_size, or raise data.memory_limit_gb",
-        )
+    def _name(self, split: Split, kind: str, channels: int) -> str:
+        return f"{split}-{kind}-{'grey' if channels == 1 else 'rgb'}-{self.resize_to or 'as-is'}"
 
-    def _files(self) -> dict[Split, dict[str, list[Path]]]:
+    def _files(self) -> dict[Split, dict[str, list[str]]]:
         # Listed once, so that the sizes announced are the sizes read.
         if self._listed is None:
             self._listed = _list_images(self.root)
         return self._listed
 
 
-def _count(by_class: dict[str, list[Path]]) -> int:
+def _count(by_class: dict[str, list[str]]) -> int:
     return sum(map(len, by_class.values()))
 
 
-def _list_images(root: Path) -> dict[Split, dict[str, list[Path]]]:
+def _list_images(root: Path) -> dict[Split, dict[str, list[str]]]:
     """Split -> class -> image files, classes and files sorted.
 
     Raises:
@@ -124,7 +144,7 @@ def _list_images(root: Path) -> dict[Split, dict[str, list[Path]]]:
     folder = root.expanduser()
     if not folder.is_dir():
         refuse("no such folder")
-    listed: dict[Split, dict[str, list[Path]]] = {}
+    listed: dict[Split, dict[str, list[str]]] = {}
     for split in SPLITS:
         if not (folder / split).is_dir():
             refuse(f"no folder {root / split}")
@@ -144,11 +164,11 @@ def _list_images(root: Path) -> dict[Split, dict[str, list[Path]]]:
     return listed
 
 
-def _images_below(folder: Path) -> list[Path]:
+def _images_below(folder: Path) -> list[str]:
     found = (
         os.path.join(path, name)
         for path, _, names in os.walk(folder)
         for name in names
         if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
     )
-    return [Path(file) for file in sorted(found)]
+    return sorted(found)

@@ -1,50 +1,58 @@
-"""Labelled uint8 images in memory: the data set that a loader indexes, their statistics, their normalisation."""
+"""Labelled uint8 images: the data set that a loader indexes, their statistics, their normalisation."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-__all__ = ["Batch", "Examples", "ImageDataset", "Split", "as_is", "channel_statistics", "normalize"]
+from noisescale.loading import BatchedDataset
+
+__all__ = [
+    "Batch",
+    "Examples",
+    "ImageDataset",
+    "Images",
+    "Split",
+    "as_is",
+    "channel_statistics",
+    "channel_sums",
+    "normalize",
+    "statistics_of_sums",
+]
 
 Split = Literal["train", "test"]
 Batch = tuple[Tensor, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class Examples:
-    """What a source delivers.
+class Images(Protocol):
+    """A uint8 tensor of shape (n, c, h, w), or what gives its rows as if it were one."""
 
-    Attributes:
-        images: uint8, shape (n, c, h, w).
-        labels: int64, shape (n,), in [0, len(class_names)).
-        class_names: one name per class.
-    """
+    @property
+    def shape(self) -> torch.Size: ...
 
-    images: Tensor
-    labels: Tensor
-    class_names: tuple[str, ...]
+    def index_select(self, dim: int, index: Tensor) -> Tensor:
+        """The rows `index`, int64 (b,), of dimension `dim`, which is 0: a new tensor, uint8 (b, c, h, w)."""
 
 
 @dataclass(frozen=True, eq=False)
-class ImageDataset(Dataset[Batch]):
-    """Images and labels with a batched fetch: `__getitems__` returns the batch already collated, by one indexed gather.
+class ImageDataset(BatchedDataset):
+    """Images and labels, fetched a batch at a time: by one indexed gather, of images that are a tensor.
 
     Attributes:
-        images: uint8, shape (n, c, h, w).
-        labels: int64, shape (n,).
+        images: shape (n, c, h, w).
+        labels: int64, shape (m,), of the m examples.
         with_indices: whether a batch is (images, labels, indices), as for training, or (images, labels).
+        rows: int64, shape (m,): example i is `images[rows[i]]`. None: it is `images[i]`, and m = n.
     """
 
-    images: Tensor
+    images: Images
     labels: Tensor
     with_indices: bool
+    rows: Tensor | None = None
 
     def __len__(self) -> int:
         return self.labels.numel()
@@ -53,11 +61,50 @@ class ImageDataset(Dataset[Batch]):
         """One example: an image (c, h, w), its label, and, if asked for, its index; the latter two 0-dimensional."""
         return tuple(column[0] for column in self.__getitems__([index]))
 
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """The batch of `indices`, in their order: images uint8 (b, c, h, w), labels int64 (b,), and indices int64 (b,)."""
-        rows = torch.as_tensor(indices, dtype=torch.int64)
-        batch = (self.images.index_select(0, rows), self.labels.index_select(0, rows))  # several times faster than [rows]
-        return (*batch, rows) if self.with_indices else batch
+    def take(self, indices: Tensor) -> Batch:
+        """int64 (b,) -> the collated batch: images uint8 (b, c, h, w), labels int64 (b,), and indices. Draws no random numbers.
+
+        The batch is on the device of the data set, wherever `indices` are.
+        """
+        indices = indices.to(self.labels.device)
+        rows = indices if self.rows is None else self.rows.index_select(0, indices)
+        # index_select: several times faster than [rows].
+        batch = (self.images.index_select(0, rows), self.labels.index_select(0, indices))
+        return (*batch, indices) if self.with_indices else batch
+
+    def to(self, device: torch.device) -> ImageDataset:
+        """A copy of its examples on `device`, as tensors."""
+        images = self.images if isinstance(self.images, Tensor) and self.rows is None else self.take(torch.arange(len(self)))[0]
+        return ImageDataset(images.to(device), self.labels.to(device), self.with_indices)
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """What a source delivers.
+
+    Attributes:
+        images: shape (n, c, h, w).
+        labels: int64, shape (m,), in [0, len(class_names)), of the m examples.
+        class_names: one name per class.
+        rows: int64, shape (m,): example i is `images[rows[i]]`. None: it is `images[i]`.
+        resident: whether they may live on the training device.
+        sums: `channel_sums` of each image, int64 (n, c, 3), where the source knows them already.
+    """
+
+    images: Images
+    labels: Tensor
+    class_names: tuple[str, ...]
+    rows: Tensor | None = None
+    resident: bool = True
+    sums: Tensor | None = None
+
+    def part(self, first: int, last: int, *, with_indices: bool) -> ImageDataset:
+        """Examples `first` to `last` - 1. Nothing is copied: all parts share the images."""
+        labels = self.labels[first:last]
+        if self.rows is None:
+            assert isinstance(self.images, Tensor)
+            return ImageDataset(self.images[first:last], labels, with_indices)
+        return ImageDataset(self.images, labels, with_indices, self.rows[first:last])
 
 
 def as_is(batch: Any) -> Any:
@@ -65,21 +112,32 @@ def as_is(batch: Any) -> Any:
     return batch
 
 
+def channel_sums(images: Tensor) -> Tensor:
+    """Per channel the number of pixels, their sum and the sum of their squares: uint8 (n, c, h, w) -> int64 (c, 3), exact.
+
+    Those of parts add up to those of the whole.
+    """
+    counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)])
+    value = torch.arange(256)
+    return counts @ torch.stack((torch.ones_like(value), value, value * value), dim=1)
+
+
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """`statistics_of_sums` of uint8 images (n, c, h, w), at least one pixel per channel."""
+    return statistics_of_sums(channel_sums(images))
+
+
+def statistics_of_sums(sums: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and (population) standard deviation of each channel over all images and pixels, in units of [0, 1].
 
-    Exact up to the last division: both come from integer sums. A standard deviation below one grey level, 1/255, is
-    given as 1/255, so that a constant channel normalises to zeros.
+    Exact up to the last division. A standard deviation below one grey level, 1/255, is given as 1/255, so that a constant
+    channel normalises to zeros.
 
     Args:
-        images: uint8, shape (n, c, h, w), at least one pixel per channel.
+        sums: of `channel_sums`, int64 (c, 3), at least one pixel per channel.
     """
     means, stds = [], []
-    for channel in images.unbind(1):
-        counts = torch.bincount(channel.flatten(), minlength=256).tolist()
-        total = sum(counts)
-        first = sum(value * count for value, count in enumerate(counts))
-        second = sum(value * value * count for value, count in enumerate(counts))
+    for total, first, second in sums.tolist():
         means.append(first / (255 * total))
         stds.append(max(math.sqrt(second * total - first * first) / total, 1.0) / 255)
     return tuple(means), tuple(stds)
@@ -95,4 +153,5 @@ def normalize(images: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype) -> 
         mean, std: floating, shape (c, 1, 1), in units of [0, 1], on the device of `images`.
         dtype: of the result.
     """
-    return images.to(mean.dtype).div_(255).sub_(mean).div_(std).to(dtype)
+    # One subtraction and one multiplication per pixel: divisions cost twice as much.
+    return images.to(mean.dtype).sub_(255 * mean).mul_((255 * std).reciprocal()).to(dtype)

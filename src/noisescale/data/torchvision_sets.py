@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import http.client
+import os
 import pickle
 import tarfile
 import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -79,35 +81,38 @@ class TorchvisionData(ImageDataModule):
         self._open("train")
 
     def read(self, split: Split, select: Callable[[Tensor], Tensor]) -> Examples:
-        source = self._open(split)
-        images = torch.as_tensor(source.data)
-        images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
-        labels = torch.as_tensor(source.targets, dtype=torch.int64)
-        expected = KNOWN[self.dataset_name].sizes[split]
-        if not images.shape[0] == labels.numel() == expected:
-            found = f"{images.shape[0]} {split} images and {labels.numel()} labels, {self.dataset_name} has {expected}"
+        images, labels, names = self._open(split)
+        sizes = KNOWN[self.dataset_name].sizes
+        if not images.shape[0] == labels.numel() == sizes[split]:
+            found = f"{images.shape[0]} {split} images and {labels.numel()} labels, {self.dataset_name} has {sizes[split]}"
             raise ConfigError("root", self.root, f"{self._where()} holds {found}", self._remedy())
         chosen = select(labels)
-        return Examples(images[chosen].contiguous(), labels[chosen], tuple(source.classes))
+        if split == "train":
+            self._resident = self.fits(len(chosen), sizes["test"], tuple(images.shape[1:]))
+        return Examples(images, labels[chosen], names, chosen, self._resident)
 
-    def _open(self, split: Split) -> Any:
-        from torchvision import datasets  # here: importing torchvision takes seconds that other sets need not pay
-
-        read = getattr(datasets, KNOWN[self.dataset_name].torchvision_name)
-        root, train = self.root.expanduser(), split == "train"
-        with warnings.catch_warnings():
-            # The CIFAR pickles were written by an old NumPy, of which NumPy 2.4.0 warns at every reading.
-            warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
+    def _open(self, split: Split) -> _Set:
+        root = self.root.expanduser()
+        stamp = self._stamp()
+        try:
+            return _read(self.dataset_name, root, split) if stamp is None else _read_once(self.dataset_name, root, split, stamp)
+        except _READ_ERRORS as error:
+            problem = error
+        if self.download:
             try:
-                return read(root, train=train)
-            except _READ_ERRORS as error:
-                problem = error
-            if self.download:
-                try:
-                    return read(root, train=train, download=True)
-                except _DOWNLOAD_ERRORS as error:
-                    raise self._refusal(problem, error) from None
-            raise self._refusal(problem) from None
+                return _read(self.dataset_name, root, split, download=True)
+            except _DOWNLOAD_ERRORS as error:
+                raise self._refusal(problem, error) from None
+        raise self._refusal(problem) from None
+
+    def _stamp(self) -> tuple[tuple[int, int], ...] | None:
+        """What changes with the files, where all are there."""
+        known = KNOWN[self.dataset_name]
+        try:
+            found = [os.stat(self.root.expanduser() / known.folder / file) for file in known.files]
+        except OSError:
+            return None
+        return tuple((each.st_size, each.st_mtime_ns) for each in found)
 
     def _where(self) -> str:
         return str(self.root / KNOWN[self.dataset_name].folder)
@@ -132,6 +137,28 @@ class TorchvisionData(ImageDataModule):
         if failed is None:
             return ConfigError("root", self.root, words, f"{self._remedy()}, or let data.download=true fetch it")
         return ConfigError("root", self.root, f"{words}, and the download failed ({_one_line(failed)})", self._remedy())
+
+
+_Set = tuple[Tensor, Tensor, tuple[str, ...]]
+
+
+def _read(name: str, root: Path, split: Split, download: bool = False) -> _Set:
+    """All images, uint8 (n, c, h, w), and labels, int64 (n,), of one split, and the names of the classes."""
+    from torchvision import datasets  # here: importing torchvision takes seconds that other sets need not pay
+
+    with warnings.catch_warnings():
+        # The CIFAR pickles were written by an old NumPy, of which NumPy 2.4.0 warns at every reading.
+        warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
+        source = getattr(datasets, KNOWN[name].torchvision_name)(root, train=split == "train", download=download)
+    images = torch.as_tensor(source.data)
+    images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
+    return images.contiguous(), torch.as_tensor(source.targets, dtype=torch.int64), tuple(source.classes)
+
+
+@lru_cache(maxsize=2)  # the splits of one set, at most 0.2 GB: the runs of a sweep share a process
+def _read_once(name: str, root: Path, split: Split, stamp: tuple[tuple[int, int], ...]) -> _Set:
+    """As `_read`, of files that are as `stamp` says."""
+    return _read(name, root, split)
 
 
 def _one_line(error: Exception) -> str:

@@ -2,11 +2,13 @@
 
 Every model is built by `Model(in_channels=..., num_classes=..., image_size=(h, w), **its own options)`; the first three
 come from the data, the options from conf/model. It returns logits: the loss is `cross_entropy`, not `nll_loss`.
+`network` builds one by its name and sees to how it is computed.
 """
 
+from noisescale.models.building import network
 from noisescale.models.convnet import CNN, VGG11
 from noisescale.models.dense import MLP, Logistic
 from noisescale.models.normalization import GhostBatchNorm2d
-from noisescale.models.residual import ResNet18, WideResNet
+from noisescale.models.residual import ResNet9, ResNet18, WideResNet
 
-__all__ = ["CNN", "MLP", "VGG11", "GhostBatchNorm2d", "Logistic", "ResNet18", "WideResNet"]
+__all__ = ["CNN", "MLP", "VGG11", "GhostBatchNorm2d", "Logistic", "ResNet9", "ResNet18", "WideResNet", "network"]

@@ -1,15 +1,44 @@
-"""What all models share: the description of the images, lists of widths, and the start of the weights."""
+"""What all models share: their construction, the description of the images, lists of widths, and the start of the weights."""
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from noisescale.errors import ConfigError, check_count
 
-__all__ = ["check_images", "check_widths", "he_normal_"]
+__all__ = ["check_images", "check_widths", "he_normal_", "network"]
+
+
+def network(architecture: str, *, channels_last: bool, compile: bool | str, **options: Any) -> nn.Module:
+    """`architecture(**options)`, and how it is computed: what conf/model describes.
+
+    Neither choice changes a name or a shape in the `state_dict`, nor, but for rounding and the masks of a compiled dropout, a result.
+
+    Args:
+        architecture: dotted name of an `nn.Module`: `noisescale.models.MLP`.
+        channels_last: weights and images in the memory order n, h, w, c; shapes stay (n, c, h, w).
+        compile: whether torch.compile compiles it at its first call, see `compile_in_place`; a word is its mode.
+        options: of the architecture.
+    """
+    net: nn.Module = pkgutil.resolve_name(architecture)(**options)
+    if channels_last:
+        net.to(memory_format=torch.channels_last)
+        net.register_forward_pre_hook(_images_channels_last)
+    if compile:
+        from noisescale.models.compiling import compile_in_place
+
+        compile_in_place(net, None if compile is True else compile)
+    return net
+
+
+def _images_channels_last(net: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    images, *others = inputs
+    return images.contiguous(memory_format=torch.channels_last), *others
 
 
 def check_images(in_channels: int, num_classes: int, image_size: Sequence[int]) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from noisescale.errors import ConfigError, check_count, check_number
 from noisescale.models.building import check_images, he_normal_
 from noisescale.models.normalization import batch_norm
 
-__all__ = ["ResNet18", "WideResNet"]
+__all__ = ["ResNet9", "ResNet18", "WideResNet"]
 
 
 def _conv3x3(before: int, after: int, stride: int = 1) -> nn.Conv2d:
@@ -76,6 +76,70 @@ class ResNet18(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.features(images))
         return logits
+
+
+class _Residual(nn.Module):
+    """`x + F(x)`, F = twice conv norm relu."""
+
+    def __init__(self, channels: int, ghost_batch_size: int | None) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(*(_unit(channels, channels, ghost_batch_size) for _ in range(2)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.residual(x)
+        return y
+
+
+class ResNet9(nn.Module):
+    """Stem and three stages with 1, 2, 4, 8 times `width` channels, a 2x2 max-pool in each stage and a residual in the outer two.
+
+    A unit is conv3x3 norm relu: eight of them (four in the two residuals), the largest value over the pixels and one linear layer, whose
+    logits are multiplied by `logit_scale`. 6.57 M parameters for 10 classes. The pools round up, so any image size works.
+
+    Args:
+        in_channels, num_classes, image_size: c, number of classes, (h, w) in pixels (any size).
+        width: channels of the stem.
+        logit_scale: > 0; below 1 the network starts, and stays, less sure of its answers.
+        ghost_batch_size: examples each batch norm sees at most, see `GhostBatchNorm2d`; None: all of the micro-batch.
+
+    Shapes: (n, c, h, w) -> (n, num_classes).
+    Raises: ConfigError.
+    Start: He et al. 2015, variance 2 / fan_out, for the convolutions; torch's for the rest.
+    Source: D. Page 2018, How to train your ResNet; the network of his DAWNBench entry.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_classes: int,
+        image_size: Sequence[int],
+        width: int,
+        logit_scale: float,
+        ghost_batch_size: int | None,
+    ) -> None:
+        super().__init__()
+        check_images(in_channels, num_classes, image_size)
+        check_count("width", width, unit="channels")
+        check_number("logit_scale", logit_scale, above=0.0)
+        self.logit_scale = logit_scale
+        layers: list[nn.Module] = [_unit(in_channels, width, ghost_batch_size)]
+        for stage, residual in enumerate((True, False, True)):
+            before, after = 2**stage * width, 2 ** (stage + 1) * width
+            layers += [_unit(before, after, ghost_batch_size), nn.MaxPool2d(2, ceil_mode=True)]
+            if residual:
+                layers.append(_Residual(after, ghost_batch_size))
+        self.features = nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten())
+        he_normal_(self.features, "fan_out")
+        self.classifier = nn.Linear(8 * width, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.features(images)) * self.logit_scale
+        return logits
+
+
+def _unit(before: int, after: int, ghost_batch_size: int | None) -> nn.Sequential:
+    return nn.Sequential(_conv3x3(before, after), batch_norm(after, ghost_batch_size), nn.ReLU())
 
 
 class _PreActivationBlock(nn.Module):

@@ -1,0 +1,1 @@
+"""A Hydra plugin: `hydra/launcher=pool`."""

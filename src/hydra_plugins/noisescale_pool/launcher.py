@@ -1,0 +1,41 @@
+"""What Hydra finds when it looks for launchers at every start: thin, for it is imported each time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+__all__ = ["PoolLauncher"]
+
+OPTIONS = {
+    "_target_": "hydra_plugins.noisescale_pool.launcher.PoolLauncher",
+    "n_jobs": 2,
+    "prepare": "noisescale.training.import_libraries",
+}
+ConfigStore.instance().store(group="hydra/launcher", name="pool", node=OPTIONS, provider="noisescale")
+
+
+class PoolLauncher(Launcher):
+    """`hydra/launcher=pool`, see `noisescale.pool.launch`.
+
+    Args:
+        n_jobs: processes, at least 1.
+        prepare: dotted name of a function without arguments, called before processes are copied.
+    """
+
+    def __init__(self, n_jobs: int, prepare: str) -> None:
+        self.n_jobs, self.prepare = n_jobs, prepare
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from noisescale.pool import Sweep, launch
+
+        sweep = Sweep(self.hydra_context, self.task_function, self.config)
+        return launch(sweep, self.n_jobs, self.prepare, job_overrides, initial_job_idx)
