@@ -22,6 +22,8 @@ from torch.nn import functional as F
 
 from benchmarks.measure import Comparison, Wanted
 from noisescale.models import CNN, MLP, ResNet18, WideResNet
+from noisescale.models.building import to_channels_last
+from noisescale.models.compiling import compile_in_place
 from noisescale.optimizers import RMSpropNesterov
 
 __all__ = ["PLAIN", "Setting", "Trained", "Variant", "comparisons", "settings", "variants"]
@@ -97,10 +99,9 @@ class Trained:
         self.images = torch.randn(setting.batch, *setting.image, device=device)
         self.labels = torch.randint(0, CLASSES, (setting.batch,), device=device)
         if variant.channels_last:
-            self.net.to(memory_format=torch.channels_last)
-            self.images = self.images.contiguous(memory_format=torch.channels_last)
+            to_channels_last(self.net)
         if variant.compile:
-            self.net.compile(dynamic=True)
+            compile_in_place(self.net, None)
         self.optimizer = torch.optim.SGD(self.net.parameters(), lr=0.01, momentum=0.9, **variant.optimizer)
 
     def __call__(self) -> float:

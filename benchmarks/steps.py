@@ -161,12 +161,14 @@ class Run:
 
     def _loop(self, batches: Callable[[], Iterator[Any]]) -> float:
         net = self.setting.network()
-        optimizer = torch.optim.SGD(net.parameters(), lr=LR, momentum=0.9)
+        parameters = list(net.parameters())
+        optimizer = torch.optim.SGD(parameters, lr=LR, momentum=0.9)
         step, ends = 0, []
         for _ in range(1 + TIMED_EPOCHS):
             for x, y in batches():
                 optimizer.param_groups[0]["lr"] = LR * cosine(step, self.total)
-                optimizer.zero_grad()
+                for parameter in parameters:  # as ours; optimizer.zero_grad() takes ten times as long
+                    parameter.grad = None
                 F.cross_entropy(net(x), y).backward()
                 optimizer.step()
                 step += 1

@@ -153,3 +153,18 @@ class KilledByTheSystem(pl.Callback):
 
     def on_train_batch_start(self, *arguments: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Unpicklable(Exception):
+    """An error that pickle cannot bring back."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(f"{one} {two}")
+
+
+class FailsWithSeed0(pl.Callback):
+    """Raises an error of its own in the run with seed 0."""
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *arguments: Any) -> None:
+        if os.environ.get("PL_GLOBAL_SEED") == "0":
+            raise Unpicklable("first", "second")

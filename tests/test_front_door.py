@@ -14,8 +14,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -469,6 +470,51 @@ def test_a_pool_without_processes_is_refused(tmp_path: Path) -> None:
     outcome = run("-m", f"hydra.sweep.dir={tmp_path}", "hydra/launcher=pool", "hydra.launcher.n_jobs=0", "seed=0,1")
     assert outcome.status == 2
     assert outcome.lines[-1] == "error: hydra.launcher.n_jobs=0: must be a whole number of processes, at least 1"
+
+
+def test_an_error_that_does_not_travel_between_processes_stops_no_other_run(tmp_path: Path) -> None:
+    failing = ("+callbacks.end._target_=tests.cases.FailsWithSeed0", "callbacks=light", "logger=csv-only")
+    done = process("-m", f"hydra.sweep.dir={tmp_path}", "hydra/launcher=pool", *QUICK, *failing, "seed=0,1,2", PYTHONPATH=str(REPOSITORY))
+    assert done.returncode == 1
+    assert "Unpicklable: first second" in done.stderr
+    assert "was killed" not in done.stderr
+    assert [results_of(tmp_path / number)["status"] for number in ("1", "2")] == ["completed", "completed"]
+
+
+@pytest.mark.parametrize("group", [True, False])
+def test_an_interrupted_pool_ends_and_starts_nothing_more(group: bool, tmp_path: Path) -> None:
+    command = [sys.executable, str(REPOSITORY / "train.py"), "-m", "hydra/launcher=pool", "seed=0,1,2", "epochs=100000", "threads=1"]
+    start = partial(subprocess.Popen, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    with start([*command, f"hydra.sweep.dir={tmp_path}"], cwd=REPOSITORY) as running:
+        try:
+            deadline = time.monotonic() + 120
+            while not all(read_rows(tmp_path / number / "epochs.csv") for number in ("0", "1")):
+                assert running.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            (os.killpg if group else os.kill)(running.pid, signal.SIGINT)
+            _, said = running.communicate(timeout=60)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
+    assert running.returncode == 130, said
+    assert said.splitlines()[-1] == "error: interrupted"
+    assert [results_of(tmp_path / number)["status"] for number in ("0", "1")] == ["interrupted", "interrupted"]
+    assert not (tmp_path / "2").exists()
+
+
+@pytest.mark.slow
+def test_a_pool_whose_sweep_is_killed_ends_too(tmp_path: Path) -> None:
+    command = [sys.executable, str(REPOSITORY / "train.py"), "-m", "hydra/launcher=pool", "seed=0,1", "epochs=100000", "threads=1"]
+    with subprocess.Popen(
+        [*command, f"hydra.sweep.dir={tmp_path}"], stderr=subprocess.PIPE, cwd=REPOSITORY, start_new_session=True
+    ) as running:
+        deadline = time.monotonic() + 120
+        while not read_rows(tmp_path / "0" / "epochs.csv"):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        running.kill()
+        running.communicate(timeout=30)  # ends when nobody holds stderr any more: the processes of the pool have ended
 
 
 def test_a_pool_whose_process_is_killed_says_so(tmp_path: Path) -> None:

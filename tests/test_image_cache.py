@@ -220,6 +220,21 @@ def test_a_failed_write_leaves_nothing(root: Path, monkeypatch: pytest.MonkeyPat
     assert kept(root) == []
 
 
+def test_what_cannot_be_removed_is_left_and_what_was_killed_is_removed(root: Path) -> None:
+    cache = image_cache.ImageCache(root / ".noisescale")
+    values, mark = torch.arange(6, dtype=torch.uint8), "0" * 32
+    cache.keep("train", mark, values)
+    (root / ".noisescale" / f"train-{'1' * 32}").mkdir()
+    old, young = (root / ".noisescale" / f".part-{number}-0" for number in (1, 2))
+    for part in (old, young):
+        part.touch()
+    os.utime(old, (0, 0))
+    assert torch.equal(cache.keep("train", "2" * 32, values), values)
+    assert not (root / ".noisescale" / f"train-{mark}").exists()
+    assert not old.exists()
+    assert young.exists()
+
+
 def test_sizes_and_colours_are_kept_apart(root: Path, decoded: list[int]) -> None:
     for image_size in (None, 4, 6):
         images_of(folder(root, image_size=image_size))

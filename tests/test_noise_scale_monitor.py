@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from noisescale import batching, schedules
 from noisescale.callbacks import BatchSizeScheduler, NoiseScaleMonitor, StopOnDivergence, TrainingDiverged
@@ -300,3 +300,33 @@ def test_writing_fails_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(OSError, match="no space"):
         write_atomically(path, "new, and long")
     assert path.read_text() == "old"
+
+
+class SteppingByHand(pl.LightningModule):
+    """Manual optimization: a step for every two batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.net = nn.Linear(2, 1)
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        optimizer: Any = self.optimizers()
+        self.manual_backward(self.net(batch[0]).square().mean())
+        if batch_idx % 2 == 1:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_a_step_by_hand_counts_all_batches_since_the_last_one(tmp_path: Path) -> None:
+    loader = DataLoader(TensorDataset(torch.ones(64, 2)), batch_size=8)
+    settings: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pl.Trainer(max_epochs=1, accelerator="cpu", callbacks=[NoiseScaleMonitor(tmp_path / "steps.csv")], **settings)
+    trainer.fit(SteppingByHand(), loader)
+    rows = read_rows(tmp_path / "steps.csv")
+    assert [int(row["examples_seen"]) for row in rows] == [0, 16, 32, 48]
+    assert {(row["effective_batch_size"], row["micro_batch_size"], row["accumulate_grad_batches"]) for row in rows} == {("16", "8", "2")}
+    assert float(rows[0]["g"]) == pytest.approx(0.1 * (64 / 16 - 1))

@@ -13,13 +13,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
-from noisescale import batching, schedules
+from noisescale import batching, schedules, training
 from noisescale.callbacks import BatchSizeScheduler
 from noisescale.data import ImageFolderData, decoding
 from noisescale.data.images import ImageDataset
 from noisescale.data.streaming import FileImages
 from noisescale.errors import ConfigError
+from noisescale.loading import PlannedLoader
+from noisescale.planning import Plan
 from tests.cases import ignored, weights
 from tests.test_data import COMMON, write_images
 from tests.test_image_cache import images_of, kept, same
@@ -215,3 +218,40 @@ def test_a_terminal_shows_the_progress(root: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("FORCE_COLOR", "1")
     folder(root, in_memory=False).setup("fit")
     assert "decoding train images" in capsys.readouterr().err
+
+
+def as_pair(batch: Any) -> dict[str, Tensor]:
+    return {"images": batch[0], "labels": batch[1]}
+
+
+def test_the_collate_function_is_kept_with_and_without_workers(root: Path) -> None:
+    data = folder(root)
+    data.setup("fit")
+    plan = Plan(schedules.Constant(), batching.Fixed(size=8), data.num_examples, epochs=1)
+    for workers in (0, 1):
+        source = DataLoader(data.train_dataloader().dataset, batch_size=4, shuffle=True, collate_fn=as_pair, num_workers=workers)
+        batches = list(PlannedLoader(lambda source=source: source, lambda n: plan, 0, 0, lambda: 0))  # type: ignore[misc]
+        assert [sorted(batch) for batch in batches] == [["images", "labels"]] * len(batches)
+        assert len(batches) > 1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_goes_bad_in_training_is_one_line(workers: int, tmp_path: Path) -> None:
+    """As the front door says it: with a worker, all that arrives is the text of its trace."""
+
+    write_images(tmp_path, size=(16, 16), n=12)
+
+    class Spoiler(pl.Callback):
+        def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            for file in (tmp_path / "train").rglob("*.png"):
+                file.write_bytes(b"no image")
+
+    with pytest.raises(Exception, match=r"ImageFileError|cannot be used") as caught:
+        train(folder(tmp_path, in_memory=False, num_workers=workers, cache=False), Spoiler())
+    assert isinstance(caught.value, Exception)
+    words = training._unreadable(caught.value)
+    assert words is not None
+    assert words.startswith(str(tmp_path / "train"))
+    assert words.count("\n") == 0
+    assert "cannot be used (" in words
+    assert training._unreadable(RuntimeError("of another kind")) is None

@@ -65,11 +65,15 @@ def _has_accelerator() -> bool:
     return torch.accelerator.is_available()
 
 
+def _accelerator_in_use() -> bool:
+    return _has_accelerator() and (not torch.cuda.is_available() or torch.cuda.is_initialized())
+
+
 def seed_random_generators(seed: int) -> None:
     """Seed torch (all devices), numpy and random of this process."""
-    if _has_accelerator():
+    if _accelerator_in_use():
         torch.manual_seed(seed)
-    else:  # the same numbers; `torch.manual_seed` would note a whole stack trace for devices that are not there, each time
+    else:  # the same numbers; `torch.manual_seed` would note a whole stack trace for devices that do not run, each time
         torch.default_generator.manual_seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - users' transforms draw from the global generators
     random.seed(seed)
@@ -196,7 +200,7 @@ class PlannedLoader:
         loader, dataset = self._loader, self._dataset
         if isinstance(dataset, BatchedDataset) and loader.num_workers == 0 and not loader.pin_memory:
             for micro in self.micro_batches():
-                batch = dataset.take(self.indices_of(micro))
+                batch = loader.collate_fn(dataset.take(self.indices_of(micro)))
                 self.current = micro
                 yield batch
             return

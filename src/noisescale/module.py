@@ -109,7 +109,7 @@ class Classifier(pl.LightningModule):
         self._recent = []
         examples = torch.tensor(counts, dtype=torch.float64, device=losses[0].device)
         sums = torch.stack((torch.stack(losses).double() @ examples, torch.stack(right).sum().double()))
-        self._sums = sums if self._sums is None else self._sums + sums
+        self._sums = sums if self._sums is None else self._sums.to(sums.device) + sums  # restored before the module has its device
         self._count += sum(counts)
 
     def on_train_epoch_end(self) -> None:
@@ -148,5 +148,6 @@ class Classifier(pl.LightningModule):
         checkpoint["epoch_sums"] = None if self._sums is None else (self._sums.tolist(), self._count)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if (sums := checkpoint.get("epoch_sums")) is not None:
+        # Those of rank 0: on other devices they would count twice.
+        if (sums := checkpoint.get("epoch_sums")) is not None and self.global_rank == 0:
             self._sums, self._count = torch.tensor(sums[0], dtype=torch.float64, device=self.device), sums[1]

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import signal
 import sys
 import traceback
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
-from hydra.utils import get_method
 from omegaconf import DictConfig, open_dict
 
 from noisescale.errors import ConfigError, check_count
+from noisescale.processes import end_with
+from noisescale.training import import_libraries
 
 __all__ = ["Sweep", "launch"]
+
+PATIENCE = 5.0
+"""Seconds that interrupted runs have to end by themselves."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,7 @@ class Sweep:
 _sweep: Sweep
 
 
-def launch(sweep: Sweep, n_jobs: int, prepare: str, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
+def launch(sweep: Sweep, n_jobs: int, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
     """Carry out all runs, `n_jobs` at a time, whatever becomes of one; what they returned, in their order.
 
     A process that is forked has all that was imported before, at no cost, and keeps what a run has read for its next one.
@@ -42,8 +50,6 @@ def launch(sweep: Sweep, n_jobs: int, prepare: str, job_overrides: Sequence[Sequ
     Args:
         sweep: of the runs.
         n_jobs: processes, at least 1; each carries out one run after another.
-        prepare: dotted name of a function without arguments, called before the fork: it may import, but must not start threads or
-            touch a GPU.
         job_overrides: of each run.
         first: the number of the first.
 
@@ -56,20 +62,30 @@ def launch(sweep: Sweep, n_jobs: int, prepare: str, job_overrides: Sequence[Sequ
     setup_globals()
     configure_log(sweep.config.hydra.hydra_logging, sweep.config.hydra.verbose)
     Path(str(sweep.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
-    get_method(prepare)()
+    import_libraries()  # no threads, and no GPU is touched: neither outlives a fork
     global _sweep
     _sweep = sweep  # for the copies: a task function cannot be sent to them
-    with ProcessPoolExecutor(min(n_jobs, len(job_overrides)), get_context("fork")) as pool:
-        runs = [pool.submit(_run, number, list(overrides)) for number, overrides in enumerate(job_overrides, first)]
+    waiting = deque(enumerate(job_overrides, first))
+    running: dict[Future[JobReturn], int] = {}
+    done: dict[int, JobReturn] = {}
+    with ProcessPoolExecutor(min(n_jobs, len(waiting)), get_context("fork"), end_with, (os.getpid(),)) as pool:
         try:
-            return [run.result() for run in runs]
+            while waiting or running:
+                while waiting and len(running) < n_jobs:  # no more: what is handed over cannot be taken back
+                    number, overrides = waiting.popleft()
+                    running[pool.submit(_run, number, list(overrides))] = number
+                for run in wait(running, return_when=FIRST_COMPLETED).done:
+                    done[running.pop(run)] = run.result()
         except BrokenProcessPool:
-            raise RuntimeError(
-                "a process of the sweep was killed, for want of memory perhaps; runs that had ended keep their files"
-            ) from None
+            message = "a process of the sweep was killed, for want of memory perhaps; runs that had ended keep their files"
+            raise RuntimeError(message) from None
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            # A terminal has told the processes too, and they are about to write what they have; a signal sent here alone has not.
+            if wait(running, timeout=PATIENCE).not_done:
+                for process in active_children():
+                    os.kill(process.pid or 0, signal.SIGINT)
             raise
+    return [done[number] for number in sorted(done)]
 
 
 def _run(number: int, overrides: list[str]) -> JobReturn:
@@ -86,6 +102,17 @@ def _run(number: int, overrides: list[str]) -> JobReturn:
         job_subdir_key="hydra.sweep.subdir",
     )
     if done.status == JobStatus.FAILED and isinstance(done._return_value, Exception):
-        # A trace does not travel between processes, its text does.
-        done._return_value.add_note("".join(traceback.format_exception(done._return_value)))
+        done._return_value = _that_travels(done._return_value)
     return done
+
+
+def _that_travels(error: Exception) -> Exception:
+    """`error` with the text of its trace, which does not travel between processes; a RuntimeError for one that cannot either."""
+    trace = "".join(traceback.format_exception(error))
+    try:
+        if type(pickle.loads(pickle.dumps(error))) is type(error):
+            error.add_note(trace)
+            return error
+    except Exception:  # a user's class may raise anything here
+        pass
+    return RuntimeError(trace)

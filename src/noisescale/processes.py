@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["is_child", "other_ranks"]
+__all__ = ["end_with", "is_child", "other_ranks"]
 
 _VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 _PARENT = "NOISESCALE_RANK_0"
@@ -42,7 +42,7 @@ def other_ranks(count: int, script: Path, run_dir: Path) -> Iterator[None]:
     """
     if count == 1 or is_child():
         if _PARENT in os.environ:
-            threading.Thread(target=_end_with, args=(int(os.environ[_PARENT]),), daemon=True).start()
+            end_with(int(os.environ[_PARENT]))
         yield
         return
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()), NODE_RANK="0", LOCAL_RANK="0", WORLD_SIZE=str(count))
@@ -78,11 +78,15 @@ def _watch(children: list[subprocess.Popen[bytes]], finished: threading.Event) -
             return
 
 
-def _end_with(parent: int) -> None:
-    """A rank whose rank 0 was killed would wait for it in a collective for half an hour."""
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)
+def end_with(parent: int) -> None:
+    """From now on, end this process within a second of the end of its parent: it would wait for it, in a collective for half an hour."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _free_port() -> int:

@@ -142,10 +142,10 @@ def _run(cfg: DictConfig, schedule: Schedule, strategy: BatchStrategy, data: Any
         seed=cfg.seed,
     )
     always: list[pl.Callback] = [batches, SameRun(_identity(cfg))]
-    if cfg.model.compile:
+    if cfg.model.get("compile"):
         from noisescale.models.compiling import CompileFirst
 
-        always.append(CompileFirst((data.in_channels, *data.image_size)))
+        always.append(CompileFirst((data.in_channels, *data.image_size), cfg.model.compile))
     trainer = _trainer(cfg, always, data)
 
     status, started, message = "completed", time.perf_counter(), ""
@@ -160,6 +160,11 @@ def _run(cfg: DictConfig, schedule: Schedule, strategy: BatchStrategy, data: Any
     except ConfigError as error:
         raise (error.under("trainer") if error.key in cfg.trainer else error) from error
     except Exception as error:
+        unreadable = _unreadable(error)
+        if unreadable is not None:
+            raise ConfigError(
+                "data.root", cfg.data.root, f"since the start, {unreadable}", "repair it, and resume with ckpt_path"
+            ) from error
         if cfg.ckpt_path is None or (batches.loader is not None and batches.loader.current is not None):
             raise
         reason = " ".join(str(error).split("\n\t")[0:2])
@@ -249,6 +254,15 @@ def _logger(cfg: DictConfig) -> Any:
             raise
         raise refused from error
     return logger
+
+
+def _unreadable(error: Exception) -> str | None:
+    """Which image of those that are streamed could not be read, and why; None for another error."""
+    name = "ImageFileError"
+    if type(error).__name__ == name:
+        return str(error)
+    # A worker of a DataLoader sends its trace as text, whose last line says it.
+    return str(error).rpartition(f"{name}: ")[2].strip() if f"{name}: " in str(error) else None
 
 
 def _parameters(cfg: DictConfig) -> dict[str, Any]:

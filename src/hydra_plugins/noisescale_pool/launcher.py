@@ -15,7 +15,6 @@ __all__ = ["PoolLauncher"]
 OPTIONS = {
     "_target_": "hydra_plugins.noisescale_pool.launcher.PoolLauncher",
     "n_jobs": 2,
-    "prepare": "noisescale.training.import_libraries",
 }
 ConfigStore.instance().store(group="hydra/launcher", name="pool", node=OPTIONS, provider="noisescale")
 
@@ -25,11 +24,10 @@ class PoolLauncher(Launcher):
 
     Args:
         n_jobs: processes, at least 1.
-        prepare: dotted name of a function without arguments, called before processes are copied.
     """
 
-    def __init__(self, n_jobs: int, prepare: str) -> None:
-        self.n_jobs, self.prepare = n_jobs, prepare
+    def __init__(self, n_jobs: int) -> None:
+        self.n_jobs = n_jobs
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
@@ -38,4 +36,4 @@ class PoolLauncher(Launcher):
         from noisescale.pool import Sweep, launch
 
         sweep = Sweep(self.hydra_context, self.task_function, self.config)
-        return launch(sweep, self.n_jobs, self.prepare, job_overrides, initial_job_idx)
+        return launch(sweep, self.n_jobs, job_overrides, initial_job_idx)

@@ -79,7 +79,7 @@ def _add(logger: TensorBoardLogger, prefix: str, points: Iterable[tuple[Mapping[
     from tensorboard.compat.proto.event_pb2 import Event
 
     _fast_checksums()
-    write = logger.experiment._get_file_writer().event_writer.add_event
+    writer = logger.experiment._get_file_writer()
     event, tags = Event(), tuple[str, ...]()
     for values, step, wall_time in points:
         if tuple(values) != tags:
@@ -88,13 +88,12 @@ def _add(logger: TensorBoardLogger, prefix: str, points: Iterable[tuple[Mapping[
                 event.summary.value.add(tag=prefix + tag)
         for place, value in zip(event.summary.value, values.values(), strict=True):
             place.simple_value = value
-        event.step, event.wall_time = step, wall_time
-        write(event)  # which takes a copy: as bytes
+        writer.add_event(event, step, wall_time)  # which takes a copy: as bytes
 
 
 @cache
 def _fast_checksums() -> None:
-    """Let TensorBoard's writer take its checksums from google-crc32c where that is installed.
+    """Let TensorBoard's writers in this process take their checksums from google-crc32c, where that is installed.
 
     Its own goes through a record byte by byte in Python, which costs more than all else that a small network's update logs.
     """

@@ -63,6 +63,7 @@ class NoiseScaleMonitor(LeanCallback):
         self._restored = False
         self._window: list[tuple[int, torch.Tensor | None]] = []  # (examples, loss / k) of each micro-batch so far
         self._rates: tuple[float, float] = (math.nan, 0.0)
+        self._said = False
         self._steps = 0
 
     # -- what happened --------------------------------------------------------------------------------------------------------
@@ -70,7 +71,7 @@ class NoiseScaleMonitor(LeanCallback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._n = self.num_examples or _examples_of_a_pass(trainer)
         self._steps = trainer.global_step
-        self.on_train_batch_start = self._say_in_words
+        self._said = False
         if trainer.global_step == 0 and not self._restored:  # used before, in another run
             self._examples_seen, self._window = 0, []
         self._restored = False
@@ -81,9 +82,10 @@ class NoiseScaleMonitor(LeanCallback):
             self._file = AppendedRows(path, COLUMNS, start=trainer.global_step) if trainer.is_global_zero else None
         add_layout(trainer)
 
-    def _say_in_words(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
-        self.on_train_batch_start = None
-        rank_zero_info(self._in_words(trainer, batch))
+    def on_before_zero_grad(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
+        self._window = []
+        if not self._said and isinstance(trainer.train_dataloader, PlannedLoader):
+            self._say(trainer, None)
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
         group = optimizer.param_groups[0]
@@ -93,8 +95,8 @@ class NoiseScaleMonitor(LeanCallback):
         loader = trainer.train_dataloader
         micro = loader.current if isinstance(loader, PlannedLoader) else None
         size = micro.size if micro is not None else extract_batch_size(batch)
-        if (micro.index if micro is not None else batch_idx % trainer.accumulate_grad_batches) == 0:
-            self._window = []  # an update begins, perhaps again: what was restored of it does not count
+        if not self._said:
+            self._say(trainer, batch)
         self._window.append((size, outputs.get("loss") if isinstance(outputs, dict) else None))
         if trainer.global_step == self._steps:
             return
@@ -170,6 +172,10 @@ class NoiseScaleMonitor(LeanCallback):
         log_scalars(trainer, scalars)
         if self._file is not None:
             self._file.append(written)
+
+    def _say(self, trainer: pl.Trainer, batch: Any) -> None:
+        self._said = True
+        rank_zero_info(self._in_words(trainer, batch))
 
     def _in_words(self, trainer: pl.Trainer, batch: Any) -> str:
         loader = trainer.train_dataloader

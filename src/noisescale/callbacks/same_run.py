@@ -34,5 +34,8 @@ class SameRun(LeanCallback):
         saved = state_dict["choices"]
         for key in sorted({*saved, *self.choices}):
             before, now = saved.get(key), self.choices.get(key)
+            if key not in saved:
+                problem = "is no key of the checkpoint, which another version or another option saved"
+                raise ConfigError(key, now, problem, "start anew, or resume with what saved it")
             if before != now:
                 raise ConfigError(key, now, f"the checkpoint was trained with {key}={before}", "resume with the same, or start anew")

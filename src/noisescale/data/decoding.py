@@ -32,6 +32,9 @@ class ImageFileError(Exception):
         super().__init__(file, problem)
         self.file, self.problem = file, problem
 
+    def __str__(self) -> str:
+        return f"{self.file} cannot be used ({self.problem})"
+
 
 class NotGreyError(ImageFileError):
     """A colour image where one channel was asked for."""

@@ -13,7 +13,9 @@ import math
 import os
 import secrets
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -29,6 +31,7 @@ from noisescale.errors import ConfigError
 __all__ = ["ImageCache"]
 
 VERSION = 1
+A_DAY = 86_400.0
 HEAD = 4096  # bytes: a page, so that the images after it are aligned
 
 
@@ -91,9 +94,12 @@ class ImageCache:
         except OSError as error:
             _say_once(f"note: decoded images are not kept: {self.folder} cannot be written ({error.strerror})")
             return values
-        for other in self.folder.glob(f"{name}-{'?' * len(mark)}"):
-            if other != path:
-                other.unlink(missing_ok=True)  # of files that have changed; a process that has it mapped keeps the memory
+        # Of files that have changed (a process that has one mapped keeps the memory), and of processes that were killed.
+        stale = [other for other in self.folder.glob(f"{name}-{'?' * len(mark)}") if other != path]
+        for other in [*stale, *self.folder.glob(".part-*")]:
+            with suppress(OSError):
+                if other in stale or time.time() - other.stat().st_mtime > A_DAY:
+                    other.unlink()
         found = self.find(name, mark)
         return values if found is None else found
 
@@ -123,4 +129,5 @@ def _head(mark: str, shape: Sequence[int], dtype: np.dtype[Any]) -> bytes:
 
 @cache
 def _say_once(words: str) -> None:
-    print(words, file=sys.stderr)
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(words, file=sys.stderr)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from noisescale.errors import ConfigError, check_count
 
-__all__ = ["check_images", "check_widths", "he_normal_", "network"]
+__all__ = ["check_images", "check_widths", "he_normal_", "network", "to_channels_last"]
 
 
 def network(architecture: str, *, channels_last: bool, compile: bool | str, **options: Any) -> nn.Module:
@@ -27,13 +27,18 @@ def network(architecture: str, *, channels_last: bool, compile: bool | str, **op
     """
     net: nn.Module = pkgutil.resolve_name(architecture)(**options)
     if channels_last:
-        net.to(memory_format=torch.channels_last)
-        net.register_forward_pre_hook(_images_channels_last)
+        to_channels_last(net)
     if compile:
         from noisescale.models.compiling import compile_in_place
 
         compile_in_place(net, None if compile is True else compile)
     return net
+
+
+def to_channels_last(net: nn.Module) -> None:
+    """Bring the weights of `net`, in place, and the images of each call into the memory order n, h, w, c."""
+    net.to(memory_format=torch.channels_last)
+    net.register_forward_pre_hook(_images_channels_last)
 
 
 def _images_channels_last(net: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

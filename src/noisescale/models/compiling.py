@@ -42,27 +42,29 @@ class CompileFirst(pl.Callback):
 
     Args:
         image: (c, h, w) of the images.
+        mode: what was chosen, for the words of an error.
 
     Raises:
         ConfigError: what cannot be compiled here, for want of a compiler above all.
     """
 
-    def __init__(self, image: Sequence[int]) -> None:
-        self.image = tuple(image)
+    def __init__(self, image: Sequence[int], mode: bool | str) -> None:
+        self.image, self.mode = tuple(image), mode
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         net, device, started = pl_module.net, pl_module.device, time.perf_counter()
         assert isinstance(net, nn.Module)
-        buffers, training = [buffer.clone() for buffer in net.buffers()], net.training
+        buffers, modes = [buffer.clone() for buffer in net.buffers()], {layer: layer.training for layer in net.modules()}
         try:
             with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
                 self._compile(net, pl_module, trainer.precision_plugin.forward_context)
         except Exception as error:
             reason = str(error).strip().partition("\n")[0]
-            remedy = "install a C++ compiler (g++), or set model.compile=false"
-            raise ConfigError("model.compile", "true", f"the network cannot be compiled here ({reason})", remedy) from error
+            remedy = "a C++ compiler (g++) must be there; or set model.compile=false"
+            raise ConfigError("model.compile", self.mode, f"the network cannot be compiled here ({reason})", remedy) from error
         finally:
-            net.train(training)
+            for layer, training in modes.items():
+                layer.training = training
             for buffer, value in zip(net.buffers(), buffers, strict=True):
                 buffer.copy_(value)
         if trainer.is_global_zero:
