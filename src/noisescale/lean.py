@@ -8,13 +8,14 @@ from typing import Any
 from pytorch_lightning import Callback
 from pytorch_lightning.profilers import PassThroughProfiler
 
-__all__ = ["LeanCallback", "NoProfiler"]
+__all__ = ["LeanCallback", "NoProfiler", "WithoutBatchHooks"]
 
 
-class LeanCallback(Callback):
-    """A callback that costs nothing per batch but for the hooks that it has.
+class WithoutBatchHooks:
+    """For a callback or a LightningModule, in front of Lightning's class: hooks that it does not define cost nothing per batch.
 
-    Lightning prepares the call of each of these hooks of every callback, the empty ones too, for each batch; one that is None it skips.
+    Lightning prepares the call of each of these for every batch, the empty ones too; one that is None it skips. So a subclass has no
+    `super().on_train_batch_end(...)` to call.
     """
 
     on_train_batch_start: Any = None
@@ -23,6 +24,10 @@ class LeanCallback(Callback):
     on_after_backward: Any = None
     on_before_optimizer_step: Any = None
     on_train_batch_end: Any = None
+
+
+class LeanCallback(WithoutBatchHooks, Callback):
+    """A callback that costs nothing per batch but for the hooks that it has."""
 
 
 class NoProfiler(PassThroughProfiler):

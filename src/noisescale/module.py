@@ -13,13 +13,14 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from noisescale.errors import check_number
+from noisescale.lean import WithoutBatchHooks
 
 __all__ = ["Classifier"]
 
 SUMMED_TOGETHER = 256  # micro-batches
 
 
-class Classifier(pl.LightningModule):
+class Classifier(WithoutBatchHooks, pl.LightningModule):
     """Classification by mean cross-entropy, in training against (1 - a) one-hot + a/C, a = label_smoothing.
 
     Metrics, once per epoch: train/loss and train/acc (running means over the epoch, while the weights change), val/loss, val/acc,
@@ -57,14 +58,6 @@ class Classifier(pl.LightningModule):
         self._sums: Tensor | None = None  # of loss x examples, and of right answers
         self._count = 0
         self._recent: list[tuple[Tensor, Tensor, int]] = []  # loss, right answers, examples: not in the sums yet
-
-    # Lightning prepares the call of each of these for every batch, and skips those that are None.
-    on_train_batch_start: Any = None
-    on_before_zero_grad: Any = None
-    on_before_backward: Any = None
-    on_after_backward: Any = None
-    on_before_optimizer_step: Any = None
-    on_train_batch_end: Any = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes the hook that it is in, some forty times per update; torch looks through parameters and modules each time.
