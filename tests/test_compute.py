@@ -31,6 +31,7 @@ COMPILING = [
     "ignore:.*CUDA.*",
     "ignore:The .grad attribute of a Tensor that is not a leaf",
     "ignore:.*lineno.*:DeprecationWarning",
+    "ignore:.*torch.jit.script_method",  # torch 2.11, of itself
     *ignored,
 ]
 CONVOLUTIONAL = ["cnn", "resnet9", "resnet18", "wrn", "vgg11"]
