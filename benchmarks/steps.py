@@ -192,15 +192,7 @@ class Run:
             data.setup()
             optimizer = partial(torch.optim.SGD, lr=LR, momentum=0.9)
             module = Classifier(self.setting.network(), lambda net: optimizer(net.parameters()), CLASSES)
-            callbacks = [
-                BatchSizeScheduler(Fixed(size=self.setting.batch), Cosine()),
-                SameRun({"seed": 0}),
-                NoiseScaleMonitor(Path(folder) / "steps.csv"),
-                EpochRecorder(Path(folder) / "epochs.csv"),
-                StopOnDivergence(),
-                Checkpoint(Path(folder) / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False),
-                TimedProgressBar(seconds=0.1),
-            ]
+            callbacks = [BatchSizeScheduler(Fixed(size=self.setting.batch), Cosine()), *watching(Path(folder))]
             writer = {"max_queue": 4096}
             return fit(module, data, self.steps, callbacks, tensorboard=writer, profiler=NoProfiler(), **SHOWN_AND_SAVED)
 
@@ -242,6 +234,18 @@ def fit(
     if trainer.global_step != (1 + TIMED_EPOCHS) * steps:
         raise RuntimeError(f"{trainer.global_step} steps where {(1 + TIMED_EPOCHS) * steps} were to be timed")
     return (clock.ends[-1] - clock.ends[0]) / (TIMED_EPOCHS * steps)
+
+
+def watching(folder: Path) -> list[pl.Callback]:
+    """The callbacks of `train.py` beside the plan's, with checkpoint and progress bar, and their files in `folder`."""
+    return [
+        SameRun({"seed": 0}),
+        NoiseScaleMonitor(folder / "steps.csv"),
+        EpochRecorder(folder / "epochs.csv"),
+        StopOnDivergence(),
+        Checkpoint(folder / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False),
+        TimedProgressBar(seconds=0.1),
+    ]
 
 
 @contextmanager

@@ -24,15 +24,7 @@ from torch.nn import functional as F
 from benchmarks import steps
 from benchmarks.measure import Comparison, Wanted
 from noisescale.batching import Fixed
-from noisescale.callbacks import (
-    BatchSizeScheduler,
-    Checkpoint,
-    EpochRecorder,
-    NoiseScaleMonitor,
-    SameRun,
-    StopOnDivergence,
-    TimedProgressBar,
-)
+from noisescale.callbacks import BatchSizeScheduler
 from noisescale.data.images import channel_statistics, normalize
 from noisescale.lean import NoProfiler
 from noisescale.models import network
@@ -161,15 +153,7 @@ class Trained:
     def ours(self) -> float:
         """What `train.py` does as it comes, with checkpoint and progress bar."""
         with tempfile.TemporaryDirectory() as folder, steps.unseen():
-            callbacks = [
-                SameRun({"seed": 0}),
-                NoiseScaleMonitor(Path(folder) / "steps.csv"),
-                EpochRecorder(Path(folder) / "epochs.csv"),
-                StopOnDivergence(),
-                Checkpoint(Path(folder) / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False),
-                TimedProgressBar(seconds=0.1),
-            ]
-            return self._fit(callbacks, tensorboard={"max_queue": 4096}, **steps.SHOWN_AND_SAVED)
+            return self._fit(steps.watching(Path(folder)), tensorboard={"max_queue": 4096}, **steps.SHOWN_AND_SAVED)
 
     def _fit(self, callbacks: Sequence[pl.Callback], **options: Any) -> float:
         self._compile(True)  # as model.compile=true does

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,13 @@ from pytorch_lightning.callbacks import (
 )
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, IterableDataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler
 
 from noisescale import batching, schedules
 from noisescale.callbacks import BatchSizeScheduler
 from noisescale.errors import ConfigError
-from noisescale.loading import seed_random_generators
+from noisescale.loading import PlannedLoader, seed_random_generators
+from noisescale.planning import Plan
 from tests.cases import GradientErrors, N, Plain, Regression, fit, ignored, network, scheduler_of, weights
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
@@ -391,3 +393,23 @@ def test_ghost_batches_are_the_same_however_the_update_is_cut(size: int, limit: 
         assert images.norm.running_var is not None
         results.append(torch.cat([weights(module), images.norm.running_var]))
     assert torch.allclose(results[0], results[1], rtol=1e-11, atol=1e-12)
+
+
+def test_a_restored_gradient_lies_in_memory_as_its_parameter_does() -> None:
+    """A fused optimizer is wrong, silently, where the two differ: a checkpoint saved in the other memory order must not bring its own."""
+    net = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    module = SimpleNamespace(named_parameters=net.named_parameters)
+    saved = {name: torch.randn(p.shape) for name, p in net.named_parameters()}
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    trainer = SimpleNamespace(lr_scheduler_configs=[], optimizers=[optimizer], accumulate_grad_batches=1)
+    scheduler = BatchSizeScheduler(batching.Fixed(size=4), max_micro_batch_size=2)
+    plan = Plan(schedules.Constant(), batching.Fixed(size=4), 8, epochs=1, max_micro_batch_size=2)
+    source = DataLoader(TensorDataset(torch.zeros(8, 1)), shuffle=True)
+    scheduler.loader = PlannedLoader(lambda: source, lambda n: plan, 0, 0, lambda: 0)
+    scheduler._gradients = dict(saved)
+    scheduler.on_train_start(trainer, module)  # type: ignore[arg-type]
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is not None
+        assert torch.equal(parameter.grad, saved[name])
+        assert parameter.grad.stride() == parameter.stride()
+    assert net.weight.stride() != saved["weight"].stride()

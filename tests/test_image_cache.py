@@ -16,7 +16,8 @@ from torch import Tensor
 
 from noisescale.data import ImageFolderData, image_cache
 from noisescale.errors import ConfigError
-from tests.test_data import COMMON, write_images
+from tests.test_data import COMMON
+from tests.test_imagefolder import write_images
 
 
 def folder(root: Path, **changes: Any) -> ImageFolderData:

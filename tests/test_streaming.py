@@ -24,8 +24,9 @@ from noisescale.errors import ConfigError
 from noisescale.loading import PlannedLoader
 from noisescale.planning import Plan
 from tests.cases import ignored, weights
-from tests.test_data import COMMON, write_images
+from tests.test_data import COMMON
 from tests.test_image_cache import images_of, kept, same
+from tests.test_imagefolder import write_images
 from tests.test_resume import SaveAndDie, Stop
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in (*ignored, "ignore:.*use of fork", "ignore:.*worker processes in total")]
