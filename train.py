@@ -4,13 +4,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from noisescale.frontdoor import front_door
+from noisescale.app.command import front_door
 
 
 @front_door(Path(__file__).resolve().parent / "conf")
 def main(cfg: DictConfig) -> int:
     """One run; returns its exit status."""
-    from noisescale.training import train
+    from noisescale.app.train import train
 
     return train(cfg, Path(__file__).resolve())
 

@@ -24,7 +24,7 @@ from benchmarks.measure import Comparison, Wanted
 from noisescale.models import CNN, MLP, ResNet18, WideResNet
 from noisescale.models.building import to_channels_last
 from noisescale.models.compiling import compile_in_place
-from noisescale.optimizers import RMSpropNesterov
+from noisescale.models.optimizers import RMSpropNesterov
 
 __all__ = ["PLAIN", "Setting", "Trained", "Variant", "comparisons", "settings", "variants"]
 

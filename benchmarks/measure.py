@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from noisescale.rows import write_atomically
+from noisescale.files import write_atomically
 
 __all__ = ["Comparison", "Measured", "Ratio", "Wanted", "machine", "measure", "save", "show"]
 
@@ -197,7 +197,7 @@ def machine() -> dict[str, Any]:
     """What the numbers were measured on and with."""
     import torch
 
-    from noisescale.results import versions
+    from noisescale.app.results import versions
 
     return {
         "cpu": _cpu_model(),

@@ -29,7 +29,6 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from benchmarks.measure import Comparison, Wanted
-from noisescale.batching import Fixed
 from noisescale.callbacks import (
     BatchSizeScheduler,
     Checkpoint,
@@ -41,9 +40,10 @@ from noisescale.callbacks import (
 )
 from noisescale.data import ImageDataModule
 from noisescale.data.images import Examples, ImageDataset, Split, as_is, channel_statistics, normalize
-from noisescale.lean import NoProfiler
+from noisescale.execution.lean import NoProfiler
 from noisescale.models import CNN, MLP
-from noisescale.module import Classifier
+from noisescale.models.classifier import Classifier
+from noisescale.plans.strategies import Fixed
 from noisescale.schedules import Cosine
 
 __all__ = ["SETTINGS", "Clock", "InMemory", "LoggedTheUsualWay", "Plain", "Run", "Setting", "comparisons", "fit", "random_images"]

@@ -23,12 +23,12 @@ from torch.nn import functional as F
 
 from benchmarks import steps
 from benchmarks.measure import Comparison, Wanted
-from noisescale.batching import Fixed
 from noisescale.callbacks import BatchSizeScheduler
 from noisescale.data.images import channel_statistics, normalize
-from noisescale.lean import NoProfiler
+from noisescale.execution.lean import NoProfiler
 from noisescale.models import network
-from noisescale.module import Classifier
+from noisescale.models.classifier import Classifier
+from noisescale.plans.strategies import Fixed
 from noisescale.schedules import Cosine
 
 __all__ = ["Setting", "Trained", "comparisons", "settings"]

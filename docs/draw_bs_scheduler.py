@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader, TensorDataset
 mpl.use("agg")
 from matplotlib import pyplot as plt
 
-from noisescale.batching import Fixed
-from noisescale.duality import Dual
-from noisescale.noise import sgd_noise_scale
-from noisescale.planning import Plan
+from noisescale.plans.duality import Dual
+from noisescale.plans.noise import sgd_noise_scale
+from noisescale.plans.plan import Plan
+from noisescale.plans.strategies import Fixed
 from noisescale.schedules import Cosine
 
 N, EPOCHS, LR, B0 = 50_000, 200, 0.1, 128

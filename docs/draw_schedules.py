@@ -13,9 +13,9 @@ from hydra import compose, initialize_config_dir
 mpl.use("agg")
 from matplotlib import pyplot as plt
 
-from noisescale.duality import following
-from noisescale.frontdoor import build
-from noisescale.planning import Plan
+from noisescale.app.command import build
+from noisescale.plans.duality import following
+from noisescale.plans.plan import Plan
 
 ROOT = Path(__file__).resolve().parent.parent
 N = 1293  # digits, after the validation split

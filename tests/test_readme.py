@@ -11,8 +11,8 @@ import pytest
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
-from noisescale.rows import read_rows
-from tests.cases import Plain, Regression, ignored, network
+from noisescale.files import read_rows
+from tests.helpers.cases import Plain, Regression, ignored, network
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 

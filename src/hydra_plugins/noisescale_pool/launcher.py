@@ -20,7 +20,7 @@ ConfigStore.instance().store(group="hydra/launcher", name="pool", node=OPTIONS, 
 
 
 class PoolLauncher(Launcher):
-    """`hydra/launcher=pool`, see `noisescale.pool.launch`.
+    """`hydra/launcher=pool`, see `noisescale.app.launchers.pool.launch`.
 
     Args:
         n_jobs: processes, at least 1.
@@ -33,7 +33,7 @@ class PoolLauncher(Launcher):
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from noisescale.pool import Sweep, launch
+        from noisescale.app.launchers.pool import Sweep, launch
 
         sweep = Sweep(self.hydra_context, self.task_function, self.config)
         return launch(sweep, self.n_jobs, job_overrides, initial_job_idx)

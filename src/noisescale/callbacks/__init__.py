@@ -1,12 +1,12 @@
 """Thin callbacks: they obey a plan, or they measure what happened; they decide nothing."""
 
-from noisescale.callbacks.batch_size import BatchSizeScheduler
-from noisescale.callbacks.checkpoint import Checkpoint
-from noisescale.callbacks.divergence import StopOnDivergence, TrainingDiverged
-from noisescale.callbacks.epochs import EpochRecorder
-from noisescale.callbacks.noise_scale import NoiseScaleMonitor
-from noisescale.callbacks.progress import TimedProgressBar
-from noisescale.callbacks.same_run import SameRun
+from noisescale.execution.batch_size_scheduler import BatchSizeScheduler
+from noisescale.execution.checkpoint import Checkpoint
+from noisescale.execution.progress import TimedProgressBar
+from noisescale.execution.same_run import SameRun
+from noisescale.measures.divergence import StopOnDivergence, TrainingDiverged
+from noisescale.measures.epochs import EpochRecorder
+from noisescale.measures.noise_scale import NoiseScaleMonitor
 
 __all__ = [
     "BatchSizeScheduler",

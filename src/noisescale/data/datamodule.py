@@ -17,7 +17,7 @@ from noisescale.data.augment import crop_flip, crop_flip_table
 from noisescale.data.images import Batch, Examples, ImageDataset, Split, as_is, channel_sums, normalize, statistics_of_sums
 from noisescale.data.splits import split_train_val
 from noisescale.errors import ConfigError, check_choice, check_count, check_number
-from noisescale.sizes import split_sizes
+from noisescale.plans.dataset_size import split_sizes
 
 __all__ = ["ImageDataModule"]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from noisescale.data.datamodule import ImageDataModule
 from noisescale.data.images import Examples, Split
 from noisescale.data.splits import balanced_order, derived_generator
-from noisescale.sizes import TRAINING_EXAMPLES
+from noisescale.plans.dataset_size import TRAINING_EXAMPLES
 
 __all__ = ["DigitsData"]
 

@@ -8,7 +8,7 @@ import heapq
 import torch
 from torch import Tensor
 
-from noisescale.sizes import split_sizes
+from noisescale.plans.dataset_size import split_sizes
 
 __all__ = ["balanced_order", "derived_generator", "split_train_val"]
 

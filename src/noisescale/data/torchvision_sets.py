@@ -21,7 +21,7 @@ from torch import Tensor
 from noisescale.data.datamodule import ImageDataModule
 from noisescale.data.images import Examples, Split
 from noisescale.errors import ConfigError, check_choice
-from noisescale.sizes import TRAINING_EXAMPLES
+from noisescale.plans.dataset_size import TRAINING_EXAMPLES
 
 __all__ = ["TorchvisionData"]
 

@@ -1,0 +1,1 @@
+"""What obeys a plan: the loader, the callback that carries updates out, and what keeps a run whole and cheap."""

@@ -1,0 +1,283 @@
+"""Carry out a plan of batch sizes with `Trainer.accumulate_grad_batches`, exactly, under automatic optimization."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from noisescale.errors import ConfigError, check_count
+from noisescale.execution.compatibility import refuse, untyped
+from noisescale.execution.lean import LeanCallback
+from noisescale.execution.loader import MicroBatch, PlannedLoader, seed_random_generators
+from noisescale.plans.duality import following
+from noisescale.plans.plan import Plan
+from noisescale.plans.strategies import BatchStrategy
+from noisescale.schedules import Constant, Schedule
+from noisescale.seeding import derive_seed
+
+__all__ = ["BatchSizeScheduler"]
+
+
+class _Window(int):
+    """k micro-batches from batch index `start` on.
+
+    Lightning asks `ready % k == 0` to step and `batch_idx % k == 0` to zero gradients, which holds only for windows that start at a
+    multiple of k; counted from `start` both are right for any sequence of windows. As a number it is k, Lightning's divisor.
+    """
+
+    start: int
+
+    def __new__(cls, k: int, start: int) -> _Window:
+        window = super().__new__(cls, k)
+        window.start = start
+        return window
+
+    def __rmod__(self, other: int) -> int:
+        return (other - self.start) % int(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (int(self), self.start)
+
+
+class BatchSizeScheduler(LeanCallback):
+    """Train update k with exactly the examples, the micro-batches and the rate that the plan has for it.
+
+    The gradient of each update is (1/B) sum over its B examples: each micro-batch's loss, a mean over its n examples, is weighted
+    with n k W / B, which together with Lightning's 1/k and the mean over W devices is n/B. `training_step` must return a mean over
+    the examples of its batch. Random numbers (dropout) are reseeded per micro-batch from (seed, step, j, rank), so a resumed run
+    repeats them.
+
+    It stands in for the train DataLoader of the datamodule, the module or `trainer.fit`, keeping its dataset, collate_fn and
+    workers; the batch size given there is not used. It is moved to the front of the trainer's callbacks, so that a checkpoint saved
+    by any other one finds its state up to date. A checkpoint inside an update carries the update's partial gradient (with one
+    device; with several, or after an exception inside a micro-batch, the update is taken up again from its first micro-batch).
+
+    Batch norm sees micro-batches, whatever the effective size: see `models.GhostBatchNorm2d`.
+
+    Args:
+        strategy: clock -> B.
+        schedule: clock -> factor of the rate of every parameter group, against its rate at the start of training; None: the rate is
+            left to whoever sets it (unless the strategy scales it).
+        max_micro_batch_size: most examples that one device takes at once; a memory limit that does not change the result.
+        micro_batch_multiple: the size of a ghost batch, where the model has ghost batch norm: micro-batches are multiples of it.
+        seed: of the order of the examples and of the random numbers in training.
+
+    Raises:
+        ConfigError: what cannot be combined with a plan: manual optimization, DeepSpeed, stochastic weight averaging with batch norm,
+            Lightning's GradientAccumulationScheduler, BatchSizeFinder and LearningRateFinder, an IterableDataset, a learning-rate
+            scheduler beside `schedule`.
+
+    Source of the weighting: the mean of means is not the mean where parts differ; see Lightning issue 19987.
+    """
+
+    def __init__(
+        self,
+        strategy: BatchStrategy,
+        schedule: Schedule | None = None,
+        *,
+        max_micro_batch_size: int | None = None,
+        micro_batch_multiple: int = 1,
+        seed: int = 0,
+    ) -> None:
+        if max_micro_batch_size is not None:
+            check_count("max_micro_batch_size", max_micro_batch_size, unit="examples", remedy="None for no limit")
+        self.strategy = strategy
+        self.writes_rate = schedule is not None or strategy.moves_rate
+        self.schedule = schedule if schedule is not None else Constant()
+        self.max_micro_batch_size, self.micro_batch_multiple = max_micro_batch_size, micro_batch_multiple
+        self.seed = seed
+        self.loader: PlannedLoader | None = None
+        self.examples_before = 0  # this fit: examples seen by the run that it resumes
+        self._replaced: tuple[Any, Any, int | float, int] | None = None
+        self._saved: dict[str, Any] = {}
+        self._gradients: dict[str, torch.Tensor] | None = None
+        self._inside_batch = False
+        self._zeroed = False
+        self._backwards = 0
+        self._steps_before = 0
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that is carried out; known once training has started."""
+        return self._opened.plan
+
+    @property
+    def _opened(self) -> PlannedLoader:
+        if self.loader is None:
+            raise RuntimeError("BatchSizeScheduler has no plan before `trainer.fit`")
+        return self.loader
+
+    # -- before training ------------------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        refuse(trainer, pl_module, self.writes_rate)
+        limit = trainer.limit_train_batches
+        if isinstance(limit, float) and limit != 1.0:
+            raise ConfigError("limit_train_batches", limit, "must be a whole number of updates per epoch", "or train on fewer examples")
+        limits = {
+            "epochs": None if trainer.max_epochs in (None, -1) else trainer.max_epochs,
+            "max_updates": None if trainer.max_steps == -1 else trainer.max_steps,
+            "max_updates_per_epoch": limit if isinstance(limit, int) else None,
+        }
+        horizon = limits["epochs"]
+        schedule = self.schedule if horizon is None else self.schedule.over(horizon)
+
+        def make_plan(num_examples: int) -> Plan:
+            return Plan(
+                schedule,
+                following(self.strategy, type(trainer.optimizers[0]).__name__),
+                num_examples,
+                world_size=trainer.world_size,
+                max_micro_batch_size=self.max_micro_batch_size,
+                micro_batch_multiple=self.micro_batch_multiple,
+                **limits,
+            )
+
+        # The one private name of this file: it is where Lightning asks for the loader, whether that comes from a datamodule, a module
+        # or `fit(train_dataloaders=...)`. The original is called late: a module's own `setup` runs after this one.
+        source = trainer.fit_loop._data_source
+        self._replaced = (source, source.instance, trainer.limit_train_batches, untyped(trainer).reload_dataloaders_every_n_epochs)
+        previous = self.loader
+        original = type(source)(source.instance, source.name)
+        self.loader = PlannedLoader(original.dataloader, make_plan, self.seed, trainer.global_rank, lambda: trainer.current_epoch)
+        if previous is not None and trainer.global_step > 0:  # a second fit of the same trainer goes on
+            self.loader.stand_at(previous.standing())
+        source.instance = self.loader
+        trainer.limit_train_batches = 1.0  # the plan has it; Lightning would cut an update
+        untyped(trainer).reload_dataloaders_every_n_epochs = 1  # else the length of the first epoch holds for all
+        untyped(trainer).callbacks = [self, *(callback for callback in untyped(trainer).callbacks if callback is not self)]
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        plan = self._opened.open()
+        if self._saved and self._saved["num_examples"] != plan.num_examples:
+            had = self._saved["num_examples"]
+            raise ConfigError("num_examples", plan.num_examples, f"the checkpoint was trained on {had}", "resume on the same data")
+        if self._opened.micro_batches_done and (
+            self._gradients is None or (self._saved["accumulate_grad_batches"], self._saved["world_size"]) != self._cutting()
+        ):
+            self._gradients = None
+            self._opened.restart_update()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.writes_rate and trainer.lr_scheduler_configs:
+            name = type(trainer.lr_scheduler_configs[0].scheduler).__name__
+            raise ConfigError("lr_scheduler", name, "the plan sets the rate", "give BatchSizeScheduler no schedule, or drop the module's")
+        for group in trainer.optimizers[0].param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        if self._gradients is not None:
+            self._enter(trainer, self._cutting()[0])
+            for name, parameter in pl_module.named_parameters():
+                if name in self._gradients:
+                    # In the parameter's memory order: fused optimizers are wrong, silently, where the two differ.
+                    parameter.grad = torch.empty_like(parameter).copy_(self._gradients[name])
+        self._gradients, self._saved = None, {}
+        self.examples_before = self._opened.cursor.examples_seen
+
+    # -- training -------------------------------------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        micro = self._micro
+        self._inside_batch, self._zeroed, self._backwards, self._steps_before = True, False, 0, trainer.global_step
+        if batch_idx != self._opened.batches_before_update + micro.index:
+            raise RuntimeError(
+                f"batch {batch_idx} of the epoch came where the plan has micro-batch {micro.index} of update {micro.update.start.step}"
+            )
+        if micro.index == 0:
+            self._enter(trainer, micro.update.accumulate_grad_batches)
+            if self.writes_rate:
+                for group in trainer.optimizers[0].param_groups:
+                    _write_rate(group, group["initial_lr"] * micro.update.lr_factor)
+        seed_random_generators(derive_seed("training", self.seed, micro.update.start.step, micro.index, trainer.global_rank))
+
+    def on_before_zero_grad(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
+        self._zeroed = True
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
+        micro, update = self._micro, self._micro.update
+        self._backwards += 1
+        parts = update.accumulate_grad_batches * trainer.world_size
+        if micro.size * parts != update.effective_batch_size:
+            loss.mul_(micro.size * parts / update.effective_batch_size)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        micro = self._micro
+        # Both tests are Lightning's, and separate: one can be right while the other is wrong.
+        if self._zeroed != (micro.index == 0) or (trainer.global_step > self._steps_before) != micro.is_last:
+            raise RuntimeError(
+                f"update {micro.update.start.step}, micro-batch {micro.index} of {micro.update.accumulate_grad_batches}: gradients were "
+                f"{'' if self._zeroed else 'not '}zeroed and {trainer.global_step - self._steps_before} steps taken; "
+                "another callback or the module changes accumulate_grad_batches or steps the optimizer"
+            )
+        if self._backwards != 1:
+            raise RuntimeError(
+                f"update {micro.update.start.step}, micro-batch {micro.index}: {self._backwards} backward passes where the plan has one; "
+                "training_step must return a loss for every batch, and an optimizer that calls its closure again (LBFGS) cannot be planned"
+            )
+        self._opened.advance()
+        self._inside_batch = False
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage != "fit" or self.loader is None or self._replaced is None:
+            return
+        source, instance, trainer.limit_train_batches, untyped(trainer).reload_dataloaders_every_n_epochs = self._replaced
+        source.instance = instance
+        trainer.accumulate_grad_batches = 1
+        self.loader.close()
+        self._replaced = None
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.teardown(trainer, pl_module, "fit")
+
+    # -- state ----------------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the run stands; the partial gradient of an update under way is saved beside it, by `on_save_checkpoint`."""
+        if self.loader is None:
+            return {}
+        k, world_size = self._cutting()
+        return {
+            "loader": self.loader.standing(),
+            "num_examples": self.loader.plan.num_examples,
+            "accumulate_grad_batches": k,
+            "world_size": world_size,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from `state_dict`."""
+        self._saved = state_dict
+        if state_dict:
+            self._opened.stand_at(state_dict["loader"])
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        # After an exception inside a micro-batch the gradient may be half summed; with several devices it lies in parts on each.
+        if self.loader is not None and self.loader.micro_batches_done and not self._inside_batch and trainer.world_size == 1:
+            gradients = {name: p.grad.detach().clone() for name, p in pl_module.named_parameters() if p.grad is not None}
+            checkpoint["partial_gradient"] = gradients
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._gradients = checkpoint.get("partial_gradient")
+
+    def _cutting(self) -> tuple[int, int]:
+        """(k, W) of the update that comes next or is under way: how its examples are cut into micro-batches."""
+        plan = self._opened.plan
+        return plan.update_at(self._opened.cursor).accumulate_grad_batches, plan.world_size
+
+    @property
+    def _micro(self) -> MicroBatch:
+        micro = self._opened.current
+        assert micro is not None
+        return micro
+
+    def _enter(self, trainer: pl.Trainer, k: int) -> None:
+        trainer.accumulate_grad_batches = _Window(k, self._opened.batches_before_update)
+
+
+def _write_rate(group: dict[str, Any], lr: float) -> None:
+    if isinstance(group["lr"], torch.Tensor):
+        group["lr"].fill_(lr)
+    else:
+        group["lr"] = lr

@@ -1,0 +1,88 @@
+"""Stop a run whose loss is no longer a number."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from noisescale.execution.lean import LeanCallback
+
+__all__ = ["StopOnDivergence", "TrainingDiverged"]
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss became nan or inf.
+
+    Args:
+        step: the update whose loss it was, from 0.
+        loss: its value.
+        lr: the rate of that update.
+        last_good_step: the last update with a finite loss; None: there was none.
+        last_good_loss: its loss.
+    """
+
+    def __init__(self, step: int, loss: float, lr: float, last_good_step: int | None, last_good_loss: float | None) -> None:
+        super().__init__(step, loss, lr, last_good_step, last_good_loss)
+        self.step, self.loss, self.lr = step, loss, lr
+        self.last_good_step, self.last_good_loss = last_good_step, last_good_loss
+
+    def __str__(self) -> str:
+        if self.last_good_step is None:
+            good = "no update before it had a finite loss"
+            cause = "the first loss of all is not finite: look at the inputs and the initial weights"
+        else:
+            good = f"last good update {self.last_good_step} (loss {self.last_good_loss:.4g})"
+            cause = f"most likely lr={self.lr:g} is too large: lower optimizer.lr or add a warm-up"
+        return f"training diverged: loss {self.loss} at update {self.step}; {good}; {cause}"
+
+
+class StopOnDivergence(LeanCallback):
+    """Raise `TrainingDiverged` within one update of the first loss that is nan or inf, on all devices together.
+
+    On an accelerator the loss of an update is read while the next one runs, so that no update waits for it.
+    """
+
+    def __init__(self) -> None:
+        self._losses: list[torch.Tensor] = []
+        self._pending: tuple[int, float, torch.Tensor] | None = None
+        self._last_good: tuple[int, float] | None = None
+        self._steps = 0
+        self._lr = math.nan
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._steps, self._losses = trainer.global_step, []
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
+        self._lr = float(optimizer.param_groups[0]["lr"])
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if isinstance(outputs, dict) and "loss" in outputs:
+            self._losses.append(outputs["loss"])  # divided by the number of micro-batches, so that their sum is a mean
+        if trainer.global_step == self._steps:
+            return
+        self._steps = trainer.global_step
+        losses, self._losses = self._losses, []
+        if not losses:
+            return
+        loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        update = self._steps - 1, self._lr, loss
+        if pl_module.device.type != "cpu":
+            update, self._pending = self._pending, update  # type: ignore[assignment]
+        if update is not None:
+            self._judge(trainer, *update)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            self._judge(trainer, *pending)
+
+    def _judge(self, trainer: pl.Trainer, step: int, lr: float, loss: torch.Tensor) -> None:
+        if trainer.world_size > 1:  # the mean is nan or inf on all devices as soon as one loss is
+            loss = trainer.strategy.reduce(loss.to(trainer.strategy.root_device, copy=True), reduce_op="mean")
+        value = float(loss)
+        if not math.isfinite(value):
+            raise TrainingDiverged(step, value, lr, *(self._last_good or (None, None)))
+        self._last_good = step, value

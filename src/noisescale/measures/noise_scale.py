@@ -1,0 +1,235 @@
+"""Log the SGD noise scale g = lr (N/B - 1) of each update, from what happened."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities.data import extract_batch_size
+from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data.distributed import DistributedSampler
+
+from noisescale.errors import ConfigError, check_count
+from noisescale.execution.lean import LeanCallback
+from noisescale.execution.loader import PlannedLoader
+from noisescale.files import AppendedRows
+from noisescale.measures.dashboards import Scalars, add_layout, log_scalars
+from noisescale.plans.noise import sgd_noise_scale, with_momentum
+
+__all__ = ["NoiseScaleMonitor"]
+
+COLUMNS = ("step", "epoch", "examples_seen", "lr", "effective_batch_size", "micro_batch_size", "accumulate_grad_batches", "g", "loss")
+
+
+class NoiseScaleMonitor(LeanCallback):
+    """Write a row per update: its rate as read back from the optimizer, its real count of examples, g = lr (N/B - 1), its loss.
+
+    Training with it is bitwise equal to training without it: it draws no random numbers and changes nothing.
+
+    | where | keys |
+    | --- | --- |
+    | steps.csv | step; epoch, examples_seen: both at the start of the update; lr; effective_batch_size; micro_batch_size: the largest |
+    | | accumulate_grad_batches; g; loss: mean over the update's examples |
+    | loggers | train/loss, lr, batch/effective, batch/micro, batch/accumulate, noise/g |
+    | | noise/g_momentum = g/(1-m), where the optimizer has momentum m |
+    | TensorBoard | each also as by_examples/..., over examples seen |
+
+    Rows are buffered as tensors and written together, so that an accelerator is not waited for. lr and m are those of the first
+    parameter group. With several devices B counts all of them, and the loss is their mean.
+
+    Args:
+        path: the CSV file; None: steps.csv in the trainer's log_dir; False: no file.
+        num_examples: N; None: what one pass of the train DataLoader draws from.
+        write_every: updates between two writes, >= 1.
+
+    Source: Smith & Le 1710.06451; Smith et al. 1711.00489 (with momentum).
+    """
+
+    def __init__(self, path: str | Path | bool | None = None, num_examples: int | None = None, write_every: int = 256) -> None:
+        check_count("write_every", write_every, unit="updates")
+        if num_examples is not None:
+            check_count("num_examples", num_examples, unit="examples")
+        self.path, self.num_examples, self.write_every = path, num_examples, write_every
+        self._file: AppendedRows | None = None
+        self._rows: list[_Row] = []
+        self._n = 0
+        self._examples_seen = 0
+        self._restored = False
+        self._window: list[tuple[int, torch.Tensor | None]] = []  # (examples, loss / k) of each micro-batch so far
+        self._rates: tuple[float, float] = (math.nan, 0.0)
+        self._said = False
+        self._steps = 0
+
+    # -- what happened --------------------------------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._n = self.num_examples or _examples_of_a_pass(trainer)
+        self._steps = trainer.global_step
+        self._said = False
+        if trainer.global_step == 0 and not self._restored:  # used before, in another run
+            self._examples_seen, self._window = 0, []
+        self._restored = False
+        if self.path is not False and not getattr(trainer, "fast_dev_run", False):
+            # log_dir is a broadcast: every device has to ask for it
+            folder = trainer.log_dir or trainer.default_root_dir if self.path in (None, True) else None
+            path = Path(folder) / "steps.csv" if folder is not None else Path(str(self.path))
+            self._file = AppendedRows(path, COLUMNS, start=trainer.global_step) if trainer.is_global_zero else None
+        add_layout(trainer)
+
+    def on_before_zero_grad(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
+        self._window = []
+        if not self._said and isinstance(trainer.train_dataloader, PlannedLoader):
+            self._say(trainer, None)
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
+        group = optimizer.param_groups[0]
+        self._rates = float(group["lr"]), float(group.get("momentum", 0.0))
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        loader = trainer.train_dataloader
+        micro = loader.current if isinstance(loader, PlannedLoader) else None
+        size = micro.size if micro is not None else extract_batch_size(batch)
+        if not self._said:
+            self._say(trainer, batch)
+        self._window.append((size, outputs.get("loss") if isinstance(outputs, dict) else None))
+        if trainer.global_step == self._steps:
+            return
+        self._steps = trainer.global_step
+        k = int(trainer.accumulate_grad_batches)
+        if isinstance(loader, PlannedLoader) and micro is not None:
+            effective, epoch = micro.update.effective_batch_size, micro.update.epoch
+            largest = loader.plan.micro_batch_size(micro.update)
+        else:
+            effective = trainer.world_size * sum(size for size, _ in self._window)
+            epoch, largest = self._examples_seen / self._n, max(size for size, _ in self._window)
+        lr, momentum = self._rates
+        row = _Row(
+            step=self._steps - 1,
+            epoch=epoch,
+            examples_seen=self._examples_seen,
+            lr=lr,
+            momentum=momentum,
+            effective=effective,
+            micro=largest,
+            accumulate=len(self._window),
+            divisor=k,
+            losses=self._window,
+            wall_time=time.time(),
+        )
+        self._rows.append(row)
+        self._window = []
+        self._examples_seen += effective
+        if len(self._rows) >= self.write_every:
+            self._write(trainer)
+
+    # -- writing it down ------------------------------------------------------------------------------------------------------
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._write(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._write(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._write(trainer, together=False)  # the other devices may be gone
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"examples_seen": self._examples_seen, "window": [(n, None if x is None else float(x)) for n, x in self._window]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restored = True
+        self._examples_seen = state_dict["examples_seen"]
+        self._window = [(n, None if x is None else torch.tensor(x, dtype=torch.float64)) for n, x in state_dict["window"]]
+
+    def _write(self, trainer: pl.Trainer, together: bool = True) -> None:
+        rows, self._rows = self._rows, []
+        if not rows:
+            return
+        losses = _mean_losses(trainer, rows, together)
+        if not trainer.is_global_zero:
+            return
+        written, scalars = [], []
+        for row, loss in zip(rows, losses, strict=True):
+            g = sgd_noise_scale(row.lr, self._n, row.effective)
+            written.append((row.step, row.epoch, row.examples_seen, row.lr, row.effective, row.micro, row.accumulate, g, loss))
+            values = {
+                "train/loss": loss,
+                "lr": row.lr,
+                "batch/effective": row.effective,
+                "batch/micro": row.micro,
+                "batch/accumulate": row.accumulate,
+                "noise/g": g,
+            }
+            if row.momentum:
+                values["noise/g_momentum"] = with_momentum(g, row.momentum)
+            scalars.append(Scalars(values, row.step, row.examples_seen, row.wall_time))
+        log_scalars(trainer, scalars)
+        if self._file is not None:
+            self._file.append(written)
+
+    def _say(self, trainer: pl.Trainer, batch: Any) -> None:
+        self._said = True
+        rank_zero_info(self._in_words(trainer, batch))
+
+    def _in_words(self, trainer: pl.Trainer, batch: Any) -> str:
+        loader = trainer.train_dataloader
+        lr = float(trainer.optimizers[0].param_groups[0]["lr"])
+        if isinstance(loader, PlannedLoader) and loader.current is not None:
+            effective = loader.current.update.effective_batch_size
+            words = loader.plan.in_words(loader.current.update)
+        else:
+            micro, k, devices = extract_batch_size(batch), int(trainer.accumulate_grad_batches), trainer.world_size
+            effective = micro * k * devices
+            words = f"effective {effective} = {micro} micro x {k} accumulate x {devices} device{'s' if devices > 1 else ''}"
+        return f"{words}; N {self._n}; lr {lr:.4g}; g {sgd_noise_scale(lr, self._n, effective):.4g}"
+
+
+@dataclass(slots=True)
+class _Row:
+    """An update that happened; `losses` holds (examples, loss / divisor) of each micro-batch, still on the device."""
+
+    step: int
+    epoch: float
+    examples_seen: int
+    lr: float
+    momentum: float
+    effective: int
+    micro: int
+    accumulate: int
+    divisor: int
+    losses: list[tuple[int, torch.Tensor | None]]
+    wall_time: float
+
+
+def _mean_losses(trainer: pl.Trainer, rows: list[_Row], together: bool) -> list[float]:
+    """The mean loss over the examples of each row's update, nan where it has none; over all devices where `together`."""
+    tensors = [loss for row in rows for n, loss in row.losses if n and loss is not None]
+    values = iter(torch.stack(tensors).tolist() if tensors else [])
+    sums = []
+    for row in rows:
+        parts = [(n, next(values)) for n, loss in row.losses if n and loss is not None]
+        sums.append((row.divisor * sum(n * value for n, value in parts), sum(n for n, _ in parts)))
+    if together and trainer.world_size > 1:
+        mine = torch.tensor(sums, dtype=torch.float64, device=trainer.strategy.root_device)
+        sums = trainer.strategy.reduce(mine, reduce_op="sum").tolist()
+    return [total / n if n else math.nan for total, n in sums]
+
+
+def _examples_of_a_pass(trainer: pl.Trainer) -> int:
+    """N: what one pass of the train DataLoader draws from, over all devices."""
+    loader = trainer.train_dataloader
+    if isinstance(loader, PlannedLoader):
+        return loader.plan.num_examples
+    remedy = "give NoiseScaleMonitor(num_examples=...)"
+    if not isinstance(loader, DataLoader):
+        raise ConfigError("train_dataloader", type(loader).__name__, "tells no number of examples", remedy)
+    if isinstance(loader.dataset, IterableDataset):
+        raise ConfigError("train_dataloader", type(loader.dataset).__name__, "has no number of examples", remedy)
+    drawn: Any = loader.sampler.dataset if isinstance(loader.sampler, DistributedSampler) else loader.sampler
+    return len(drawn if hasattr(drawn, "__len__") else loader.dataset)  # type: ignore[arg-type]

@@ -1,0 +1,146 @@
+"""The LightningModule: a network, a loss, an optimizer. It knows neither schedule nor batch size; callbacks carry out the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from noisescale.errors import check_number
+from noisescale.execution.lean import WithoutBatchHooks
+
+__all__ = ["Classifier"]
+
+SUMMED_TOGETHER = 256  # micro-batches
+
+
+class Classifier(WithoutBatchHooks, pl.LightningModule):
+    """Classification by mean cross-entropy, in training against (1 - a) one-hot + a/C, a = label_smoothing.
+
+    Metrics, once per epoch: train/loss and train/acc (running means over the epoch, while the weights change), val/loss, val/acc,
+    test/loss, test/acc; accuracies are shares of the examples (micro average), in [0, 1]. Only train/loss is of the smoothed targets.
+
+    Args:
+        net: images (n, c, h, w) -> logits (n, num_classes).
+        optimizer: module -> optimizer.
+        num_classes: C.
+        label_smoothing: a in [0, 1).
+
+    Raises:
+        ConfigError: a out of its range.
+    Source: Szegedy et al. 2016, arXiv:1512.00567, section 7.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+        num_classes: int,
+        *,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_number("label_smoothing", label_smoothing, at_least=0, below=1)
+        self.net = net
+        self.label_smoothing = label_smoothing
+        self.make_optimizer = optimizer
+        stages = ("val", "test")
+        accuracy = {stage: MulticlassAccuracy(num_classes, average="micro", validate_args=False) for stage in stages}
+        self.accuracy = nn.ModuleDict(accuracy)
+        self.mean_loss = nn.ModuleDict({stage: MeanMetric(nan_strategy="disable") for stage in stages})
+        # Sums by hand: a metric object per micro-batch costs more than a small network's update.
+        self._sums: Tensor | None = None  # of loss x examples, and of right answers
+        self._count = 0
+        self._recent: list[tuple[Tensor, Tensor, int]] = []  # loss, right answers, examples: not in the sums yet
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes the hook that it is in, some forty times per update; torch looks through parameters and modules each time.
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.net(images)
+        return logits
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.make_optimizer(self.net)
+
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        if gradient_clip_val is not None:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        for group in optimizer.param_groups:  # what optimizer.zero_grad() comes to, a tenth of its time
+            for parameter in group["params"]:
+                parameter.grad = None
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        right = (logits.detach().argmax(1) == labels).sum()
+        # A copy: the loss itself is weighted before its backward pass.
+        self._recent.append((loss.detach().clone(), right, len(labels)))
+        if len(self._recent) == SUMMED_TOGETHER:
+            self._sum_up()
+        return loss
+
+    def _sum_up(self) -> None:
+        if not self._recent:
+            return
+        losses, right, counts = zip(*self._recent, strict=True)
+        self._recent = []
+        examples = torch.tensor(counts, dtype=torch.float64, device=losses[0].device)
+        sums = torch.stack((torch.stack(losses).double() @ examples, torch.stack(right).sum().double()))
+        self._sums = sums if self._sums is None else self._sums.to(sums.device) + sums  # restored before the module has its device
+        self._count += sum(counts)
+
+    def on_train_epoch_end(self) -> None:
+        self._sum_up()
+        if self._sums is None:
+            return
+        totals = torch.cat((self._sums, self._sums.new_tensor([self._count])))
+        if self.trainer.world_size > 1:
+            totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
+        loss, correct, count = totals.tolist()
+        several = self.trainer.world_size > 1  # the means are equal on all devices already
+        self.log("train/acc", correct / count, prog_bar=True, sync_dist=several)
+        # Not to the logger, whose train/loss is that of each update.
+        self.log("train/loss", loss / count, logger=False, prog_bar=True, sync_dist=several)
+        self._sums, self._count = None, 0
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate("test", batch)
+
+    def _evaluate(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
+        images, labels = batch
+        logits = self(images)
+        accuracy, mean_loss = self.accuracy[stage], self.mean_loss[stage]
+        assert isinstance(accuracy, Metric)
+        assert isinstance(mean_loss, Metric)
+        accuracy.update(logits, labels)
+        mean_loss.update(F.cross_entropy(logits, labels, reduction="none"))
+        metrics: dict[str, Any] = {f"{stage}/loss": mean_loss, f"{stage}/acc": accuracy}
+        self.log_dict(metrics, on_step=False, on_epoch=True, prog_bar=stage == "val", batch_size=len(labels))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._sum_up()
+        checkpoint["epoch_sums"] = None if self._sums is None else (self._sums.tolist(), self._count)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Those of rank 0: on other devices they would count twice.
+        if (sums := checkpoint.get("epoch_sums")) is not None and self.global_rank == 0:
+            self._sums, self._count = torch.tensor(sums[0], dtype=torch.float64, device=self.device), sums[1]

@@ -1,0 +1,233 @@
+"""Batch strategies that carry the schedule's noise, and the counterpart of any plan: the same noise carried the other way.
+
+Noise is lr n(B)^p, see `noise.batch_noise`: p = 1 for SGD, 1/2 for adaptive optimizers. Its target is s(t) times its value at
+(lr0, B0), with s the schedule without its warm-up; the warm-up multiplies the rate, whatever the batch does. B is a whole number with
+a cap, so n(B) is only about what is wanted, and the rate makes up for the difference: the noise has its target in every update.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, replace
+from functools import cached_property
+
+from noisescale.errors import ConfigError, check_choice, check_count, check_number
+from noisescale.plans.noise import NOISE_MATCHES, NOISE_RULES, batch_noise, noise_rule_of
+from noisescale.plans.plan import Plan
+from noisescale.plans.strategies import BatchStrategy, Fixed, check_size, realisable
+from noisescale.schedules import Cyclic, Schedule, warmup_and_rest
+
+__all__ = ["CyclicBatch", "Dual", "Matched", "counterpart", "following"]
+
+
+@dataclass(frozen=True)
+class Matched(BatchStrategy):
+    """lr = lr0 l(t) (n(B0)/n(B))^p: whatever B is, the noise lr n(B)^p is l(t) times its value at (lr0, B0).
+
+    Args:
+        size: B0, in examples, 1 to N - 1: the batch at l = 1.
+        rule: sgd (p = 1) | adaptive (p = 1/2); None: by the optimizer, see `following`.
+        match: exact (n = N/B - 1) | ratio (n = N/B), see `noise.batch_noise`.
+        match_last: as in every strategy, but true unless said: a smaller last window has its target too.
+        reference_size, lr_rule: as in every strategy, but lr0 is scaled by (B0/B_ref)^p, once.
+    """
+
+    size: int
+    _: KW_ONLY
+    match_last: bool = True
+    rule: str | None = None
+    match: str = "exact"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("size", self.size, unit="examples")
+        if self.rule is not None:
+            check_choice("rule", self.rule, NOISE_RULES)
+        check_choice("match", self.match, NOISE_MATCHES)
+
+    @property
+    def moves_rate(self) -> bool:
+        return True
+
+    @abstractmethod
+    def level(self, epoch: float, factor: float) -> float:
+        """l(t): the noise over that of (lr0, B0), where the schedule without its warm-up has `factor`."""
+
+    def check(self, num_examples: int) -> None:
+        if self.rule is None:
+            raise ConfigError("rule", "null", "no optimizer to follow", "set it to sgd or adaptive")
+        check_size(self.size, num_examples, self.micro_batch_size)
+        if self.size == num_examples:
+            raise ConfigError("size", self.size, f"must be below N = {num_examples}: a full batch has no noise to match", "use batch=full")
+
+    def lr_factor(self, epoch: float, factor: float, size: int, num_examples: int) -> float:
+        left = self._noise(size, num_examples)
+        if left == 0.0:  # B = N, which a level of 0 alone may take: no rate gives it noise
+            return self._quoted(self.size)
+        return self._quoted(self.size) * self.level(epoch, factor) * self._power(self._noise(self.size, num_examples) / left)
+
+    def resized(self, planned: int, size: int, num_examples: int) -> float:
+        """(n(planned) / n(size))^p."""
+        return self._power(self._noise(planned, num_examples) / self._noise(size, num_examples))
+
+    def _noise(self, size: float, num_examples: int) -> float:
+        return batch_noise(self.match, num_examples, size)
+
+    def _power(self, ratio: float) -> float:
+        return float(ratio**self._exponent)
+
+    @cached_property
+    def _exponent(self) -> float:
+        """p; of an open rule it is not asked, see `check`."""
+        assert self.rule is not None
+        return NOISE_RULES[self.rule]
+
+    def _size_with(self, share: float, num_examples: int, cap: int) -> int:
+        """The B of at most `cap` that is nearest to where n(B) = share^(1/p) n(B0)."""
+        if share <= 0.0:
+            return realisable(cap, cap, self.micro_batch_size)
+        wanted = self._noise(self.size, num_examples) * share ** (1.0 / self._exponent)
+        size = num_examples / (wanted + 1.0) if self.match == "exact" else num_examples / wanted if wanted > 0.0 else math.inf
+        if self.match == "exact" and cap == num_examples:
+            cap -= 1  # a full batch has no noise, and the target has some
+        return realisable(size, cap, self.micro_batch_size)
+
+
+@dataclass(frozen=True)
+class Dual(Matched):
+    """n(B) = n(B0) s^(growth/p), lr = lr0 s^(1 - growth): the noise is s(t) times what it was at (lr0, B0).
+
+    For SGD and exact: B = N / (1 + (N/B0 - 1) s^growth), so that g(t) = s(t) g0. For ratio: B = B0 s^(-growth/p).
+    growth = 0 moves the rate only, 1 the batch only. B is rounded to a whole number of examples (of micro-batches, where their size is
+    fixed) and capped; the rate makes up for both.
+
+    Args:
+        size: B0, in examples, 1 to N - 1: the batch where s = 1.
+        growth: in [0, 1]: how much of the noise's way the batch goes.
+        max_size: cap, in examples, B0 to N; None: N/10 (Smith et al.), or B0 where that is larger.
+
+    Not to be confused with scaling the rate with the batch (`lr_rule`), which keeps the noise constant.
+    Sources: Smith et al. 1711.00489; adaptive, ratio and growth 1/2 is Seesaw, 2510.14717, without its steps.
+    """
+
+    growth: float = 1.0
+    max_size: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("growth", self.growth, at_least=0, at_most=1, remedy="0 lets the rate decay, 1 the batch grow")
+        if self.max_size is not None:
+            check_count("max_size", self.max_size, at_least=self.size, unit="examples", remedy="the batch starts at `size`; null for N/10")
+
+    def check(self, num_examples: int) -> None:
+        super().check(num_examples)
+        if self.max_size is not None:
+            check_size(self.max_size, num_examples, self.micro_batch_size, "max_size")
+
+    def cap(self, num_examples: int) -> int:
+        """The largest batch, in examples."""
+        return self.max_size if self.max_size is not None else max(self.size, num_examples // 10)
+
+    def level(self, epoch: float, factor: float) -> float:
+        return factor
+
+    def size_at(self, epoch: float, factor: float, num_examples: int) -> int:
+        cap = self.cap(num_examples)
+        if self.match == "exact" and self.growth < 1 and factor <= 0.0:
+            cap = min(cap, num_examples - 1)  # at B = N the noise is gone whatever the rate, which goes to 0 with its share of it
+        return self._size_with(factor**self.growth, num_examples, cap)
+
+
+@dataclass(frozen=True)
+class CyclicBatch(Matched):
+    """n(B) = n(B0) c(t)^(1/p), c the wave of `schedules.Cyclic` with bounds base_factor and 1; the rate stays what the schedule says.
+
+    The dual of `schedules.Cyclic` at a constant rate: B0 where that has its peak. A triangle in the rate is a hyperbola in B: the
+    middle of .001 and .005 is B = 213 for B0 = 128 and N = 50 000, not 384. Where the bound of the rate decays, the smallest batch of each
+    cycle rises and the largest stays. For ratio and SGD the largest is B0/base_factor.
+
+    Args:
+        size: B0, in examples, 1 to N - 1: the smallest batch of the first cycle.
+        step_size_up: epochs from the largest batch to the smallest (wave=square: with the smallest), > 0.
+        step_size_down: epochs back (wave=square: with the largest), > 0; None: as step_size_up.
+        mode: triangular | triangular2 | exp_range: how the wave falls, cycle by cycle.
+        gamma: of exp_range, per epoch, in (0, 1].
+        base_factor: the lower bound of c, in (0, 1].
+        wave: triangle | square.
+
+    Source: Jastrzebski et al. 1711.04623, who cycle between 128 and 640.
+    """
+
+    step_size_up: float
+    step_size_down: float | None = None
+    mode: str = "triangular"
+    gamma: float = 1.0
+    base_factor: float = 0.2
+    wave: str = "triangle"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("base_factor", self.base_factor, above=0, at_most=1)
+        _ = self._cycle
+
+    @cached_property
+    def _cycle(self) -> Cyclic:
+        return Cyclic(self.step_size_up, self.step_size_down, self.mode, self.gamma, self.base_factor, 1.0, self.wave)
+
+    def level(self, epoch: float, factor: float) -> float:
+        return factor * self._cycle(epoch)
+
+    def size_at(self, epoch: float, factor: float, num_examples: int) -> int:
+        return self._size_with(self._cycle(epoch), num_examples, num_examples)
+
+
+def following(strategy: BatchStrategy, optimizer: str) -> BatchStrategy:
+    """`strategy` with a rule that was left open set to that of the optimizer, given by its class name."""
+    if isinstance(strategy, Matched) and strategy.rule is None:
+        return replace(strategy, rule=noise_rule_of(optimizer))
+    return strategy
+
+
+@dataclass(frozen=True)
+class _Level(Schedule):
+    """The noise of a strategy under a schedule, over that of (lr0, B0): the schedule of the rate for the same noise at B0."""
+
+    level: Callable[[float, float], float]
+    schedule: Callable[[float], float]
+
+    def __call__(self, epoch: float) -> float:
+        return math.prod(self.parts(epoch))
+
+    def parts(self, epoch: float) -> tuple[float, float]:
+        warmup, factor = warmup_and_rest(self.schedule, epoch)
+        return warmup, self.level(epoch, factor)
+
+
+def counterpart(plan: Plan, rule: str = "sgd") -> Plan | None:
+    """The plan with the same noise, carried by the rate where `plan` carries it by the batch, or else by the batch.
+
+    Of a constant batch it is the dual (growth 1, cap N/10). Of any other it is the constant batch of its size at the start
+    (`Matched`: at level 1). None where there is no noise to carry: a batch of N.
+
+    Args:
+        rule: sgd | adaptive: what noise is, for a strategy that does not say.
+    """
+    strategy, n = plan.strategy, plan.num_examples
+    common = {key: getattr(strategy, key) for key in ("last", "match_last", "lr_rule", "reference_size", "micro_batch_size")}
+    if isinstance(strategy, Matched):
+        return replace(plan, strategy=Fixed(strategy.size, **common), schedule=_Level(strategy.level, plan.schedule))
+    first = strategy.size_at(0.0, 1.0, n)
+    if first >= n:
+        return None
+    if isinstance(strategy, Fixed):
+        return replace(plan, strategy=Dual(first, rule=rule, **common))
+
+    def level(epoch: float, factor: float) -> float:
+        size = strategy.size_at(epoch, factor, n)
+        share = batch_noise("exact", n, size) / batch_noise("exact", n, first)
+        return strategy.lr_factor(epoch, factor, size, n) * float(share ** NOISE_RULES[rule])
+
+    common |= {"lr_rule": "none", "reference_size": None}  # in the level
+    return replace(plan, strategy=Fixed(first, **common), schedule=_Level(level, plan.schedule))

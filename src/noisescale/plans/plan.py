@@ -1,0 +1,231 @@
+"""Plan: for update k the clock, the batch, its micro-batches, the rate. Pure: a function of a cursor, never of a running trainer.
+
+Row k of a plan holds the values that update k uses; its clock is read at the START of the update.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import takewhile
+
+from noisescale.errors import ConfigError, check_count
+from noisescale.plans.noise import sgd_noise_scale
+from noisescale.plans.strategies import BatchChoice, BatchStrategy
+from noisescale.schedules import warmup_and_rest
+
+__all__ = ["Cursor", "Plan", "Update", "split_evenly"]
+
+
+def split_evenly(total: int, parts: int) -> list[int]:
+    """`parts` whole numbers that sum to `total` and differ by at most 1, the larger ones first; zeros where parts > total."""
+    quotient, rest = divmod(total, parts)
+    return [quotient + (i < rest) for i in range(parts)]
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Where a run stands, between two updates.
+
+    Args:
+        step: updates done.
+        position: index into the endless stream of passes: pass = position // N, place in its permutation = position % N.
+        examples_seen: examples that really went through an update; less than `position` only where examples were dropped.
+        updates_in_epoch: updates done since the epoch began.
+    """
+
+    step: int = 0
+    position: int = 0
+    examples_seen: int = 0
+    updates_in_epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One update of a plan.
+
+    Args:
+        start: the cursor before it; update k has start.step == k.
+        epoch: the clock at its start, in epochs: position / N.
+        effective_batch_size: B, examples over all micro-batches and devices.
+        accumulate_grad_batches: k, micro-batches of each device.
+        lr_factor: lr / lr0, the schedule and the batch's scaling together.
+        planned_batch_size: B before the end of the pass made it smaller.
+    """
+
+    start: Cursor
+    epoch: float
+    effective_batch_size: int
+    accumulate_grad_batches: int
+    lr_factor: float
+    planned_batch_size: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All updates of a training of `epochs` passes over N = num_examples.
+
+    The strategy's `last` decides what ends a pass when fewer than B examples remain:
+        carry: the window takes the rest from the next pass: every B exactly as planned. The epoch ends at the first boundary past
+            the pass, the training at the first past its last epoch.
+        partial: a smaller window, whose noise g = lr (N/B - 1) is higher, unless the strategy has match_last.
+        drop: they are left out of this pass; the clock still moves on to the next whole epoch.
+        spread: the windows of the rest of the pass are made near-equal: R examples in ceil(R/B) windows, none larger than B.
+
+    The batch of update k, its rate and its examples depend on neither `world_size` nor `max_micro_batch_size`; only the cutting into
+    k micro-batches of each device does, and k is the smallest that respects the limit.
+
+    Args:
+        schedule: epoch -> factor; a horizon must be filled in.
+        strategy: (epoch, factor, N, warm-up) -> (B, factor of the rate).
+        num_examples: N, what one pass draws from.
+        epochs: passes; None: no end (then max_updates ends it, or nothing does).
+        world_size: devices, W.
+        max_micro_batch_size: most examples that one device takes at once; None: no limit.
+        micro_batch_multiple: micro-batches are multiples of it, but for the rest of an update that is none: the size of a ghost batch,
+            so that ghost batch norm sees the same examples together however the update is cut.
+        max_updates: most updates in all; None: no limit.
+        max_updates_per_epoch: most updates of one epoch, after which the clock moves on to the next; None: no limit.
+
+    Raises:
+        ConfigError: a size beyond N, or a count that is not positive.
+    """
+
+    schedule: Callable[[float], float]
+    strategy: BatchStrategy
+    num_examples: int
+    epochs: int | None
+    world_size: int = 1
+    max_micro_batch_size: int | None = None
+    micro_batch_multiple: int = 1
+    max_updates: int | None = None
+    max_updates_per_epoch: int | None = None
+
+    def __post_init__(self) -> None:
+        check_count("num_examples", self.num_examples, unit="examples")
+        check_count("world_size", self.world_size, unit="devices")
+        for key in ("epochs", "max_micro_batch_size", "max_updates", "max_updates_per_epoch"):
+            if getattr(self, key) is not None:
+                check_count(key, getattr(self, key))
+        check_count("micro_batch_multiple", self.micro_batch_multiple, unit="examples")
+        for key, limit in (("max_micro_batch_size", self.max_micro_batch_size), ("micro_batch_size", self.strategy.micro_batch_size)):
+            if limit is not None and limit % self.micro_batch_multiple:
+                raise ConfigError(key, limit, f"must be a multiple of the ghost batch of {self.micro_batch_multiple}")
+        self.strategy.check(self.num_examples)
+
+    def __iter__(self) -> Iterator[Update]:
+        return self.updates()
+
+    def updates(self, start: Cursor | None = None) -> Iterator[Update]:
+        """The updates from `start` on: from step k the tail of the whole plan."""
+        cursor = Cursor() if start is None else start
+        while not self.finished(cursor):
+            update = self.update_at(cursor)
+            yield update
+            cursor = self.after(update)
+
+    def finished(self, cursor: Cursor) -> bool:
+        """Whether no update starts at `cursor`."""
+        out_of_epochs = self.epochs is not None and cursor.position >= self.epochs * self.num_examples
+        return out_of_epochs or (self.max_updates is not None and cursor.step >= self.max_updates)
+
+    def epoch_of(self, cursor: Cursor) -> int:
+        """The whole epoch that an update starting at `cursor` belongs to."""
+        return cursor.position // self.num_examples
+
+    def choice_at(self, epoch: float) -> BatchChoice:
+        """B and the rate's factor at a time of the clock, in epochs, whether an update starts there or not."""
+        warmup, factor = warmup_and_rest(self.schedule, epoch)
+        return self.strategy(epoch, factor, self.num_examples, warmup)
+
+    def update_at(self, cursor: Cursor) -> Update:
+        """The update that starts at `cursor`."""
+        epoch = cursor.position / self.num_examples
+        planned, lr_factor = self.choice_at(epoch)
+        size = planned
+        remaining = self.num_examples - cursor.position % self.num_examples
+        if self.strategy.last == "partial":
+            size = min(size, remaining)
+        elif self.strategy.last == "spread":
+            size = math.ceil(remaining / math.ceil(remaining / size))
+        if size != planned and self.strategy.match_last:
+            lr_factor *= self.strategy.resized(planned, size, self.num_examples)
+        return Update(cursor, epoch, size, self._accumulate(size), lr_factor, planned)
+
+    def after(self, update: Update) -> Cursor:
+        """The cursor after `update`."""
+        start, n = update.start, self.num_examples
+        position = start.position + update.effective_batch_size
+        updates_in_epoch = start.updates_in_epoch + 1
+        next_epoch = (start.position // n + 1) * n
+        if updates_in_epoch == self.max_updates_per_epoch:
+            position = max(position, next_epoch)
+        elif self.strategy.last == "drop" and position < next_epoch:
+            epoch = position / n
+            if next_epoch - position < self.choice_at(epoch).size:
+                position = next_epoch
+        if position >= next_epoch:
+            updates_in_epoch = 0
+        return Cursor(start.step + 1, position, start.examples_seen + update.effective_batch_size, updates_in_epoch)
+
+    def updates_of_epoch(self, epoch: int, start: Cursor) -> list[Update]:
+        """The updates from `start` on that belong to the whole epoch `epoch`; none where `start` lies in another."""
+        return list(takewhile(lambda update: self.epoch_of(update.start) == epoch, self.updates(start)))
+
+    def total_updates(self) -> int:
+        """Updates of the whole training.
+
+        Raises:
+            ConfigError: the plan has no end.
+        """
+        if self.epochs is None and self.max_updates is None:
+            raise ConfigError("epochs", "null", "the plan has no end", "give epochs or max_updates")
+        return sum(1 for _ in self)
+
+    def pieces(self, update: Update, rank: int) -> list[tuple[int, int]]:
+        """(first position, examples) of each of the k micro-batches that device `rank` takes, in the stream of passes.
+
+        The window is cut into k W near-equal pieces; micro-batch j of rank r is piece j W + r. A piece is empty only where
+        B < W, or where the limit is one example (or one ghost batch) and W does not divide their number.
+        """
+        starts, position = [], update.start.position
+        for size in self._cut(update):
+            starts.append((position, size))
+            position += size
+        return starts[rank :: self.world_size]
+
+    def micro_batch_size(self, update: Update) -> int:
+        """The largest micro-batch of an update, over all devices, in examples."""
+        return self._cut(update)[0]
+
+    def _cut(self, update: Update) -> tuple[int, ...]:
+        return _cut(update.effective_batch_size, update.accumulate_grad_batches * self.world_size, self.micro_batch_multiple)
+
+    def noise(self, update: Update, lr: float) -> float:
+        """g of `update` where the optimizer's rate is `lr`: lr lr_factor (N/B - 1)."""
+        return sgd_noise_scale(lr * update.lr_factor, self.num_examples, update.effective_batch_size)
+
+    def in_words(self, update: Update) -> str:
+        """`effective 512 = 64 micro x 4 accumulate x 2 devices`; `~` where micro-batches differ by one example."""
+        size, k = update.effective_batch_size, update.accumulate_grad_batches
+        micro = math.ceil(size / (k * self.world_size))
+        equal = "=" if micro * k * self.world_size == size else "~"
+        devices = "1 device" if self.world_size == 1 else f"{self.world_size} devices"
+        return f"effective {size} {equal} {micro} micro x {k} accumulate x {devices}"
+
+    def _accumulate(self, size: int) -> int:
+        limits = [limit for limit in (self.max_micro_batch_size, self.strategy.micro_batch_size) if limit is not None]
+        if not limits:
+            return 1
+        return math.ceil(math.ceil(size / self.micro_batch_multiple) / (self.world_size * (min(limits) // self.micro_batch_multiple)))
+
+
+@lru_cache  # most updates of a run are cut as the one before
+def _cut(size: int, parts: int, multiple: int) -> tuple[int, ...]:
+    """`size` examples in near-equal parts that are multiples of `multiple`, but for the rest."""
+    units = math.ceil(size / multiple)
+    sizes = [multiple * part for part in split_evenly(units, parts)]
+    sizes[min(units, parts) - 1] -= units * multiple - size
+    return tuple(sizes)

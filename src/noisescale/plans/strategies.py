@@ -1,0 +1,206 @@
+"""Batch strategies: (clock, schedule factor, N) -> (B, factor of the rate). Pure; sizes are effective: over all micro-batches and devices.
+
+A strategy decides how many examples an update takes, `planning` where a pass ends and how an update is cut into micro-batches.
+Here are those whose B follows the clock alone; those that carry the schedule's noise are in `duality`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import NamedTuple
+
+from noisescale.errors import ConfigError, check_choice, check_count, check_increasing, check_number
+from noisescale.plans.noise import LR_RULES, batch_noise, lr_scaling
+from noisescale.schedules import milestones_passed
+
+__all__ = ["LAST_WINDOW", "BatchChoice", "BatchStrategy", "Fixed", "Full", "Linear", "MultiStep", "check_size", "realisable"]
+
+LAST_WINDOW = ("carry", "partial", "drop", "spread")
+
+
+class BatchChoice(NamedTuple):
+    """B, in examples, and lr/lr0, which includes the schedule."""
+
+    size: int
+    lr_factor: float
+
+
+@dataclass(frozen=True)
+class BatchStrategy(ABC):
+    """B(t), and the factor lr/lr0 = w(t) s(t) (B/B_ref)^p, with w the warm-up.
+
+    Args:
+        last: carry | partial | drop | spread: what happens to the last window of a pass, see `planning.Plan`.
+        match_last: whether the rate of a window made smaller by the end of a pass is lowered so that its noise is that of a full one.
+        lr_rule: none (p = 0) | linear (p = 1) | sqrt (p = 1/2). B is the planned size, also for a smaller last window of a pass.
+        reference_size: B_ref, the batch that the optimizer's rate is quoted for; None: no scaling, so only with lr_rule none.
+        micro_batch_size: examples that one device takes at once; the batch must be a multiple of it. None: up to the planner.
+    """
+
+    _: KW_ONLY
+    last: str = "partial"
+    match_last: bool = False
+    lr_rule: str = "none"
+    reference_size: int | None = None
+    micro_batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("last", self.last, LAST_WINDOW)
+        if not isinstance(self.match_last, bool):
+            raise ConfigError("match_last", self.match_last, "must be true or false")
+        check_choice("lr_rule", self.lr_rule, LR_RULES)
+        if self.reference_size is not None:
+            check_count("reference_size", self.reference_size, unit="examples")
+        elif self.lr_rule != "none":
+            raise ConfigError(
+                "lr_rule", self.lr_rule, "needs a reference_size, the batch that lr is quoted for", "for example reference_size=128"
+            )
+        if self.micro_batch_size is not None:
+            check_count("micro_batch_size", self.micro_batch_size, unit="examples")
+
+    @property
+    def moves_rate(self) -> bool:
+        """Whether the factor of the rate is other than the schedule's."""
+        return self.lr_rule != "none" or self.match_last
+
+    @abstractmethod
+    def size_at(self, epoch: float, factor: float, num_examples: int) -> int:
+        """B, in examples, for an update that starts at `epoch`, where the schedule without its warm-up has `factor`; 1 to N."""
+
+    @abstractmethod
+    def check(self, num_examples: int) -> None:
+        """Raise `ConfigError` where the strategy cannot be carried out on N examples."""
+
+    def lr_factor(self, epoch: float, factor: float, size: int, num_examples: int) -> float:
+        """lr/lr0 without the warm-up, for an update of `size` examples that starts at `epoch`."""
+        return factor * self._quoted(size)
+
+    def resized(self, planned: int, size: int, num_examples: int) -> float:
+        """n(planned) / n(size), n(B) = N/B - 1: the factor that keeps g where the end of a pass leaves `size` of `planned` examples."""
+        return batch_noise("exact", num_examples, planned) / batch_noise("exact", num_examples, size)
+
+    def __call__(self, epoch: float, factor: float, num_examples: int, warmup: float = 1.0) -> BatchChoice:
+        """The choice for an update that starts at `epoch`, where the schedule has warmup * factor."""
+        size = self.size_at(epoch, factor, num_examples)
+        return BatchChoice(size, warmup * self.lr_factor(epoch, factor, size, num_examples))
+
+    def _quoted(self, size: int) -> float:
+        return 1.0 if self.reference_size is None else lr_scaling(self.lr_rule, size, self.reference_size)
+
+
+def check_size(size: int, num_examples: int, micro: int | None, key: str = "size") -> None:
+    """Raise `ConfigError` unless B = `size` fits N and the fixed micro-batch, if there is one."""
+    if size > num_examples:
+        raise ConfigError(key, size, f"must be at most N = {num_examples}, the examples of one pass", "use batch=full for all of them")
+    if micro is not None and size % micro:
+        raise ConfigError(key, size, f"must be a multiple of micro_batch_size={micro}", f"for example {max(1, size // micro) * micro}")
+
+
+@dataclass(frozen=True)
+class Fixed(BatchStrategy):
+    """B(t) = size.
+
+    Args:
+        size: B, in examples, 1 to N.
+    """
+
+    size: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("size", self.size, unit="examples")
+
+    def check(self, num_examples: int) -> None:
+        check_size(self.size, num_examples, self.micro_batch_size)
+
+    def size_at(self, epoch: float, factor: float, num_examples: int) -> int:
+        return self.size
+
+
+@dataclass(frozen=True)
+class Full(BatchStrategy):
+    """B(t) = N: gradient descent, one update per pass, g = 0."""
+
+    def check(self, num_examples: int) -> None:
+        micro = self.micro_batch_size
+        if micro is not None and num_examples % micro:
+            remedy = "leave it at null; max_micro_batch_size limits the memory"
+            raise ConfigError("micro_batch_size", micro, f"must divide N = {num_examples}, the full batch", remedy)
+
+    def size_at(self, epoch: float, factor: float, num_examples: int) -> int:
+        return num_examples
+
+
+@dataclass(frozen=True)
+class MultiStep(BatchStrategy):
+    """B(t) = min(max_size, size * factor^(number of milestones <= t)), rounded: the batch grows in steps.
+
+    Args:
+        size: B at t = 0, in examples, 1 to N.
+        milestones: epochs of the steps, > 0, strictly increasing.
+        factor: growth at each, >= 1.
+        max_size: cap, in examples, >= size; None: N.
+
+    Source: Smith et al. 1711.00489, section 5.1 (x5 at each milestone where the rate would have been divided by 5).
+    """
+
+    size: int
+    milestones: Sequence[float]
+    factor: float
+    max_size: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("size", self.size, unit="examples")
+        check_increasing("milestones", self.milestones, unit="epochs")
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+        check_number("factor", self.factor, at_least=1)
+        if self.max_size is not None:
+            check_count("max_size", self.max_size, at_least=self.size, unit="examples")
+
+    def check(self, num_examples: int) -> None:
+        check_size(self.size, num_examples, self.micro_batch_size)
+        if self.max_size is not None:
+            check_size(self.max_size, num_examples, self.micro_batch_size, "max_size")
+
+    def size_at(self, epoch: float, factor: float, num_examples: int) -> int:
+        grown = self.size * self.factor ** milestones_passed(self.milestones, epoch)
+        return realisable(grown, self.max_size or num_examples, self.micro_batch_size)
+
+
+@dataclass(frozen=True)
+class Linear(BatchStrategy):
+    """B(t) = size + (max_size - size) min(t/T, 1), rounded: a ramp over T = epochs.
+
+    Args:
+        size: B at t = 0, in examples, 1 to N.
+        max_size: B from T on, in examples, 1 to N; smaller than size is a ramp down.
+        epochs: T, > 0.
+    """
+
+    size: int
+    max_size: int
+    epochs: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("size", self.size, unit="examples")
+        check_count("max_size", self.max_size, unit="examples")
+        check_number("epochs", self.epochs, above=0, unit="epochs")
+
+    def check(self, num_examples: int) -> None:
+        check_size(self.size, num_examples, self.micro_batch_size)
+        check_size(self.max_size, num_examples, self.micro_batch_size, "max_size")
+
+    def size_at(self, epoch: float, factor: float, num_examples: int) -> int:
+        ramp = self.size + (self.max_size - self.size) * min(epoch / self.epochs, 1.0)
+        return realisable(ramp, num_examples, self.micro_batch_size)
+
+
+def realisable(size: float, at_most: int, multiple: int | None) -> int:
+    """The nearest whole number of examples in [1, at_most], a multiple of `multiple` where one is given and fits."""
+    step = 1 if multiple is None else min(multiple, at_most)
+    steps = min(round(min(size, float(at_most)) / step), at_most // step)
+    return max(1, steps) * step

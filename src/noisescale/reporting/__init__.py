@@ -1,1 +1,0 @@
-"""Plans and runs as tables and figures."""

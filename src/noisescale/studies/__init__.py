@@ -1,0 +1,1 @@
+"""What plans and runs show: tables and figures."""

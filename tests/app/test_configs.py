@@ -1,0 +1,377 @@
+"""conf/: every option of every group composes, has all its keys, and builds what it says."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+import train
+from noisescale.app.command import build
+from noisescale.app.composed import ghost_batch_size, num_examples, schedule_and_strategy
+from noisescale.data import ImageDataModule
+from noisescale.models.optimizers import OptimizerFactory
+from noisescale.plans.duality import following
+from noisescale.plans.plan import Cursor, Plan, Update
+from noisescale.plans.strategies import BatchStrategy
+from noisescale.schedules import Schedule, Warmup
+
+CONF = Path(train.__file__).resolve().parent / "conf"
+N = 1293
+"""Training examples of the default data set."""
+
+PROMISED = {
+    "scheduler": "constant step multistep inverse exponential polynomial linear cosine cosine_restarts cyclic onecycle wsd",
+    "warmup": "none linear constant",
+    "optimizer": "sgd momentum nesterov adagrad rmsprop rmsprop_nesterov adadelta adam adamw",
+    "batch": "small large full accumulate multistep linear dual hybrid split seesaw cyclic",
+    "data": "digits mnist fashion_mnist cifar10 cifar100 imagefolder",
+    "model": "logistic mlp cnn resnet9 resnet18 wrn vgg11",
+    "trainer": "cpu gpu ddp ddp_cpu",
+    "callbacks": "light full none",
+    "logger": "tensorboard csv-only",
+    "debug": "fast overfit",
+    "experiment": "step_gamma065 alexnet_multistep exponential_098 cosine_tmax150 constant_too_small constant_good constant_too_large "
+    "smith2017/decay smith2017/hybrid smith2017/increase smith2017/increase_lr smith2017/increase_momentum smith2017_imagenet/decay "
+    "smith2017_imagenet/increase smith2017_imagenet/increase_momentum95 smith2017_imagenet/increase_momentum975 jastrzebski/cbs "
+    "jastrzebski/clr goyal2017 seesaw cyclic_pair/lr cyclic_pair/batch cifar10_fast cifar10_fast_cpu",
+}
+
+
+def options(group: str) -> list[str]:
+    """The words of a group, those of its folders too: `smith2017/decay`."""
+    files = (file.relative_to(CONF / group) for file in (CONF / group).rglob("[!_]*.yaml"))
+    return sorted(file.with_suffix("").as_posix() for file in files)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _hydra() -> Iterator[None]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def composed(*overrides: str) -> DictConfig:
+    """The config as the front door gets it; nothing may be missing, every reference must lead somewhere."""
+    cfg = compose("config", ["output_dir=somewhere", *overrides])
+    OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    return cfg
+
+
+@pytest.mark.parametrize("group", PROMISED)
+def test_every_promised_option_is_there(group: str) -> None:
+    assert set(PROMISED[group].split()) <= set(options(group))
+
+
+def test_there_is_no_group_besides() -> None:
+    assert {folder.name for folder in CONF.iterdir() if folder.is_dir()} == set(PROMISED)
+
+
+@pytest.mark.parametrize("file", sorted(CONF.rglob("*.yaml")), ids=lambda file: str(file.relative_to(CONF)))
+def test_every_file_says_first_what_it_is(file: Path) -> None:
+    lines = [line for line in file.read_text().splitlines() if line != "# @package _global_"]
+    assert re.match(r"# \S.{10,}", lines[0])
+    assert file.suffix == ".yaml"
+
+
+@pytest.mark.parametrize("file", sorted(file for file in CONF.rglob("*.yaml")), ids=lambda file: str(file.relative_to(CONF)))
+def test_no_reference_computes_anything(file: Path) -> None:
+    """`${...}` copies a value; derived numbers are made in Python."""
+    for reference in re.findall(r"\$\{([^}]*)\}", file.read_text()):
+        assert re.fullmatch(r"[\w.]+|hydra:[\w.]+|now:[%\w-]+", reference)
+
+
+def test_the_defaults_are_a_run() -> None:
+    cfg = composed()
+    schedule, strategy = build(cfg, "scheduler").over(cfg.epochs), build(cfg, "batch")
+    assert Plan(schedule, strategy, N, cfg.epochs).total_updates() > 0
+    assert cfg.trainer.max_epochs == cfg.epochs
+    assert cfg.ckpt_path is None
+    assert cfg.full_error is False
+
+
+@pytest.mark.parametrize("name", options("scheduler"))
+def test_schedulers(name: str) -> None:
+    cfg = composed(f"scheduler={name}")
+    schedule = build(cfg, "scheduler")
+    assert isinstance(schedule, Schedule)
+    factors = [schedule.over(cfg.epochs)(epoch / 4) for epoch in range(4 * cfg.epochs)]
+    assert max(factors) == pytest.approx(1, rel=0.01)
+    assert min(factors) >= 0
+    assert (len(set(factors)) == 1) == (name == "constant")
+
+
+def test_a_schedulers_rate_is_the_optimizers() -> None:
+    for name in options("scheduler"):
+        scheduler = composed(f"scheduler={name}", "optimizer.lr=0.123").scheduler
+        assert scheduler.get("lr", 0.123) == scheduler.get("max_lr", 0.123) == 0.123
+
+
+@pytest.mark.parametrize("name", options("warmup"))
+def test_warmups(name: str) -> None:
+    warmup = build(composed(f"warmup={name}"), "warmup")
+    assert isinstance(warmup, Warmup)
+    assert (warmup.epochs == 0) == (name == "none")
+    assert warmup(warmup.epochs) == 1
+
+
+@pytest.mark.parametrize("name", options("batch"))
+def test_batch_strategies(name: str) -> None:
+    cfg = composed(f"batch={name}")
+    strategy = following(build(cfg, "batch"), "SGD")
+    assert isinstance(strategy, BatchStrategy)
+    plan = Plan(build(cfg, "scheduler").over(cfg.epochs), strategy, N, cfg.epochs)
+    updates = list(plan)
+    assert sum(update.effective_batch_size for update in updates) == cfg.epochs * N
+    sizes = [update.effective_batch_size for update in updates]
+    match name:
+        case "full":
+            assert set(sizes) == {N}
+        case "small":
+            assert max(sizes) == cfg.batch.size <= 64
+        case "large" | "accumulate":
+            assert max(sizes) == cfg.batch.size >= 256
+        case "cyclic":
+            assert min(update.planned_batch_size for update in updates) == cfg.batch.size < sizes[0] / 4
+        case _:
+            assert sizes[0] == cfg.batch.size < max(sizes)
+    assert (updates[0].accumulate_grad_batches > 1) == (name == "accumulate")
+
+
+@pytest.mark.parametrize("name", options("optimizer"))
+def test_optimizers(name: str) -> None:
+    cfg = composed(f"optimizer={name}")
+    factory = OptimizerFactory.from_config(build(cfg, "optimizer"))
+    optimizer = factory(torch.nn.Linear(3, 2))
+    assert len(optimizer.param_groups) == 1
+    for key in ("lr", "weight_decay", "momentum", "alpha", "nesterov"):
+        if key in cfg.optimizer:
+            assert optimizer.param_groups[0][key] == cfg.optimizer[key]
+    assert cfg.optimizer.decay_biases_and_norms is True
+
+
+@pytest.mark.parametrize("name", options("data"))
+def test_data(name: str) -> None:
+    """Built, not read: nothing is downloaded."""
+    more = ["data.root=pictures"] if name == "imagefolder" else []
+    data = build(composed(f"data={name}", *more, "seed=5"), "data")
+    assert isinstance(data, ImageDataModule)
+    assert (data.seed, data.augment, data.num_workers) == (5, "none", None)
+    assert data.subset_size is None
+
+
+@pytest.mark.parametrize("name", options("model"))
+def test_models(name: str) -> None:
+    small = {"resnet9": ["model.width=4"], "resnet18": ["model.width=8"], "wrn": ["model.width=1"]}
+    cfg = composed(f"model={name}", *small.get(name, []))
+    net = build(cfg, "model", in_channels=3, num_classes=7, image_size=(32, 32)).eval()
+    with torch.no_grad():
+        assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", options("trainer"))
+def test_trainers(name: str) -> None:
+    cfg = composed(f"trainer={name}")
+    known = inspect.signature(pl.Trainer.__init__).parameters
+    assert {key for key in cfg.trainer if not key.startswith("_")} <= set(known)
+    assert cfg.trainer.max_epochs == cfg.epochs
+    assert cfg.trainer.accelerator == ("gpu" if name in ("gpu", "ddp") else "cpu")
+    assert cfg.trainer.devices == (2 if "ddp" in name else 1)
+    if cfg.trainer.devices == 1 and cfg.trainer.accelerator == "cpu":
+        assert build(cfg, "trainer", logger=False, enable_checkpointing=False).max_epochs == cfg.epochs
+
+
+@pytest.mark.parametrize("name", options("callbacks"))
+def test_callbacks(name: str) -> None:
+    callbacks = build(composed(f"callbacks={name}"), "callbacks")
+    assert all(isinstance(callback, pl.Callback) for callback in callbacks.values())
+    light = {"noise_scale", "epochs", "divergence"}
+    assert set(callbacks) == {"none": set(), "light": light, "full": light | {"last", "best", "progress_bar"}}[name]
+
+
+@pytest.mark.parametrize("name", options("logger"))
+def test_loggers(name: str, tmp_path: Path) -> None:
+    cfg = composed(f"logger={name}", f"output_dir='{tmp_path}'")
+    if name == "csv-only":
+        assert not cfg.logger
+    else:
+        logger = build(cfg, "logger")
+        assert isinstance(logger, pl.loggers.TensorBoardLogger)
+        assert Path(logger.log_dir) == tmp_path
+
+
+@cache
+def _experiment(name: str) -> DictConfig:
+    paths = ["output_dir=somewhere", "hydra.runtime.output_dir=somewhere"]
+    return compose("config", [f"experiment={name}", *paths], return_hydra_config=True)
+
+
+def planned(monkeypatch: pytest.MonkeyPatch, experiment: str, *overrides: str) -> Plan:
+    """The plan that plan.py shows."""
+    cfg = OmegaConf.merge(_experiment(experiment), OmegaConf.from_dotlist(list(overrides)))
+    assert isinstance(cfg, DictConfig)
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    HydraConfig.instance().set_config(cfg)
+    schedule, strategy = schedule_and_strategy(cfg)
+    return Plan(schedule, strategy, num_examples(cfg), cfg.epochs, 1, cfg.max_micro_batch_size, ghost_batch_size(cfg))
+
+
+def header_of(name: str) -> str:
+    """The first comment of an experiment, as one line."""
+    lines = (CONF / "experiment" / f"{name}.yaml").read_text().partition("\ndefaults:")[0].splitlines()
+    assert lines[0] == "# @package _global_"
+    return " ".join(line.removeprefix("# ") for line in lines[1:])
+
+
+def number(text: str) -> int:
+    return int(text.replace(" ", ""))
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_experiments(name: str) -> None:
+    """Command, result and runtime in the header; what they choose is kept by the later words of the command line."""
+    header, cfg = header_of(name), composed(f"experiment={name}")
+    command = "plan" if cfg.data.size is not None else "train"
+    assert f"\n#   python {command}.py experiment={name}\n" in (CONF / "experiment" / f"{name}.yaml").read_text()
+    if cfg.data._target_.endswith("DigitsData"):
+        assert re.search(r"Measured on \w+, .*seeds? 0", header)
+        assert re.search(r"test/acc \d|all five diverged", header)
+        assert re.search(r"\d s on one CPU core|less than a second", header)
+    elif name == "cifar10_fast_cpu":
+        assert re.search(r"Measured on .*, seed 0: test/acc 0\.\d{4}, [\d ]+ updates, \d+ s of training on 2 CPU cores", header)
+    elif name == "cifar10_fast":
+        assert "NOT run on a GPU" in header
+    else:
+        assert re.search(r"arXiv:\d{4}\.\d{5}", header)
+        assert re.search(r"Paper \((secondary sources that quote it|its text|its abstract)\)", header)
+        assert re.search(r"\d\d(\.\d+)? (\+- [\d.]+ )?%", header)
+        if command == "plan":
+            assert "Planner only" in header
+        else:
+            assert re.search(r"about \d\.\d days on one CPU core \(measured: \d\.\d s per update of 128[;,]", header)
+            assert "NOT run in full here" in header
+    later = composed(f"experiment={name}", "optimizer.lr=0.007", "data=imagefolder", "data.root=pictures")
+    assert later.optimizer.lr == 0.007
+    assert (later.data.root, later.data.val_fraction, later.data.augment) == ("pictures", cfg.data.val_fraction, cfg.data.augment)
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_the_updates_that_an_experiment_states_are_those_of_its_plan(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    header = header_of(name)
+    if name == "constant_diverges":
+        return
+    total = planned(monkeypatch, name).total_updates()
+    measured = re.search(r"Measured .*?(\d[\d ]*) updates", header)
+    assert measured is None or number(measured[1]) == total
+    if "Plan: " not in header:
+        assert measured is not None
+        return
+    stated = header.partition("Plan: ")[2]
+    assert number(stated.partition(" updates")[0]) == total
+    others = re.findall(r"; (\d[\d ]*) with ((?:[\w.]+=\w+ ?)+)", stated)
+    assert "batch.last=drop" in [overrides for _, overrides in others]
+    for updates, overrides in others:
+        assert number(updates) == planned(monkeypatch, name, *overrides.split()).total_updates()
+
+
+def at(plan: Plan, epoch: float) -> Update:
+    """The update that starts at `epoch`."""
+    return plan.update_at(Cursor(position=round(epoch * plan.num_examples)))
+
+
+def test_the_arms_of_smith_2017_are_duals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sizes of the paper, and lr/(B (1 - m)) that of the first arm in every phase."""
+    sizes = {
+        "decay": [128, 128, 128, 128],
+        "hybrid": [128, 640, 640, 640],
+        "increase": [128, 640, 3200, 5120],
+        "increase_lr": [640, 3200, 5120, 5120],
+        "increase_momentum": [3200, 5120, 5120, 5120],
+    }
+    assert {f"smith2017/{name}" for name in sizes} == {name for name in options("experiment") if name.startswith("smith2017/")}
+    for name, expected in sizes.items():
+        optimizer = _experiment(f"smith2017/{name}").optimizer
+        plan = planned(monkeypatch, f"smith2017/{name}")
+        updates = [at(plan, epoch) for epoch in (0, 60, 120, 160)]
+        assert plan.num_examples == 50_000
+        assert [update.effective_batch_size for update in updates] == expected
+        for update, cuts in zip(updates, range(4), strict=True):
+            drift = optimizer.lr * update.lr_factor / (update.effective_batch_size * (1 - optimizer.momentum))
+            assert drift == pytest.approx(0.1 / 128 / 0.1 / 5**cuts)
+            assert plan.micro_batch_size(update) % 128 == 0
+
+
+def test_the_arms_of_smith_2017_on_imagenet(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = {"decay": (8192, 0.3), "increase": (65536, 2.4), "increase_momentum95": (65536, 1.2), "increase_momentum975": (65536, 0.6)}
+    assert {f"smith2017_imagenet/{name}" for name in rates} == {name for name in options("experiment") if "_imagenet/" in name}
+    for name, (size, rate) in rates.items():
+        optimizer = _experiment(f"smith2017_imagenet/{name}").optimizer
+        plan = planned(monkeypatch, f"smith2017_imagenet/{name}")
+        first, cut = at(plan, 0), at(plan, 30)
+        assert (optimizer.lr, first.lr_factor) == (3.0, 1.0)
+        assert first.effective_batch_size * (1 - optimizer.momentum) == pytest.approx(819.2)
+        assert (cut.effective_batch_size, optimizer.lr * cut.lr_factor) == (size, pytest.approx(rate))
+
+
+def test_the_pairs_carry_the_same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cyclic_pair: g; jastrzebski: lr/B; at every epoch."""
+    rate, batch = planned(monkeypatch, "cyclic_pair/lr"), planned(monkeypatch, "cyclic_pair/batch")
+    for update in batch:
+        g = 0.1 * rate.schedule(update.epoch) * (N / 32 - 1)
+        assert batch.noise(update, 0.1) == pytest.approx(g)
+    clr, cbs = planned(monkeypatch, "jastrzebski/clr"), planned(monkeypatch, "jastrzebski/cbs")
+    assert clr.num_examples == cbs.num_examples == 45_000
+    for epoch in (0, 4.9, 5, 9.9, 10, 154.5, 156, 299):
+        a, b = at(clr, epoch), at(cbs, epoch)
+        assert b.lr_factor == 1
+        assert a.lr_factor / a.effective_batch_size == pytest.approx(b.lr_factor / b.effective_batch_size)
+
+
+def test_goyals_rate_and_seesaws_saving(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = planned(monkeypatch, "goyal2017")
+    rates = [0.1 * at(plan, epoch).lr_factor for epoch in (0, 5, 30, 60, 80)]
+    assert rates == pytest.approx([0.1, 3.2, 0.32, 0.032, 0.0032])
+    seesaw, cosine = (planned(monkeypatch, "seesaw", f"batch.growth={growth}").total_updates() for growth in (0.5, 0))
+    assert seesaw / cosine == pytest.approx(2 / math.pi, rel=0.01)
+
+
+def test_the_lecture_notes_numbers() -> None:
+    step = composed("experiment=step_gamma065").scheduler
+    assert (step._target_, step.gamma) == ("noisescale.schedules.Step", 0.65)
+    alexnet = composed("experiment=alexnet_multistep")
+    assert (alexnet.optimizer.lr, alexnet.scheduler.gamma, list(alexnet.scheduler.milestones)) == (0.05, 0.1, [10, 15, 25, 30])
+    exponential = composed("experiment=exponential_098").scheduler
+    assert (exponential._target_, exponential.gamma) == ("noisescale.schedules.Exponential", 0.98)
+    cosine = composed("experiment=cosine_tmax150").scheduler
+    assert (cosine._target_, cosine.T_max) == ("noisescale.schedules.Cosine", 150)
+    rates = [composed(f"experiment=constant_{name}").optimizer.lr for name in ("too_small", "good", "too_large", "diverges")]
+    assert rates == sorted(rates)
+
+
+@pytest.mark.parametrize("name", options("debug"))
+def test_debug_options_change_what_they_say(name: str) -> None:
+    cfg, plain = composed(f"debug={name}"), composed()
+    assert cfg.epochs != plain.epochs
+    assert cfg.data.subset_size is not None
+    strategy: Any = build(cfg, "batch")
+    subset = cfg.data.subset_size - round(cfg.data.val_fraction * cfg.data.subset_size)
+    assert Plan(build(cfg, "scheduler").over(cfg.epochs), strategy, subset, cfg.epochs).total_updates() <= 500
+
+
+def test_every_option_goes_with_every_other_group() -> None:
+    """Each option with the last option of every other group: nothing refers to a key that only the defaults have."""
+    groups = [group for group in PROMISED if group not in ("debug", "experiment")]
+    others = {group: options(group)[-1] for group in groups}
+    for group in groups:
+        for name in options(group):
+            composed(*(f"{other}={option}" for other, option in {**others, group: name}.items()))

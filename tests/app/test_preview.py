@@ -1,0 +1,383 @@
+"""plan.py as a user runs it: the numbers of the plan, those of the training that follows, and nothing read or imported for it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+import plan as plan_script
+from noisescale import schedules
+from noisescale.files import read_rows
+from noisescale.plans.duality import CyclicBatch, Dual
+from noisescale.plans.plan import Plan, Update
+from noisescale.plans.strategies import Fixed, Full
+from tests.app.test_train import REPOSITORY, Outcome, fresh_process, outcome_of, run_dir
+from tests.app.test_train import run as train
+from tests.helpers.cases import ignored
+
+pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
+
+N = 1293
+LR = 0.05
+COLUMNS = ["step", "epoch", "examples_seen", "lr", "effective_batch_size", "micro_batch_size", "accumulate_grad_batches", "g"]
+
+
+def command(*arguments: str) -> NoReturn:
+    """`python plan.py ARGUMENTS` in this process."""
+    with fresh_process():
+        sys.argv = ["plan.py", *arguments]
+        plan_script.main()
+
+
+def plan(*arguments: str) -> Outcome:
+    """The same, until it exits."""
+    return outcome_of(command, *arguments)
+
+
+def planned(folder: Path, *arguments: str) -> Outcome:
+    """`plan`, into `folder`; it must succeed."""
+    outcome = plan(*arguments, run_dir(folder))
+    assert outcome.status == 0, outcome.err
+    return outcome
+
+
+def notes(outcome: Outcome) -> list[str]:
+    return [line.removeprefix("note: ") for line in outcome.lines if line.startswith("note: ")]
+
+
+# -- what it leaves ------------------------------------------------------------------------------------------------------------
+
+WARM = ("warmup=linear", "warmup.epochs=2", "warmup.start_factor=0.1")
+COSINE = schedules.Cosine(20)
+CASES: dict[str, tuple[list[str], Plan]] = {
+    "default": ([], Plan(COSINE, Fixed(32), N, 20)),
+    "dual": (["batch=dual"], Plan(COSINE, Dual(32, rule="sgd"), N, 20)),
+    "cuts": (
+        ["scheduler=multistep", "batch=hybrid", "batch.last=carry"],
+        Plan(schedules.MultiStep([10, 15], 0.1), Dual(32, rule="sgd", max_size=64, last="carry"), N, 20),
+    ),
+    "warm": (
+        ["batch=split", *WARM, "batch.match_last=false"],
+        Plan(schedules.Warmup(2, 0.1).before(COSINE, 20), Dual(32, rule="sgd", growth=0.5, match_last=False), N, 20),
+    ),
+    "adam": (
+        ["batch=seesaw", "optimizer=adam", f"optimizer.lr={LR}"],
+        Plan(COSINE, Dual(32, rule="adaptive", match="ratio", growth=0.5), N, 20),
+    ),
+    "devices": (
+        ["batch=dual", "trainer.devices=2", "max_micro_batch_size=8", "batch.match=ratio", "batch.max_size=1293"],
+        Plan(COSINE, Dual(32, rule="sgd", match="ratio", max_size=N), N, 20, 2, 8),
+    ),
+    "wave": (["batch=cyclic", "scheduler=constant"], Plan(schedules.Constant(), CyclicBatch(32, 2, rule="sgd"), N, 20)),
+    "full": (["batch=full", "epochs=1", "optimizer=sgd", f"optimizer.lr={LR}"], Plan(schedules.Cosine(1), Full(), N, 1)),
+    "steps": (["batch=dual", "trainer.max_steps=50"], Plan(COSINE, Dual(32, rule="sgd"), N, 20, max_updates=50)),
+    "few": (["trainer.limit_train_batches=7"], Plan(COSINE, Fixed(32), N, 20, max_updates_per_epoch=7)),
+    "one": (["trainer.limit_train_batches=1"], Plan(COSINE, Fixed(32), N, 20, max_updates_per_epoch=1)),
+    "given N": (["data.size=10007", "batch=dual", "data=cifar10"], Plan(COSINE, Dual(32, rule="sgd"), 10_007, 20)),
+}
+
+
+def to(values: list[str]) -> str:
+    return " to ".join(dict.fromkeys(values))
+
+
+def row_of(part: list[Update], plan: Plan, momentum: float) -> list[str]:
+    """The cells of a row of the table but for its epochs, from the updates that it stands for."""
+    full = [u for u in part if u.effective_batch_size == u.planned_batch_size] or part
+    ends = [full[0], full[-1]]
+    g = [plan.noise(u, LR) for u in ends]
+    micro = [max(size for rank in range(plan.world_size) for _, size in plan.pieces(u, rank)) for u in ends]
+    cells = [
+        to([f"{LR * u.lr_factor:.4g}" for u in ends]),
+        to([str(u.effective_batch_size) for u in ends]),
+        to([f"{size} x {u.accumulate_grad_batches}" for size, u in zip(micro, ends, strict=True)]),
+        to([f"{noise:.4g}" for noise in g]),
+    ]
+    return [*cells, *([to([f"{noise / (1 - momentum):.4g}" for noise in g])] if momentum else []), str(len(part))]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_plan_is_seen_before_training(case: str, tmp_path: Path) -> None:
+    """The table, the totals, plan.csv and plan.png, each against the plan made by hand."""
+    words, expected = CASES[case]
+    outcome = planned(tmp_path, *words)
+    updates = list(expected)
+    lines = outcome.out.splitlines()
+
+    rows = [re.split(r" {2,}", line.strip()) for line in lines if re.match(r"\s*[\d.e-]+ to [\d.e-]+  ", line)]
+    assert sum(int(row[-1]) for row in rows) == len(updates)
+    momentum = 0.0 if case in ("adam", "full") else 0.9
+    first = 0
+    for row in rows:
+        part = updates[first : first + int(row[-1])]
+        cells = row_of(part, expected, momentum)
+        assert [*row[1:5], row[-1]] == [*cells[:4], cells[-1]]
+        assert not momentum or row[5] == cells[4]
+        assert row[0].startswith(f"{part[0].epoch:.4g} to ")
+        first += len(part)
+    assert all(a[0].split(" to ")[1] == b[0].split(" to ")[0] for a, b in pairwise(rows))
+    assert lines[0].strip() == f"N = {expected.num_examples}, {expected.epochs} epochs"
+    assert f"micro x accumulate x {expected.world_size} device" in outcome.out
+
+    total = f"{len(updates):,} update".replace(",", " ")
+    assert any(line.startswith(total) for line in lines)
+    assert lines[-1] == f"{os.path.relpath(tmp_path)}/plan.csv, {os.path.relpath(tmp_path)}/plan.png"
+
+    written = read_rows(tmp_path / "plan.csv")
+    assert list(written[0]) == COLUMNS
+    for line, update in zip(written, updates, strict=True):
+        assert (int(line["step"]), int(line["examples_seen"])) == (update.start.step, update.start.examples_seen)
+        assert (float(line["epoch"]), float(line["lr"])) == (update.epoch, LR * update.lr_factor)
+        assert int(line["effective_batch_size"]) == update.effective_batch_size
+        assert int(line["micro_batch_size"]) == expected.micro_batch_size(update)
+        assert int(line["accumulate_grad_batches"]) == update.accumulate_grad_batches
+        assert float(line["g"]) == pytest.approx(expected.noise(update, LR), rel=1e-12, abs=0)
+
+    picture = (tmp_path / "plan.png").read_bytes()
+    assert picture.startswith(b"\x89PNG\r\n\x1a\n")
+    assert 20_000 < len(picture) < 500_000
+    assert {path.name for path in tmp_path.iterdir()} == {".hydra", "plan.csv", "plan.png"}
+
+
+def test_devices_are_in_the_table(tmp_path: Path) -> None:
+    out = planned(tmp_path, *CASES["devices"][0]).out
+    assert "micro x accumulate x 2 devices" in out
+    assert re.search(r" 8 x 2 ", out), "32 = 8 micro x 2 accumulate x 2 devices"
+
+
+# -- the training that follows -------------------------------------------------------------------------------------------------
+
+SHORT = ("data.subset_size=200", "epochs=2", "threads=1", "callbacks=light", "logger=csv-only", "seed=3")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("batch=dual", "batch.size=8", *WARM, "warmup.epochs=0.5", "max_micro_batch_size=5"),
+        ("batch=seesaw", "batch.size=8", "optimizer=adam", "scheduler=multistep", "scheduler.milestones=[1]", "batch.last=spread"),
+        ("batch=split", "batch.size=8", "batch.max_size=180", "trainer.max_steps=17", "scheduler=polynomial", "batch.match_last=false"),
+        ("batch=cyclic", "batch.size=8", "batch.step_size_up=0.4", "trainer.limit_train_batches=4", "optimizer=rmsprop", "batch.last=drop"),
+        ("batch=multistep", "batch.size=8", "batch.milestones=[1]", "trainer.limit_train_batches=1", "epochs=3"),
+        ("batch=hybrid", "batch.size=8", "model=resnet18", "model.width=4", "model.ghost_batch_size=4", "max_micro_batch_size=12"),
+    ],
+    ids=["dual", "seesaw", "split", "cyclic", "one update an epoch", "ghost"],
+)
+def test_training_does_what_was_planned(words: tuple[str, ...], tmp_path: Path) -> None:
+    """plan.csv beside the steps.csv of train.py with the same overrides, number by number."""
+    words = (*SHORT, *words)
+    planned(tmp_path / "plan", *words)
+    outcome = train(*words, run_dir(tmp_path / "train"))
+    assert outcome.status == 0, outcome.err
+    before, after = read_rows(tmp_path / "plan" / "plan.csv"), read_rows(tmp_path / "train" / "steps.csv")
+    assert len(before) > 2
+    for column in COLUMNS[:-1]:
+        assert [float(row[column]) for row in before] == [float(row[column]) for row in after], column
+    for a, b in zip(before, after, strict=True):
+        assert float(a["g"]) == pytest.approx(float(b["g"]), rel=1e-12, abs=0)
+
+
+def test_training_warns_of_the_same(tmp_path: Path) -> None:
+    """Of a rule that is not the optimizer's, and of a cap, with its epoch."""
+    words = ("batch=seesaw", "epochs=2", "callbacks=light", "logger=csv-only")
+    outcome = train(*words, run_dir(tmp_path / "train"))
+    said = [line for line in outcome.err.splitlines() if line.startswith("note: ")]
+    assert len(said) == 2
+    assert set(said) <= set(planned(tmp_path / "plan", *words).lines)
+
+
+# -- nothing is read -----------------------------------------------------------------------------------------------------------
+
+
+HEAVY = {"torch", "pytorch_lightning", "lightning", "torchvision", "sklearn", "torchmetrics", "tensorboard"}
+
+
+@pytest.mark.parametrize(
+    ("words", "updates", "places"),
+    [
+        (["epochs=1", "batch=dual"], ["24 updates instead of 41"], ["outputs/plan/*"]),
+        (
+            ["-m", "data=mnist,cifar10", "epochs=1", "batch.size=100"],
+            ["540 updates", "450 updates"],
+            ["outputs/sweep/*/0", "outputs/sweep/*/1"],
+        ),
+    ],
+    ids=["digits", "mnist, cifar10"],
+)
+def test_neither_torch_nor_data_are_loaded(words: list[str], updates: list[str], places: list[str], tmp_path: Path) -> None:
+    """In an empty folder, where Hydra has its own place for the output."""
+    found = subprocess.run(
+        [sys.executable, "-W", "error", "-X", "importtime", str(REPOSITORY / "plan.py"), *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+        check=True,
+    )
+    imported = {line.rpartition("|")[2].strip().split(".")[0] for line in found.stderr.splitlines() if line.startswith("import time:")}
+    assert {"hydra", "matplotlib", "noisescale"} <= imported
+    assert not imported & HEAVY
+    for words_of_total in updates:
+        assert words_of_total in found.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
+    for place in places:
+        (folder,) = tmp_path.glob(place)
+        assert {path.name for path in folder.iterdir()} == {".hydra", "plan.csv", "plan.png"}
+        assert f"{folder.relative_to(tmp_path)}/plan.csv, {folder.relative_to(tmp_path)}/plan.png" in found.stdout
+
+
+def test_the_data_need_not_be_there(tmp_path: Path) -> None:
+    words = ("data=cifar10", "data.root=/nowhere/at/all", "data.download=false", "epochs=1")
+    assert "1 407 updates" in planned(tmp_path, *words).out
+
+
+def test_imagenet_is_a_number(tmp_path: Path) -> None:
+    words = ("data.size=1281167", "epochs=90", "batch.size=8192", "scheduler=multistep", "scheduler.milestones=[30,60,80]")
+    assert "14 130 updates" in planned(tmp_path, *words).out
+    dual = planned(tmp_path, *words, "batch=dual", "batch.match=ratio", "batch.max_size=65536").out
+    assert "5 910 updates instead of 14 130 at B = 8192" in dual
+
+
+@pytest.mark.slow
+def test_imagenet_in_batches_of_256(tmp_path: Path) -> None:
+    out = planned(tmp_path, "data.size=1281167", "epochs=90", "batch.size=256").out
+    assert "450 450 updates" in out
+
+
+# -- notes ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "note"),
+    [
+        ("batch=dual", r"B reaches its cap N/10 = 129 at epoch 13\.6\d: .*"),
+        ("batch=dual batch.max_size=1000", r"B = \d+ at epoch [\d.]+ is above N/10 = 129[:,] .*"),
+        ("scheduler=multistep batch=dual batch.max_size=1293", r"at the cut of epoch 10 lr is 0\.0\d+, .* lr h.*"),
+        ("batch.size=1000", r"momentum 0\.9 at B = 1000 fills in B/\(N\(1-m\)\) = 7\.7 epochs: .*"),
+        ("", r"the window that ends epoch 1 has 13 of 32 examples, 2\.(46|5)x the noise; .*"),
+        ("optimizer=adam batch=dual batch.rule=sgd", r"batch\.rule=sgd keeps .* Adam.*"),
+        ("optimizer=sgd batch=seesaw", r"batch\.rule=adaptive keeps .* SGD.*"),
+    ],
+)
+def test_notes(words: str, note: str, tmp_path: Path) -> None:
+    outcome = planned(tmp_path, *words.split())
+    assert [line for line in notes(outcome) if re.fullmatch(note, line)], outcome.err
+    assert "note:" not in outcome.out
+
+
+def test_the_rule_that_follows_the_optimizer_is_said(tmp_path: Path) -> None:
+    assert "note: batch.rule=sgd follows optimizer=momentum" in planned(tmp_path, "batch=dual", "epochs=1").lines
+    assert "note: batch.rule=adaptive follows optimizer=adam" in planned(tmp_path, "batch=dual", "optimizer=adam", "epochs=1").lines
+    assert "follows" not in planned(tmp_path, "batch=dual", "batch.rule=sgd", "epochs=1").err
+
+
+# -- sweeps --------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_is_a_line_per_plan(tmp_path: Path) -> None:
+    outcome = plan("-m", "scheduler=cosine,constant", "batch=small,dual", "epochs=20", f"hydra.sweep.dir={tmp_path}")
+    assert outcome.status == 0, outcome.err
+    lines = [line for line in outcome.out.splitlines() if "updates" in line]
+    assert [line.partition(":")[0] for line in lines] == [
+        f"scheduler={scheduler} batch={batch} epochs=20" for scheduler in ("cosine", "constant") for batch in ("small", "dual")
+    ]
+    assert lines[0].endswith(": 820 updates; with the same noise in the batch (batch=dual) 466, 1.8x fewer")
+    assert lines[1].endswith(": 466 updates instead of 820 at B = 32 with the same noise, 1.8x fewer")
+    assert "accumulate" not in outcome.out, "no tables in a sweep"
+    for number in range(4):
+        assert (tmp_path / str(number) / "plan.csv").is_file()
+        assert (tmp_path / str(number) / "plan.png").is_file()
+
+
+def test_a_sweep_goes_on_after_bad_input(tmp_path: Path) -> None:
+    outcome = plan("-m", "batch.size=0,64", "epochs=1", f"hydra.sweep.dir={tmp_path}")
+    assert outcome.status == 2
+    assert [line for line in outcome.lines if line.startswith("error: ")] == [
+        "error: batch.size=0: must be a whole number of examples, at least 1  (run: batch.size=0,epochs=1)"
+    ]
+    assert "batch.size=64 epochs=1: 21 updates" in outcome.out
+
+
+# -- bad input -----------------------------------------------------------------------------------------------------------------
+
+EXAMPLES = "must be a whole number of examples, at least 1"
+# What is typed -> the line; "..." stands for the rest.
+TABLE: list[tuple[str, str]] = [
+    ("scheduler=cosin", "scheduler=cosin: no such option, did you mean cosine?; valid: ..."),
+    ("batch=duel", "batch=duel: no such option, did you mean dual?; valid: ..."),
+    ("data.size=0", f"data.size=0: {EXAMPLES}"),
+    ("data.size=-1", f"data.size=-1: {EXAMPLES}"),
+    ("data.size=2.5", f"data.size=2.5: {EXAMPLES}"),
+    ("data.subset_size=9999", "data.subset_size=9999: the training set has 1437 examples; choose 1 to 1437, or null for all"),
+    ("data.val_fraction=1", "data.val_fraction=1: must be a finite number in [0, 1)"),
+    ("epochs=0", "epochs=0: must be a whole number of epochs, at least 1"),
+    ("trainer.devices=0", "trainer.devices=0: must be a whole number of devices, at least 1"),
+    ("trainer.devices=auto", "trainer.devices=auto: must be a whole number of devices, at least 1"),
+    ("trainer.max_steps=0", "trainer.max_steps=0: must be a whole number of updates, at least 1; -1 for no limit"),
+    (
+        "trainer.limit_train_batches=0.5",
+        "trainer.limit_train_batches=0.5: must be a whole number of updates of each epoch, at least 1; 1.0 for the whole epoch",
+    ),
+    ("max_micro_batch_size=0", f"max_micro_batch_size=0: {EXAMPLES}; null for no limit"),
+    ("optimizer.lr=0", "optimizer.lr=0: must be a finite number in (0, inf)"),
+    ("batch.size=1294", "batch.size=1294: must be at most N = 1293, the examples of one pass; use batch=full for all of them"),
+    ("batch=dual batch.size=1293", "batch.size=1293: must be below N = 1293: a full batch has no noise to match; use batch=full"),
+    ("batch=dual batch.size=1294", "batch.size=1294: must be at most N = 1293, the examples of one pass; use batch=full for all of them"),
+    (
+        "batch=dual batch.max_size=31",
+        "batch.max_size=31: must be a whole number of examples, at least 32; the batch starts at `size`; null for N/10",
+    ),
+    (
+        "batch=dual batch.max_size=1294",
+        "batch.max_size=1294: must be at most N = 1293, the examples of one pass; use batch=full for all of them",
+    ),
+    ("batch=dual batch.growth=2", "batch.growth=2: must be a finite number in [0, 1]; 0 lets the rate decay, 1 the batch grow"),
+    ("batch=dual batch.rule=x", "batch.rule=x: must be one of sgd, adaptive"),
+    ("batch=dual batch.match=x", "batch.match=x: must be one of exact, ratio"),
+    ("batch=cyclic batch.base_factor=0", "batch.base_factor=0: must be a finite number in (0, 1]"),
+    ("batch=dual batch.match_last=3", "batch.match_last=3: must be true or false"),
+    ("batch.match_last=maybe", "batch.match_last=maybe: must be true or false"),
+    ("batch=dual batch.milestones=[3]", "batch.milestones: unknown key; keys of batch: ..."),
+    ("data=cifar10 data.name=svhn", "data.name=svhn: must be one of mnist, fashion_mnist, cifar10, cifar100"),
+]
+
+
+@pytest.mark.parametrize(("typed", "line"), TABLE, ids=[typed for typed, _ in TABLE])
+def test_bad_input_is_one_line(typed: str, line: str, tmp_path: Path) -> None:
+    outcome = plan(*typed.split(), run_dir(tmp_path))
+    assert (outcome.status, outcome.out) == (2, ""), outcome
+    said = [text for text in outcome.lines if not re.match(r"batch\.rule=\w+ follows", text)]
+    assert len(said) == 1, outcome.err
+    found = said[0].removeprefix("error: ")
+    assert said[0] == f"error: {found}"
+    assert found == line or (line.endswith("...") and found.startswith(line[:-3])), found
+    assert not list(tmp_path.glob("plan.*"))
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("data.size=100", "data.size=100: stands in place of data, for plan.py; leave it at null to train"),
+        ("batch=dual batch.size=1293", "batch.size=1293: must be below N = 1293: a full batch has no noise to match; use batch=full"),
+        ("batch=dual batch.growth=2", "batch.growth=2: must be a finite number in [0, 1]; 0 lets the rate decay, 1 the batch grow"),
+    ],
+)
+def test_train_refuses_the_same_and_a_size_without_data(typed: str, line: str, tmp_path: Path) -> None:
+    outcome = train(*typed.split(), run_dir(tmp_path))
+    assert outcome.status == 2
+    assert outcome.lines[-1] == f"error: {line}"
+    assert not list(tmp_path.glob("*.csv"))
+
+
+def test_whatever_train_takes_plan_takes(tmp_path: Path) -> None:
+    """Overrides that mean nothing to a plan, among them what only Lightning or torch would refuse."""
+    words = ["model=wrn", "logger=csv-only", "callbacks=none", "debug=fast", "seed=7", "+trainer.profiler=simple", "model.width=1"]
+
+    assert "36 updates" in planned(tmp_path, *words).out
+    assert "updates" in planned(tmp_path, "experiment=cosine_tmax150", "optimizer=adam").out

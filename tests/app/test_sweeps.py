@@ -1,0 +1,118 @@
+"""Sweeps: several runs of train.py, one after another or at once; what one does not do to the others."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from noisescale.files import read_rows
+from tests.app.test_train import (
+    QUICK,
+    REPOSITORY,
+    process,
+    results_of,
+    run,
+)
+from tests.helpers.cases import ignored
+
+pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
+
+
+def test_a_sweep_carries_out_every_run_whatever_becomes_of_the_others(tmp_path: Path) -> None:
+    choices = (*QUICK, "optimizer=sgd", "callbacks=light", "logger=csv-only")
+    outcome = run("-m", f"hydra.sweep.dir={tmp_path}/sweep", *choices, "optimizer.lr=1e6,-1,0.1")
+    assert outcome.status == 2
+    errors = [line for line in outcome.lines if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert errors[0].startswith("error: optimizer.lr=-1: must be a finite number in (0, inf)  (run: ")
+    assert "optimizer.lr=-1" in errors[0].partition("(run: ")[2]
+    assert "Traceback" not in outcome.err
+    assert results_of(tmp_path / "sweep" / "0")["status"] == "diverged"
+    assert not (tmp_path / "sweep" / "1" / "results.json").exists()
+    assert results_of(tmp_path / "sweep" / "2")["status"] == "completed"
+    # A run is the same in a sweep and alone.
+    assert run(*choices, "optimizer.lr=0.1", f"hydra.run.dir={tmp_path}/alone").status == 0
+    assert (tmp_path / "alone" / "steps.csv").read_text() == (tmp_path / "sweep" / "2" / "steps.csv").read_text()
+
+
+@pytest.mark.parametrize("launcher", ["pool", pytest.param("joblib", marks=pytest.mark.slow)])  # two workers of joblib import torch each
+def test_a_sweep_with_two_runs_at_once_is_the_same_as_one_after_the_other(launcher: str, tmp_path: Path) -> None:
+    choices = (*QUICK, "optimizer=sgd", "callbacks=light", "optimizer.lr=0.1,-1,1e6,0.2")
+    two = process("-m", f"hydra.sweep.dir={tmp_path}/two", f"hydra/launcher={launcher}", "hydra.launcher.n_jobs=2", *choices)
+    assert two.returncode == 2, two.stderr
+    assert "Traceback" not in two.stderr
+    assert two.stderr.count("error: optimizer.lr=-1: must be a finite number in (0, inf)") == 1
+    assert run("-m", f"hydra.sweep.dir={tmp_path}/one", *choices).status == 2
+    assert results_of(tmp_path / "two" / "2")["status"] == "diverged"
+    for number in ("0", "3"):
+        assert results_of(tmp_path / "two" / number)["status"] == "completed"
+        assert (tmp_path / "two" / number / "steps.csv").read_text() == (tmp_path / "one" / number / "steps.csv").read_text()
+    # The files of TensorBoard bear the number of the process.
+    pids = {file.name.split(".")[-2] for file in (tmp_path / "two").glob("*/events.out.tfevents.*")}
+    assert 1 <= len(pids) <= 2
+
+
+def test_a_pool_without_processes_is_refused(tmp_path: Path) -> None:
+    outcome = run("-m", f"hydra.sweep.dir={tmp_path}", "hydra/launcher=pool", "hydra.launcher.n_jobs=0", "seed=0,1")
+    assert outcome.status == 2
+    assert outcome.lines[-1] == "error: hydra.launcher.n_jobs=0: must be a whole number of processes, at least 1"
+
+
+def test_an_error_that_does_not_travel_between_processes_stops_no_other_run(tmp_path: Path) -> None:
+    failing = ("+callbacks.end._target_=tests.helpers.cases.FailsWithSeed0", "callbacks=light", "logger=csv-only")
+    done = process("-m", f"hydra.sweep.dir={tmp_path}", "hydra/launcher=pool", *QUICK, *failing, "seed=0,1,2", PYTHONPATH=str(REPOSITORY))
+    assert done.returncode == 1
+    assert "Unpicklable: first second" in done.stderr
+    assert "was killed" not in done.stderr
+    assert [results_of(tmp_path / number)["status"] for number in ("1", "2")] == ["completed", "completed"]
+
+
+@pytest.mark.parametrize("group", [True, False])
+def test_an_interrupted_pool_ends_and_starts_nothing_more(group: bool, tmp_path: Path) -> None:
+    command = [sys.executable, str(REPOSITORY / "train.py"), "-m", "hydra/launcher=pool", "seed=0,1,2", "epochs=100000", "threads=1"]
+    start = partial(subprocess.Popen, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    with start([*command, f"hydra.sweep.dir={tmp_path}"], cwd=REPOSITORY) as running:
+        try:
+            deadline = time.monotonic() + 120
+            while not all(read_rows(tmp_path / number / "epochs.csv") for number in ("0", "1")):
+                assert running.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            (os.killpg if group else os.kill)(running.pid, signal.SIGINT)
+            _, said = running.communicate(timeout=60)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
+    assert running.returncode == 130, said
+    assert said.splitlines()[-1] == "error: interrupted"
+    assert [results_of(tmp_path / number)["status"] for number in ("0", "1")] == ["interrupted", "interrupted"]
+    assert not (tmp_path / "2").exists()
+
+
+@pytest.mark.slow
+def test_a_pool_whose_sweep_is_killed_ends_too(tmp_path: Path) -> None:
+    command = [sys.executable, str(REPOSITORY / "train.py"), "-m", "hydra/launcher=pool", "seed=0,1", "epochs=100000", "threads=1"]
+    with subprocess.Popen(
+        [*command, f"hydra.sweep.dir={tmp_path}"], stderr=subprocess.PIPE, cwd=REPOSITORY, start_new_session=True
+    ) as running:
+        deadline = time.monotonic() + 120
+        while not read_rows(tmp_path / "0" / "epochs.csv"):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        running.kill()
+        running.communicate(timeout=30)  # ends when nobody holds stderr any more: the processes of the pool have ended
+
+
+def test_a_pool_whose_process_is_killed_says_so(tmp_path: Path) -> None:
+    killer = ("+callbacks.end._target_=tests.helpers.cases.KilledByTheSystem", "callbacks=light", "logger=csv-only")
+    done = process("-m", f"hydra.sweep.dir={tmp_path}", "hydra/launcher=pool", *QUICK, *killer, "seed=0,1", PYTHONPATH=str(REPOSITORY))
+    assert done.returncode == 1
+    assert "a process of the sweep was killed" in done.stderr

@@ -1,0 +1,416 @@
+"""The batch, exactly: every update against hand-written PyTorch with true big batches."""
+
+from __future__ import annotations
+
+import random
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import (
+    BatchSizeFinder,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    StochasticWeightAveraging,
+)
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler
+
+from noisescale import schedules
+from noisescale.callbacks import BatchSizeScheduler
+from noisescale.errors import ConfigError
+from noisescale.execution.loader import PlannedLoader, seed_random_generators
+from noisescale.plans import strategies as batching
+from noisescale.plans.plan import Plan
+from tests.helpers.cases import GradientErrors, N, Plain, Regression, fit, ignored, network, scheduler_of, weights
+
+pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
+
+STRATEGIES = {
+    "small": batching.Fixed(size=8),
+    "odd micro-batches": batching.Fixed(size=29),
+    "full": batching.Full(),
+    "growing": batching.MultiStep(size=5, milestones=[0.5, 1.7], factor=3),
+    "ramp": batching.Linear(size=3, max_size=40, epochs=2),
+    "ramp down": batching.Linear(size=50, max_size=2, epochs=2),
+    "scaled": batching.Fixed(size=32, lr_rule="sqrt", reference_size=8),
+}
+LAST = ("partial", "carry", "drop", "spread")
+
+
+def with_last(strategy: batching.BatchStrategy, last: str) -> batching.BatchStrategy:
+    from dataclasses import replace
+
+    return replace(strategy, last=last)
+
+
+def reference(scheduler: BatchSizeScheduler, dtype: torch.dtype, epochs: int, clip: float | None = None) -> Tensor:
+    """Training by hand: no micro-batches, no Lightning; one forward and backward per update."""
+    data, net = Regression(dtype), network(dtype)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
+    loader, plan = scheduler.loader, scheduler.plan
+    assert loader is not None
+    for update in plan:
+        indices = loader.indices(update.start.position, update.effective_batch_size)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.1 * update.lr_factor
+        optimizer.zero_grad()
+        F.mse_loss(net(data.x[indices]), data.y[indices]).backward()
+        if clip is not None:
+            nn.utils.clip_grad_norm_(net.parameters(), clip)
+        optimizer.step()
+    return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+
+@pytest.mark.parametrize("last", LAST)
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
+def test_every_update_has_the_gradient_of_one_big_batch(name: str, last: str, dtype: torch.dtype, tolerance: float) -> None:
+    errors = GradientErrors(Regression(dtype))
+    scheduler = BatchSizeScheduler(with_last(STRATEGIES[name], last), schedules.Cosine(), max_micro_batch_size=4, seed=1)
+    module = Plain(network(dtype))
+    trainer = fit(module, scheduler, errors)
+    assert len(errors.errors) == trainer.global_step == scheduler.plan.total_updates()
+    assert max(errors.errors) <= tolerance
+    expected = reference(scheduler, dtype, 3)
+    assert float((weights(module) - expected).norm() / expected.norm()) <= 20 * tolerance
+
+
+@pytest.mark.parametrize("last", LAST)
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_update_has_the_planned_examples_each_once_per_pass(name: str, last: str) -> None:
+    scheduler = BatchSizeScheduler(with_last(STRATEGIES[name], last), max_micro_batch_size=6)
+    module = Plain(network())
+    fit(module, scheduler)
+    micro = iter(module.seen)
+    stream: dict[int, list[int]] = {}
+    for update in scheduler.plan:
+        parts = [next(micro) for _ in range(update.accumulate_grad_batches)]
+        assert all(len(part) <= 6 for part in parts)
+        got = [index for part in parts for index in part]
+        assert len(got) == update.effective_batch_size
+        for offset, index in enumerate(got):
+            stream.setdefault((update.start.position + offset) // N, []).append(index)
+    assert next(micro, None) is None
+    for number, examples in stream.items():
+        assert len(set(examples)) == len(examples), "an example came twice in a pass"
+        if last in ("partial", "spread") or (last == "carry" and number < 3):
+            assert sorted(examples) == list(range(N))
+    assert len({tuple(examples[:20]) for examples in stream.values()}) == len(stream), "two passes in the same order"
+
+
+@pytest.mark.parametrize("limit", [1, 3, 8, 50, None])
+def test_the_micro_batch_limit_does_not_change_the_result(limit: int | None) -> None:
+    module = Plain(network())
+    fit(module, BatchSizeScheduler(STRATEGIES["growing"], schedules.Step(1, 0.5), max_micro_batch_size=limit))
+    alone = Plain(network())
+    fit(alone, BatchSizeScheduler(STRATEGIES["growing"], schedules.Step(1, 0.5)))
+    assert torch.allclose(weights(module), weights(alone), rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("clip", [0.05, 1.0])
+def test_clipping_sees_the_gradient_of_the_whole_update(clip: float) -> None:
+    scheduler = BatchSizeScheduler(STRATEGIES["growing"], schedules.Constant(), max_micro_batch_size=4)
+    module = Plain(network())
+    fit(module, scheduler, gradient_clip_val=clip)
+    assert torch.allclose(weights(module), reference(scheduler, torch.float64, 3, clip), rtol=1e-10, atol=1e-12)
+
+
+def test_bf16_mixed_differs_by_the_rounding_of_bf16_only() -> None:
+    errors = GradientErrors(Regression(torch.float32))
+    fit(
+        Plain(network(torch.float32)),
+        BatchSizeScheduler(STRATEGIES["odd micro-batches"], max_micro_batch_size=4),
+        errors,
+        precision="bf16-mixed",
+    )
+    # The twin is computed in fp32, so this bounds bf16's own error (8 bits: 2^-8 = 4e-3 per operation), which is not the weights'.
+    assert max(errors.errors) < 0.05
+
+
+def test_without_the_weights_unequal_micro_batches_would_be_wrong() -> None:
+    """The test of the tests: take the weighting away and the error is large."""
+
+    class Unweighted(BatchSizeScheduler):
+        def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+            self._backwards += 1
+
+    errors = GradientErrors(Regression())
+    fit(Plain(network()), Unweighted(batching.Fixed(size=10), max_micro_batch_size=4), errors)
+    exact = [error for error in errors.errors if error < 1e-12]
+    assert max(errors.errors) > 1e-3
+    assert len(exact) < len(errors.errors) / 2
+
+
+# -- workers, random numbers, order --------------------------------------------------------------------------------------------
+
+
+class Jittered(Dataset[tuple[Tensor, Tensor, int]]):
+    """Random transforms in torch, numpy and random, as users write them."""
+
+    def __init__(self) -> None:
+        self.data = Regression()
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
+        x, y, _ = self.data[index]
+        return x + torch.randn(5).double() + float(np.random.rand()) + random.random(), y, index  # noqa: NPY002
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_number_of_workers_does_not_change_a_bit(workers: int) -> None:
+    results = []
+    for count in (0, workers):
+        module = Plain(network(dropout=0.3))
+        fit(
+            module,
+            BatchSizeScheduler(STRATEGIES["growing"], schedules.Cosine(), max_micro_batch_size=5),
+            data=Jittered(),
+            workers=count,
+            max_epochs=2,
+        )
+        results.append(weights(module))
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("seed", [0, 12345, 2**63 + 7])
+def test_a_seed_gives_the_numbers_that_torch_numpy_and_random_give_for_it(seed: int) -> None:
+    seed_random_generators(seed)
+    drawn = torch.rand(3).tolist(), np.random.rand(), random.random()  # noqa: NPY002 - the global generators are what is seeded
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    assert drawn == (torch.rand(3).tolist(), np.random.rand(), random.Random(seed).random())  # noqa: NPY002
+
+
+def test_seeds_give_orders_and_a_loader_that_is_not_shuffled_stays_in_order() -> None:
+    orders = []
+    for seed, shuffle in ((0, True), (0, True), (1, True), (0, False)):
+        module = Plain(network())
+        fit(module, BatchSizeScheduler(batching.Fixed(size=10), seed=seed), shuffle=shuffle, max_epochs=1)
+        orders.append([index for part in module.seen for index in part])
+    assert orders[0] == orders[1] != orders[2]
+    assert orders[3] == list(range(N))
+
+
+# -- the rate ------------------------------------------------------------------------------------------------------------------
+
+
+class Rates(pl.Callback):
+    def __init__(self) -> None:
+        self.rates: list[list[float]] = []
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
+        self.rates.append([float(group["lr"]) for group in optimizer.param_groups])
+
+
+def two_groups(parameters: Any) -> torch.optim.Optimizer:
+    group: list[Tensor] = list(parameters)
+    first, others = group[:1], group[1:]
+    groups: list[dict[str, Any]] = [{"params": first, "lr": 0.3}, {"params": others}]
+    return torch.optim.SGD(groups, lr=0.1)
+
+
+def test_the_rate_of_every_update_is_the_plans_and_groups_keep_their_ratio() -> None:
+    rates = Rates()
+    scheduler = BatchSizeScheduler(STRATEGIES["scaled"], schedules.Cosine(), max_micro_batch_size=4)
+    fit(Plain(network(), two_groups), scheduler, rates)
+    assert rates.rates == [[0.3 * update.lr_factor, 0.1 * update.lr_factor] for update in scheduler.plan]
+
+
+def test_without_a_schedule_the_modules_own_scheduler_is_left_alone() -> None:
+    class Own(Plain):
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.net.parameters(), lr=0.1)
+            return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)}
+
+    rates = Rates()
+    fit(Own(network()), BatchSizeScheduler(batching.Full()), rates)
+    assert [rate for (rate,) in rates.rates] == pytest.approx([0.1, 0.05, 0.025])
+    with pytest.raises(ConfigError, match="lr_scheduler=ExponentialLR: the plan sets the rate"):
+        fit(Own(network()), BatchSizeScheduler(batching.Full(), schedules.Cosine()))
+
+
+# -- limits, and what is refused ------------------------------------------------------------------------------------------------
+
+
+def test_max_steps_and_limit_train_batches_count_updates() -> None:
+    assert (
+        fit(Plain(network()), BatchSizeScheduler(batching.Fixed(size=10), max_micro_batch_size=3), max_steps=7, max_epochs=-1).global_step
+        == 7
+    )
+    module = Plain(network())
+    trainer = fit(module, BatchSizeScheduler(batching.Fixed(size=10), max_micro_batch_size=3), limit_train_batches=2)
+    assert trainer.global_step == 6
+    assert trainer.limit_train_batches == 2
+    assert trainer.accumulate_grad_batches == 1
+    assert len(module.seen) == 6 * 4
+
+
+def test_fast_dev_run_takes_one_update() -> None:
+    assert fit(Plain(network()), BatchSizeScheduler(batching.Fixed(size=10), max_micro_batch_size=3), fast_dev_run=True).global_step == 1
+
+
+class Manual(Plain):
+    def __init__(self) -> None:
+        super().__init__(network())
+        self.automatic_optimization = False
+
+
+class WithLoader(Plain):
+    batch_size = 7
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(Regression(), batch_size=self.batch_size)
+
+
+class Stream(IterableDataset[Tensor]):
+    def __iter__(self) -> Any:
+        return iter(torch.zeros(4, 5))
+
+
+def loader(dataset: Dataset[Any] | None = None, **options: Any) -> DataLoader[Any]:
+    return DataLoader(dataset or Regression(), **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"module": Manual()}, "automatic_optimization=False: a plan needs automatic optimization"),
+        ({"callbacks": [GradientAccumulationScheduler({0: 2})]}, "callbacks=GradientAccumulationScheduler: "),
+        ({"module": WithLoader(network()), "callbacks": [BatchSizeFinder()]}, "callbacks=BatchSizeFinder: "),
+        ({"callbacks": [LearningRateFinder()]}, "callbacks=LearningRateFinder: "),
+        (
+            {"module": Plain(network(norm=True)), "callbacks": [StochasticWeightAveraging(0.1)]},
+            "steps the optimizer while it updates batch norm",
+        ),
+        ({"callbacks": [StochasticWeightAveraging(0.1)]}, "callbacks=StochasticWeightAveraging: sets the rate"),
+        ({"accumulate_grad_batches": 4}, "accumulate_grad_batches=4: is decided by the plan"),
+        ({"overfit_batches": 1}, "overfit_batches=1: "),
+        ({"limit_train_batches": 0.5}, "limit_train_batches=0.5: must be a whole number of updates"),
+        ({"loader": loader(Stream())}, "train_dataloader=Stream: an IterableDataset cannot be cut"),
+        ({"loader": loader(sampler=WeightedRandomSampler([1.0] * N, N))}, "train_dataloader=WeightedRandomSampler: a sampler of its own"),
+        ({"loader": loader(batch_size=None)}, "train_dataloader=batch_size=None: must collate"),
+        ({"loader": [loader(), loader()]}, "train_dataloader=list: must be one torch DataLoader"),
+        ({"size": N + 1}, f"size={N + 1}: must be at most N = {N}"),
+    ],
+)
+def test_what_cannot_be_combined_with_a_plan_is_refused_in_one_line(arguments: dict[str, Any], words: str) -> None:
+    module = arguments.pop("module", None) or Plain(network())
+    callbacks = arguments.pop("callbacks", [])
+    scheduler = BatchSizeScheduler(batching.Fixed(size=arguments.pop("size", 10)), schedules.Constant())
+    with pytest.raises(ConfigError) as caught:
+        fit(module, scheduler, *callbacks, **arguments)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_deepspeed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what Lightning's strategy says of itself; DeepSpeed itself need not be installed."""
+    from pytorch_lightning.strategies import DeepSpeedStrategy, SingleDeviceStrategy
+
+    assert DeepSpeedStrategy.handles_gradient_accumulation.fget(None)  # type: ignore[attr-defined]
+    monkeypatch.setattr(SingleDeviceStrategy, "handles_gradient_accumulation", True)
+    with pytest.raises(ConfigError, match="strategy=SingleDeviceStrategy: accumulates gradients by itself"):
+        fit(Plain(network()), BatchSizeScheduler(batching.Fixed(size=10)))
+
+
+def test_the_guards_notice_who_changes_the_window() -> None:
+    class Meddler(pl.Callback):
+        def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+            trainer.accumulate_grad_batches = 2
+
+    with pytest.raises(RuntimeError, match="another callback or the module changes accumulate_grad_batches"):
+        fit(Plain(network()), BatchSizeScheduler(batching.Fixed(size=9), max_micro_batch_size=3), Meddler())
+
+
+def test_a_trainer_is_as_before_after_a_fit_and_can_fit_again() -> None:
+    scheduler = BatchSizeScheduler(batching.Fixed(size=10))
+    module = Plain(network())
+    data = loader(batch_size=50, shuffle=True)
+    trainer = fit(module, scheduler, loader=data, max_epochs=1)
+    assert getattr(trainer, "reload_dataloaders_every_n_epochs", None) == 0
+    assert trainer.fit_loop._data_source.instance is data
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(module, data)
+    assert scheduler_of(trainer).plan.epochs == 2
+
+
+def test_a_second_fit_goes_on_where_the_first_stopped() -> None:
+    rates, whole = Rates(), Rates()
+    scheduler = BatchSizeScheduler(STRATEGIES["ramp"], schedules.Cosine(T_max=4), max_micro_batch_size=4)
+    module = Plain(network(dropout=0.2))
+    data = loader(shuffle=True)
+    trainer = fit(module, scheduler, rates, loader=data, max_epochs=2)
+    trainer.fit_loop.max_epochs = 4
+    trainer.fit(module, data)
+    alone = Plain(network(dropout=0.2))
+    fit(alone, BatchSizeScheduler(STRATEGIES["ramp"], schedules.Cosine(T_max=4), max_micro_batch_size=4), whole, max_epochs=4)
+    assert rates.rates == whole.rates
+    assert module.seen == alone.seen  # the weights differ: Lightning makes a new optimizer, whose momentum starts at 0
+
+
+@pytest.mark.filterwarnings("ignore:.*training_step. returned .None.")
+@pytest.mark.parametrize("skipped", [0, 1, 2])
+def test_a_micro_batch_without_a_loss_is_an_error_not_a_wrong_gradient(skipped: int) -> None:
+    class Skips(Plain):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = super().training_step(batch, batch_idx)
+            return None if len(self.seen) == 4 + skipped else loss
+
+    with pytest.raises(RuntimeError, match=f"update 1, micro-batch {skipped}: 0 backward passes where the plan has one"):
+        fit(Skips(network()), BatchSizeScheduler(batching.Fixed(size=10), max_micro_batch_size=4))
+
+
+def test_an_optimizer_that_calls_its_closure_again_is_an_error() -> None:
+    module = Plain(network(), lambda parameters: torch.optim.LBFGS(parameters, max_iter=3))
+    with pytest.raises(RuntimeError, match=r"backward passes where the plan has one; .*LBFGS"):
+        fit(module, BatchSizeScheduler(batching.Fixed(size=10), max_micro_batch_size=4))
+
+
+@pytest.mark.parametrize(("size", "limit"), [(48, 24), (80, 24), (96, 40), (64, None)])
+def test_ghost_batches_are_the_same_however_the_update_is_cut(size: int, limit: int | None) -> None:
+    from noisescale.models import GhostBatchNorm2d
+
+    class Images(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = GhostBatchNorm2d(5, 8).double()
+            self.out = network()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.norm(x[:, :, None, None])[:, :, 0, 0])  # type: ignore[no-any-return]
+
+    results = []
+    for each in (limit, None):
+        images = Images()
+        module = Plain(images)
+        fit(module, BatchSizeScheduler(batching.Fixed(size=size, last="drop"), max_micro_batch_size=each, micro_batch_multiple=8))
+        assert images.norm.running_var is not None
+        results.append(torch.cat([weights(module), images.norm.running_var]))
+    assert torch.allclose(results[0], results[1], rtol=1e-11, atol=1e-12)
+
+
+def test_a_restored_gradient_lies_in_memory_as_its_parameter_does() -> None:
+    """A fused optimizer is wrong, silently, where the two differ: a checkpoint saved in the other memory order must not bring its own."""
+    net = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    module = SimpleNamespace(named_parameters=net.named_parameters)
+    saved = {name: torch.randn(p.shape) for name, p in net.named_parameters()}
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    trainer = SimpleNamespace(lr_scheduler_configs=[], optimizers=[optimizer], accumulate_grad_batches=1)
+    scheduler = BatchSizeScheduler(batching.Fixed(size=4), max_micro_batch_size=2)
+    plan = Plan(schedules.Constant(), batching.Fixed(size=4), 8, epochs=1, max_micro_batch_size=2)
+    source = DataLoader(TensorDataset(torch.zeros(8, 1)), shuffle=True)
+    scheduler.loader = PlannedLoader(lambda: source, lambda n: plan, 0, 0, lambda: 0)
+    scheduler._gradients = dict(saved)
+    scheduler.on_train_start(trainer, module)  # type: ignore[arg-type]
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is not None
+        assert torch.equal(parameter.grad, saved[name])
+        assert parameter.grad.stride() == parameter.stride()
+    assert net.weight.stride() != saved["weight"].stride()

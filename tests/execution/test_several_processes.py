@@ -1,0 +1,123 @@
+"""Two gloo processes do what one does: the same updates, one all-reduce each, the same rows; they diverge and resume together."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from noisescale.files import read_rows
+
+ROOT = Path(__file__).resolve().parents[2]
+
+EQUAL = {
+    "float64-partial": {"dtype": "float64", "last": "partial", "size": 7, "limit": 3},
+    "float32-carry": {"dtype": "float32", "last": "carry", "size": 7, "limit": 3},
+    # 103 examples in windows of 6: the last has one example, and the second process none.
+    "fewer examples than processes": {"dtype": "float64", "last": "partial", "size": 6, "limit": 4},
+}
+TOLERANCE = {"float64-partial": 1e-12, "float32-carry": 1e-6, "fewer examples than processes": 1e-12}
+SAVED_AT = (3, 26)
+"""Inside an update: 7 or 21 examples in 2 or 6 micro-batches per process."""
+
+
+def run(jobs: list[dict[str, Any]], world: int) -> list[list[dict[str, Any]]]:
+    """For each job the results of all ranks; the jobs of a list run one after the other in the same processes."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    env = {key: value for key, value in os.environ.items() if key not in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE")}
+    env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    if world > 1:
+        env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "NODE_RANK": "0"}
+    command = [sys.executable, "-m", "tests.helpers.ddp_job", json.dumps([{**job, "world": world} for job in jobs])]
+    ranks = [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**env, "LOCAL_RANK": str(rank)} if world > 1 else env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(world)
+    ]
+    results = []
+    for process in ranks:
+        out, err = process.communicate(timeout=240)
+        lines = [json.loads(line.removeprefix("RESULT ")) for line in out.splitlines() if line.startswith("RESULT ")]
+        assert len(lines) == len(jobs), err[-1500:]
+        results.append(lines)
+    return [list(of_job) for of_job in zip(*results, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("processes")
+
+
+@pytest.fixture(scope="module")
+def one(folder: Path) -> dict[str, dict[str, Any]]:
+    """The results of one process."""
+    jobs = [{**job, "csv": str(folder / f"one-{name}.csv")} for name, job in EQUAL.items()]
+    return {name: result for name, (result,) in zip(EQUAL, run(jobs, 1), strict=True)}
+
+
+@pytest.fixture(scope="module")
+def two(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The results of two, rank by rank."""
+    jobs: dict[str, dict[str, Any]] = {name: {**job, "csv": str(folder / f"two-{name}.csv")} for name, job in EQUAL.items()}
+    dropout: dict[str, Any] = {"last": "partial", "size": 7, "limit": 2, "dropout": 0.3}
+    jobs["whole"] = {**dropout, "csv": str(folder / "whole.csv")}
+    for at in SAVED_AT:
+        saved = {**dropout, "csv": str(folder / f"{at}.csv")}
+        jobs[f"saved {at}"] = {**saved, "save": [at, str(folder / f"{at}.ckpt")]}
+        jobs[f"resumed {at}"] = {**saved, "resume": str(folder / f"{at}.ckpt")}
+    jobs["diverged"] = {"last": "partial", "size": 7, "limit": 4, "explode": True, "csv": str(folder / "nan.csv")}
+    return dict(zip(jobs, run(list(jobs.values()), 2), strict=True))
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_every_update_has_the_gradient_of_one_big_batch(name: str, one: dict[str, Any], two: dict[str, Any]) -> None:
+    for result in (one[name], *two[name]):
+        assert result["error"] <= TOLERANCE[name]
+        assert result["updates"] == result["steps"] == result["planned"] == one[name]["planned"]
+    assert two[name][0]["weights"] == two[name][1]["weights"]
+    assert two[name][0]["weights"] == pytest.approx(one[name]["weights"], rel=30 * TOLERANCE[name], abs=30 * TOLERANCE[name])
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_there_is_one_all_reduce_per_update(name: str, two: dict[str, Any]) -> None:
+    assert [result["reductions"] for result in two[name]] == [two[name][0]["planned"]] * 2
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_the_rows_are_those_of_one_process(folder: Path, name: str, one: dict[str, Any], two: dict[str, Any]) -> None:
+    alone, together = (read_rows(folder / f"{who}-{name}.csv") for who in ("one", "two"))
+    same = ("step", "epoch", "examples_seen", "lr", "effective_batch_size", "g")
+    assert [[row[key] for key in same] for row in alone] == [[row[key] for key in same] for row in together]
+    assert [float(row["loss"]) for row in together] == pytest.approx([float(row["loss"]) for row in alone], rel=1e-4)
+    assert all(int(row["micro_batch_size"]) <= EQUAL[name]["limit"] for row in together)  # type: ignore[operator]
+
+
+def test_some_update_has_fewer_examples_than_processes(folder: Path, two: dict[str, Any]) -> None:
+    assert "1" in {row["effective_batch_size"] for row in read_rows(folder / "two-fewer examples than processes.csv")}
+
+
+def test_a_divergence_stops_both_at_the_same_update(two: dict[str, Any]) -> None:
+    first, second = two["diverged"]
+    assert first["diverged"]
+    assert second["diverged"]
+    assert first["steps"] == second["steps"] < first["planned"] - 1
+
+
+@pytest.mark.parametrize("at", SAVED_AT)
+def test_a_run_resumed_inside_an_update_is_bit_for_bit_the_whole_one(at: int, two: dict[str, Any]) -> None:
+    for rank in (0, 1):
+        assert two[f"resumed {at}"][rank]["weights"] == two["whole"][0]["weights"] != two[f"saved {at}"][0]["weights"]

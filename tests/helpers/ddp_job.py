@@ -1,0 +1,99 @@
+"""One rank of several trainings on gloo processes; prints a line of JSON each. Started by test_several_processes.py, not a test itself."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.strategies import DDPStrategy, Strategy
+
+from noisescale import schedules
+from noisescale.callbacks import BatchSizeScheduler, NoiseScaleMonitor, StopOnDivergence, TrainingDiverged
+from noisescale.plans import strategies as batching
+from tests.helpers.cases import GradientErrors, Plain, Regression, fit, network, weights
+
+
+class Saver(pl.Callback):
+    """Save after micro-batch `at` of this rank and stop."""
+
+    def __init__(self, at: int, path: str) -> None:
+        self.at, self.path, self.count = at, path, 0
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.count += 1
+        if self.count == self.at:
+            trainer.save_checkpoint(self.path)
+            trainer.should_stop = True
+
+
+class Reductions(pl.Callback):
+    """Count the all-reduces of gradients."""
+
+    def __init__(self, world: int) -> None:
+        self.world, self.count = world, 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.world > 1:
+            trainer.model.register_comm_hook(None, lambda state, bucket: self._reduce(bucket))  # type: ignore[union-attr, operator]
+
+    def _reduce(self, bucket: Any) -> Any:
+        self.count += bucket.is_last()
+        work = torch.distributed.all_reduce(bucket.buffer().div_(self.world), async_op=True).get_future()
+        return work.then(lambda future: future.value()[0])
+
+
+def main(job: dict[str, Any]) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    world = job["world"]
+    dtype = torch.float32 if job.get("dtype") == "float32" else torch.float64
+    counter = Reductions(world)
+    strategy: Strategy | str = DDPStrategy(process_group_backend="gloo") if world > 1 else "auto"
+    chosen = batching.MultiStep(size=job["size"], milestones=[0.6, 1.5], factor=3, last=job["last"])
+    errors = GradientErrors(Regression(dtype))
+    batches = BatchSizeScheduler(chosen, schedules.Cosine(), max_micro_batch_size=job["limit"], seed=2)
+    callbacks: list[pl.Callback] = [errors, batches, NoiseScaleMonitor(job["csv"]), StopOnDivergence(), counter]
+    if "save" in job:
+        callbacks.append(Saver(*job["save"]))
+    module = Plain(network(dtype, dropout=job.get("dropout", 0.0)), optimizer=_explosive if job.get("explode") else _sgd)
+    result: dict[str, Any] = {"diverged": False}
+    try:
+        trainer = fit(
+            module,
+            *callbacks,
+            strategy=strategy,
+            devices=world,
+            ckpt_path=job.get("resume"),
+            use_distributed_sampler=False,
+            default_root_dir=Path(job["csv"]).parent,
+            max_epochs=3,
+        )
+        result["steps"] = trainer.global_step
+    except TrainingDiverged as error:
+        result |= {"diverged": True, "steps": error.step}
+    return {
+        **result,
+        "error": max(errors.errors, default=0.0),
+        "updates": len(errors.errors),
+        "reductions": counter.count,
+        "weights": weights(module).tolist(),
+        "planned": batches.plan.total_updates(),
+    }
+
+
+def _sgd(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+
+
+def _explosive(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=1e30)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    for each in json.loads(sys.argv[1]):
+        print("RESULT " + json.dumps(main(each)))

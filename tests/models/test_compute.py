@@ -1,0 +1,260 @@
+"""How a step is computed: precision, memory order, compilation; what they may change (rounding) and what they may not."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+from torch.nn import functional as F
+
+from benchmarks import compute, throughput
+from benchmarks.__main__ import main
+from noisescale.app.train import _identity
+from noisescale.errors import ConfigError
+from noisescale.models.compiling import CompileFirst
+from tests.app.test_train import REPOSITORY, run
+from tests.helpers.cases import ignored
+from tests.models.test_models import SMALL, build
+
+COMPILING = [
+    "ignore:.*CUDA.*",
+    "ignore:The .grad attribute of a Tensor that is not a leaf",
+    "ignore:.*lineno.*:DeprecationWarning",
+    "ignore:.*torch.jit.script_method",  # torch 2.11, of itself
+    *ignored,
+]
+CONVOLUTIONAL = ["cnn", "resnet9", "resnet18", "wrn", "vgg11"]
+
+
+def trained(net: nn.Module, sizes: list[int], channels: int = 3) -> Tensor:
+    """The weights after a few updates, in one vector."""
+    generator, parameters = torch.Generator().manual_seed(1), list(net.parameters())
+    optimizer = torch.optim.SGD(parameters, lr=0.01, momentum=0.9)
+    for size in sizes:
+        images = torch.randn(size, channels, 8, 8, generator=generator, dtype=parameters[0].dtype)
+        optimizer.zero_grad()
+        F.cross_entropy(net(images), torch.arange(size) % 10).backward()
+        optimizer.step()
+    return nn.utils.parameters_to_vector(p.detach().contiguous() for p in parameters)
+
+
+# Memory order
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+def test_channels_last_reaches_weights_images_and_all_between(name: str) -> None:
+    net = build(name, 3, 8, channels_last=True, **SMALL.get(name, {}))
+    seen: list[bool] = []
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d):
+            # Of a 1x1 convolution, or one image of 1x1 pixel, both orders are one.
+            layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].is_contiguous(memory_format=torch.channels_last)))
+            assert layer.weight.is_contiguous(memory_format=torch.channels_last)
+    net(torch.randn(2, 3, 8, 8))
+    assert len(seen) >= 3
+    assert all(seen)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", ["logistic", "mlp", *CONVOLUTIONAL])
+def test_channels_last_changes_nothing_but_rounding(name: str, channels: int) -> None:
+    weights = []
+    for channels_last in (False, True):
+        torch.manual_seed(0)
+        weights.append(trained(build(name, channels, 8, channels_last=channels_last, **SMALL.get(name, {})).double(), [6, 5], channels))
+    torch.testing.assert_close(*weights, rtol=1e-9, atol=1e-11)
+
+
+# Compilation
+
+
+def graphs() -> int:
+    return int(counters["stats"]["unique_graphs"])
+
+
+@pytest.mark.filterwarnings(*COMPILING)
+def test_one_graph_serves_micro_batches_of_all_sizes() -> None:
+    """And the weights are those of the network as it is, under the same names."""
+    torch._dynamo.reset()
+    counters.clear()
+    plain = build("mlp", 3, 8, widths=[16]).double()
+    compiled = build("mlp", 3, 8, widths=[16], compile=True).double()
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    compiled.load_state_dict(plain.state_dict())
+    sizes = [*range(2, 12), 32, 31, 100, 257]
+    torch.testing.assert_close(trained(compiled, sizes), trained(plain, sizes), rtol=1e-10, atol=1e-12)
+    assert graphs() == 1
+    trained(compiled, [1, 7, 1])
+    assert graphs() == 2  # torch treats a size of one by itself
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(*COMPILING)
+def test_ghost_batch_norm_does_not_multiply_graphs() -> None:
+    torch._dynamo.reset()
+    counters.clear()
+    plain = build("cnn", 3, 8, widths=[4, 4], hidden=8, norm="batch", ghost_batch_size=4).double()
+    compiled = build("cnn", 3, 8, widths=[4, 4], hidden=8, norm="batch", ghost_batch_size=4, compile=True).double()
+    compiled.load_state_dict(plain.state_dict())
+    first = [8, 12, 7]
+    torch.testing.assert_close(trained(compiled, first), trained(plain, first), rtol=1e-9, atol=1e-11)
+    before = graphs()
+    later = [16, 20, 24, 28, 32, 13, 40, 44, 48, 60, 9]
+    torch.testing.assert_close(trained(compiled, later), trained(plain, later), rtol=1e-9, atol=1e-11)
+    assert graphs() == before
+
+
+class Module(pl.LightningModule):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+
+@pytest.mark.filterwarnings(*COMPILING)
+def test_compiling_first_leaves_no_trace_and_nothing_to_compile(capsys: pytest.CaptureFixture[str]) -> None:
+    torch._dynamo.reset()
+    counters.clear()
+    net = build("cnn", 1, 8, widths=[4], hidden=8, norm="batch", compile=True)
+    before, state = copy.deepcopy(net.state_dict()), torch.get_rng_state()
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    CompileFirst((1, 8, 8), True).on_fit_start(trainer, Module(net))
+    assert capsys.readouterr().err.splitlines()[-1].startswith("note: compiled the network in ")
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert all(p.grad is None for p in net.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert net.training
+    count = graphs()
+    assert count > 0
+    trained(net, [5, 9], channels=1)
+    with torch.inference_mode():
+        net.eval()(torch.randn(7, 1, 8, 8))
+    assert graphs() == count
+
+
+def test_what_cannot_be_compiled_is_one_line() -> None:
+    net = build("mlp", 1, 8, widths=[4])
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nand forty lines more")
+
+    net.register_forward_pre_hook(broken)
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    with pytest.raises(ConfigError) as caught:
+        CompileFirst((1, 8, 8), "max-autotune").on_fit_start(trainer, Module(net))
+    assert str(caught.value) == (
+        "model.compile=max-autotune: the network cannot be compiled here (InvalidCxxCompiler: No working C++ compiler found); "
+        "a C++ compiler (g++) must be there; or set model.compile=false"
+    )
+
+
+def command(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """train.py, as a user runs it."""
+    return subprocess.run(
+        [sys.executable, "train.py", "threads=1", "epochs=1", *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=REPOSITORY,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.mark.slow
+def test_without_a_compiler_one_line_before_training(tmp_path: Path) -> None:
+    there = {"CXX": str(tmp_path / "no-compiler"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    done = command("model.compile=true", f"hydra.run.dir={tmp_path}/run", **there)
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert errors[0].startswith("error: model.compile=true: the network cannot be compiled here (")
+    assert errors[0].endswith("; a C++ compiler (g++) must be there; or set model.compile=false")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run" / "steps.csv").exists()
+
+
+@pytest.mark.slow
+def test_a_checkpoint_moves_between_ways_to_compute(tmp_path: Path) -> None:
+    """From a compiled run into one that is not, in another memory order, with a fused optimizer."""
+    first = command("model=cnn", "model.widths=[4]", "model.compile=true", f"hydra.run.dir={tmp_path}/a")
+    assert first.returncode == 0, first.stderr
+    assert "note: compiled the network in " in first.stderr
+    checkpoint = tmp_path / "a" / "checkpoints" / "last.ckpt"
+    words = ("model=cnn", "model.widths=[4]", "model.channels_last=false", "optimizer.fused=true", "epochs=2", f"ckpt_path={checkpoint}")
+    resumed = command(*words, f"hydra.run.dir={tmp_path}/b")
+    assert resumed.returncode == 0, resumed.stderr
+    results = json.loads((tmp_path / "b" / "results.json").read_text())
+    assert results["updates"] == 2 * json.loads((tmp_path / "a" / "results.json").read_text())["updates"]
+
+
+def test_how_a_step_is_computed_is_no_part_of_what_a_run_is() -> None:
+    def identity(*words: str) -> dict[str, Any]:
+        cfg = OmegaConf.create(run("--cfg", "job", *words).out)
+        assert isinstance(cfg, DictConfig)
+        return _identity(cfg)
+
+    others = ("model.channels_last=true", "model.compile=true", "optimizer.fused=true")
+    assert identity(*others) == identity()
+    assert identity("model.widths=[3]") != identity()
+
+
+# Precision
+
+
+@pytest.mark.filterwarnings(*ignored)
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true"])
+def test_precisions_train_from_the_front_door(precision: str, tmp_path: Path) -> None:
+    outcome = run(f"trainer.precision={precision}", "model=cnn", "model.widths=[4]", "epochs=3", f"hydra.run.dir={tmp_path}")
+    assert outcome.status == 0, outcome.err
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["test/acc"] > 0.6
+    weights = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]["net.classifier.weight"]
+    assert weights.dtype == (torch.float64 if precision == "64-true" else torch.float32)
+
+
+# The benchmark
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_benchmark_runs_and_sets_everything_back(tmp_path: Path) -> None:
+    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    main(["compute", "--quick", "--rounds", "1", "--out", str(tmp_path / "bench.json")])
+    kept = json.loads((tmp_path / "bench.json").read_text())["compute"]["comparisons"]
+    assert {"bf16-mixed", "channels_last", "fused", "foreach"} <= set(kept[0]["medians"])
+    assert all(seconds > 0 for each in kept for seconds in each["medians"].values())
+    assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == before
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_throughput_counts_the_same_images_for_each_contender(tmp_path: Path) -> None:
+    """`steps.fit` raises where the updates are others than those that are timed."""
+    main(["throughput", "--quick", "--rounds", "1", "--out", str(tmp_path / "bench.json")])
+    kept = json.loads((tmp_path / "bench.json").read_text())["throughput"]["comparisons"]
+    assert [len(each["medians"]) for each in kept] == [3, 3, 5]
+    assert all(seconds > 0 for each in kept for seconds in each["medians"].values())
+
+
+def test_throughput_on_a_gpu_is_of_the_networks_that_are_published() -> None:
+    """Described here, not run."""
+    described = throughput.settings(torch.device("cuda"), quick=False)
+    assert [each.title.partition(",")[0] for each in described] == ["ResNet-18", "WRN-16-4"]
+    assert [each.options for each in described] == [{"width": 64}, {"depth": 16, "width": 4, "dropout": 0.0}]
+
+
+def test_the_benchmark_has_rows_for_a_gpu() -> None:
+    """Described here, not run: they need a GPU."""
+    gpu = compute.variants(torch.device("cuda"))
+    assert next(iter(gpu)) == "32-true"
+    assert {"tf32 (matmul precision high)", "cudnn.benchmark", "compile", "fused"} <= set(gpu)
+    assert "2 threads" not in gpu
+    assert {each.title.split(",")[0] for each in compute.settings(torch.device("cuda"), quick=False)} >= {"WRN-16-4", "ResNet-18"}

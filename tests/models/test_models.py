@@ -1,0 +1,287 @@
+"""Models: shapes, published sizes, errors, training; ghost batch norm against a loop over torch's own."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from noisescale.errors import ConfigError
+from noisescale.models import CNN, MLP, VGG11, GhostBatchNorm2d, Logistic, ResNet9, ResNet18, WideResNet
+
+CONF = Path(__file__).parents[2] / "conf" / "model"
+NAMES = ["logistic", "mlp", "cnn", "resnet9", "resnet18", "wrn", "vgg11"]
+SMALL: dict[str, dict[str, Any]] = {"resnet9": {"width": 4}, "resnet18": {"width": 8}, "wrn": {"depth": 10, "width": 1}}
+
+
+def config_of(name: str, **options: Any) -> Any:
+    own = OmegaConf.load(CONF / f"{name}.yaml")
+    assert isinstance(own, DictConfig)
+    assert own.pop("defaults") == ["_common", "_self_"]
+    return OmegaConf.merge(OmegaConf.load(CONF / "_common.yaml"), own, options)
+
+
+def build(name: str, channels: int = 3, size: int = 32, **options: Any) -> nn.Module:
+    config = config_of(name, **options)
+    model: nn.Module = instantiate(config, in_channels=channels, num_classes=10, image_size=(size, size))
+    return model
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def gradients(model: nn.Module) -> list[Tensor]:
+    return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+
+def test_every_config_is_known_here() -> None:
+    assert {path.stem for path in CONF.glob("[!_]*.yaml")} == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("channels", "size"), [(1, 8), (1, 28), (3, 32)])
+def test_logits_for_every_image_size(name: str, channels: int, size: int) -> None:
+    model = build(name, channels, size, **SMALL.get(name, {}))
+    logits = model(torch.randn(2, channels, size, size))
+    assert logits.shape == (2, 10)
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize(("name", "height", "width"), [(name, 9, 5) for name in NAMES] + [("vgg11", 1, 1), ("cnn", 1, 1)])
+def test_images_need_not_be_square_or_even(name: str, height: int, width: int) -> None:
+    config = config_of(name, **SMALL.get(name, {}))
+    model = instantiate(config, in_channels=2, num_classes=3, image_size=(height, width))
+    assert model(torch.randn(4, 2, height, width)).shape == (4, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "count"),
+    [
+        ("logistic", {}, 3 * 32 * 32 * 10 + 10),
+        ("resnet9", {}, 6_573_130),  # 6.57 M
+        ("resnet18", {}, 11_173_962),  # 11.17 M
+        ("wrn", {}, 2_748_890),  # 2.7 M, Zagoruyko & Komodakis table 4
+        ("wrn", {"depth": 40, "width": 1}, 563_930),  # 0.6 M, the same table
+        ("vgg11", {}, 9_225_610),
+        ("vgg11", {"norm": "batch"}, 9_225_610 + 2 * 2752 - 2752),  # 2752 channels: scale and shift each, no bias
+    ],
+)
+def test_parameter_counts_are_the_published_ones(name: str, options: dict[str, Any], count: int) -> None:
+    assert parameters(build(name, **options)) == count
+
+
+def test_wide_network_of_the_paper_has_36_million_parameters() -> None:
+    with torch.device("meta"):
+        model = WideResNet(in_channels=3, num_classes=10, image_size=(32, 32), depth=28, width=10, dropout=0.0, ghost_batch_size=None)
+    assert parameters(model) == pytest.approx(36.5e6, rel=2e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gradient_step_decreases_the_loss(name: str) -> None:
+    torch.manual_seed(0)
+    model = build(name, 1, 8, **SMALL.get(name, {}))
+    images, labels = torch.randn(32, 1, 8, 8), torch.arange(32) % 10
+    before = F.cross_entropy(model(images), labels)
+    before.backward()
+    size = torch.stack([g.square().sum() for g in gradients(model)]).sum()
+    with torch.no_grad():
+        for p in model.parameters():
+            assert p.grad is not None
+            p.sub_(0.01 * p.grad / size.sqrt())
+        after = F.cross_entropy(model(images), labels)
+    assert after < before - 0.005 * size.sqrt()  # to first order the loss falls by .01 |g|
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pickled_model_computes_the_same(name: str) -> None:
+    model = build(name, 1, 8, **SMALL.get(name, {})).eval()
+    images = torch.randn(2, 1, 8, 8)
+    assert torch.equal(pickle.loads(pickle.dumps(model))(images), model(images))
+
+
+@pytest.mark.parametrize("name", ["logistic", "mlp", "cnn", "vgg11"])
+def test_without_batch_norm_micro_batches_are_exact(name: str) -> None:
+    torch.manual_seed(0)
+    model = build(name, 1, 8).double()
+    images, labels = torch.randn(12, 1, 8, 8, dtype=torch.float64), torch.arange(12) % 10
+    F.cross_entropy(model(images), labels).backward()
+    whole = gradients(model)
+    model.zero_grad()
+    for part in torch.arange(12).split(5):
+        (F.cross_entropy(model(images[part]), labels[part]) * len(part) / 12).backward()
+    for a, b in zip(whole, gradients(model), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("resnet9", {"width": 4}),
+        ("resnet18", {"width": 8}),
+        ("wrn", SMALL["wrn"]),
+        ("cnn", {"norm": "batch"}),
+        ("vgg11", {"norm": "batch"}),
+    ],
+)
+def test_with_ghost_batch_norm_micro_batches_are_exact(name: str, options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = build(name, 1, 8, ghost_batch_size=4, **options).double()
+    assert {type(m) for m in model.modules() if isinstance(m, nn.BatchNorm2d)} == {GhostBatchNorm2d}
+    twin = copy.deepcopy(model)
+    images, labels = torch.randn(16, 1, 8, 8, dtype=torch.float64), torch.arange(16) % 10
+    F.cross_entropy(model(images), labels).backward()
+    for part in torch.arange(16).split(8):
+        (F.cross_entropy(twin(images[part]), labels[part]) / 2).backward()
+    for a, b in zip(gradients(model), gradients(twin), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-13)
+    for (key, a), b in zip(model.state_dict().items(), twin.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-13, msg=key)
+
+
+def test_plain_batch_norm_does_see_the_micro_batch() -> None:
+    torch.manual_seed(0)
+    model = build("cnn", 1, 8, norm="batch").double()
+    images = torch.randn(16, 1, 8, 8, dtype=torch.float64)
+    assert not torch.allclose(model(images), torch.cat([model(images[:8]), model(images[8:])]), rtol=1e-3)
+
+
+def randomised(layer: nn.BatchNorm2d) -> nn.BatchNorm2d:
+    with torch.no_grad():
+        layer.weight.normal_()
+        layer.bias.normal_()
+    return layer
+
+
+def run(layers: nn.BatchNorm2d, images: Tensor, weights: Tensor, parts: list[int] | None = None) -> list[Tensor]:
+    """Output, gradients and buffers; with `parts`, the brute-force twin: one call for each part."""
+    images = images.clone().requires_grad_()
+    out = layers(images) if parts is None else torch.cat([layers(chunk) for chunk in images.split(parts)])
+    (out * weights).sum().backward()
+    assert images.grad is not None
+    return [out.detach(), images.grad, *gradients(layers), *layers.buffers()]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("cumulative", [False, True])
+@pytest.mark.parametrize("n", range(2, 18))
+@pytest.mark.parametrize("ghost", [2, 3, 4, 8])
+def test_ghost_batch_norm_is_a_loop_over_batch_norm(n: int, ghost: int, cumulative: bool, channels_last: bool) -> None:
+    torch.manual_seed(n)
+    layer = randomised(GhostBatchNorm2d(3, ghost)).double()
+    plain = nn.BatchNorm2d(3).double()
+    plain.load_state_dict(layer.state_dict())
+    if cumulative:
+        layer.momentum = plain.momentum = None
+    images, weights = torch.randn(2, n, 3, 2, 3, dtype=torch.float64)
+    if channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    k = -(-n // ghost)
+    parts = [n // k + 1] * (n % k) + [n // k] * (k - n % k)
+    assert sum(parts) == n
+    assert max(parts) <= ghost
+    for _ in range(2):
+        layer.zero_grad()
+        plain.zero_grad()
+        for got, expected in zip(run(layer, images, weights), run(plain, images, weights, parts), strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+    assert layer.num_batches_tracked == 2 * k
+    torch.testing.assert_close(layer.eval()(images), plain.eval()(images), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("ghost", [8, 9, 1000])
+def test_ghost_batch_norm_of_one_ghost_batch_is_batch_norm_bit_for_bit(ghost: int) -> None:
+    torch.manual_seed(0)
+    layer, plain = randomised(GhostBatchNorm2d(3, ghost)), nn.BatchNorm2d(3)
+    plain.load_state_dict(layer.state_dict())
+    images, weights = torch.randn(2, 8, 3, 4, 4)
+    for got, expected in zip(run(layer, images, weights), run(plain, images, weights), strict=True):
+        assert torch.equal(got, expected)
+
+
+def test_ghost_batch_norm_normalises_each_ghost_batch() -> None:
+    images = torch.cat([torch.randn(4, 3, 5, 5) * scale + scale for scale in (1.0, 10.0, 100.0)])
+    out = GhostBatchNorm2d(3, 4)(images)
+    for chunk in out.split(4):
+        torch.testing.assert_close(chunk.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+        torch.testing.assert_close(chunk.var((0, 2, 3), correction=0), torch.ones(3), atol=1e-3, rtol=0)
+
+
+def test_evaluation_of_ghost_batch_norm_does_not_depend_on_the_batch() -> None:
+    layer = GhostBatchNorm2d(3, 4)
+    layer(torch.randn(12, 3, 5, 5))
+    layer.eval()
+    images, before = torch.randn(12, 3, 5, 5), copy.deepcopy(layer.state_dict())
+    torch.testing.assert_close(layer(images), torch.cat([layer(image[None]) for image in images]))
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), layer.state_dict().values(), strict=True))
+
+
+def test_dropout_of_the_wide_network_is_off_in_evaluation_and_on_in_training() -> None:
+    model = build("wrn", 1, 8, depth=10, width=1, dropout=0.5)
+    images = torch.randn(4, 1, 8, 8)
+    assert sum(isinstance(m, nn.Dropout) for m in model.modules()) == 3
+    assert not torch.equal(model(images), model(images))
+    model.eval()
+    assert torch.equal(model(images), model(images))
+
+
+def test_convolutions_of_residual_networks_start_with_variance_2_over_fan_out() -> None:
+    torch.manual_seed(0)
+    for name in ("resnet9", "resnet18", "wrn"):
+        for layer in build(name).modules():
+            if isinstance(layer, nn.Conv2d) and layer.weight.numel() > 30_000:
+                fan_out = layer.out_channels * layer.kernel_size[0] * layer.kernel_size[1]
+                assert float(layer.weight.detach().var()) == pytest.approx(2 / fan_out, rel=0.05)
+
+
+SIZES: dict[str, Any] = {"in_channels": 1, "num_classes": 10, "image_size": (8, 8)}
+CNN_OPTIONS: dict[str, Any] = {"widths": [8], "hidden": 8, "norm": "none", "ghost_batch_size": None}
+WRN_OPTIONS: dict[str, Any] = {"depth": 16, "width": 1, "dropout": 0.0, "ghost_batch_size": None}
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "line"),
+    [
+        (Logistic, {"num_classes": 1}, "num_classes=1: must be a whole number of classes, at least 2"),
+        (Logistic, {"in_channels": 0}, "in_channels=0: must be a whole number of channels, at least 1"),
+        (Logistic, {"image_size": (8,)}, "image_size=[8]: must be two numbers, height and width in pixels"),
+        (Logistic, {"image_size": (8, 0)}, "image_size=0: must be a whole number of pixels, at least 1"),
+        (MLP, {"widths": 128}, "widths=128: must be a list of whole numbers; write [128] for one layer"),
+        (MLP, {"widths": [8, 2.5]}, "widths=2.5: must be a whole number of units or channels, at least 1"),
+        (CNN, CNN_OPTIONS | {"widths": "32"}, "widths=32: must be a list of whole numbers; write [128] for one layer"),
+        (CNN, CNN_OPTIONS | {"hidden": 0}, "hidden=0: must be a whole number of units, at least 1"),
+        (CNN, CNN_OPTIONS | {"norm": "layer"}, "norm=layer: must be one of none, batch"),
+        (
+            CNN,
+            CNN_OPTIONS | {"ghost_batch_size": 32},
+            "ghost_batch_size=32: must be null for a model without batch norm; set norm=batch",
+        ),
+        (
+            VGG11,
+            {"norm": "batch", "ghost_batch_size": 1},
+            "ghost_batch_size=1: must be a whole number of examples, at least 2",
+        ),
+        (
+            ResNet9,
+            {"width": 8, "logit_scale": 0, "ghost_batch_size": None},
+            "logit_scale=0: must be a finite number in (0, inf)",
+        ),
+        (ResNet18, {"width": -1, "ghost_batch_size": None}, "width=-1: must be a whole number of channels, at least 1"),
+        (WideResNet, WRN_OPTIONS | {"depth": 18}, "depth=18: must be 6 n + 4 for a whole number n; choose 16 or 22"),
+        (WideResNet, WRN_OPTIONS | {"depth": 4}, "depth=4: must be a whole number, at least 10"),
+        (WideResNet, WRN_OPTIONS | {"width": 1.5}, "width=1.5: must be a whole number, at least 1"),
+        (WideResNet, WRN_OPTIONS | {"dropout": 1.0}, "dropout=1.0: must be a finite number in [0, 1)"),
+    ],
+)
+def test_a_bad_option_is_one_line_with_its_key(make: type[nn.Module], options: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make(**SIZES | options)
+    assert str(caught.value) == line
