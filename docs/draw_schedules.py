@@ -14,7 +14,7 @@ mpl.use("agg")
 from matplotlib import pyplot as plt
 
 from noisescale.app.command import build
-from noisescale.plans.duality import following
+from noisescale.plans.duality import resolve_rule
 from noisescale.plans.plan import Plan
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,7 +27,7 @@ def plan_of(*overrides: str) -> tuple[Plan, float]:
     """The plan that train.py would carry out, and the optimizer's rate."""
     cfg = compose("config", overrides=[f"epochs={EPOCHS}", "output_dir=.", *overrides])
     schedule = build(cfg, "warmup").before(build(cfg, "scheduler"), EPOCHS)
-    return Plan(schedule, following(build(cfg, "batch"), cfg.optimizer._target_), N, EPOCHS), cfg.optimizer.lr
+    return Plan(schedule, resolve_rule(build(cfg, "batch"), cfg.optimizer._target_), N, EPOCHS), cfg.optimizer.lr
 
 
 def options(group: str) -> list[str]:

@@ -267,7 +267,7 @@ TABLE: list[tuple[str, str]] = [
 ]
 
 # Seen only when the network is built or the images are decoded, and then still before training.
-LATE: list[tuple[str, str]] = [
+BOUNDARY_SLACK: list[tuple[str, str]] = [
     ("model.widths=[0]", "model.widths=0: must be a whole number of units or channels, at least 1"),
     ("model.widths=3", "model.widths=3: must be a list of whole numbers; write [128] for one layer"),
     ("+model.foo=3", f"model.foo=3: is no key of model=mlp; {ANOTHER} model"),
@@ -359,7 +359,7 @@ def test_bad_input_is_one_line_before_data_are_touched(
     assert refused(typed, tmp, tmp_path) == expected
 
 
-@pytest.mark.parametrize(("typed", "pattern"), LATE, ids=[typed for typed, _ in LATE])
+@pytest.mark.parametrize(("typed", "pattern"), BOUNDARY_SLACK, ids=[typed for typed, _ in BOUNDARY_SLACK])
 def test_bad_input_found_late_is_one_line_before_training(
     typed: str, pattern: str, tmp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,7 @@ from noisescale.app.command import build
 from noisescale.app.composed import ghost_batch_size, num_examples, schedule_and_strategy
 from noisescale.data import ImageDataModule
 from noisescale.models.optimizers import OptimizerFactory
-from noisescale.plans.duality import following
+from noisescale.plans.duality import resolve_rule
 from noisescale.plans.plan import Cursor, Plan, Update
 from noisescale.plans.strategies import BatchStrategy
 from noisescale.schedules import Schedule, Warmup
@@ -93,7 +93,7 @@ def test_no_reference_computes_anything(file: Path) -> None:
 
 def test_the_defaults_are_a_run() -> None:
     cfg = composed()
-    schedule, strategy = build(cfg, "scheduler").over(cfg.epochs), build(cfg, "batch")
+    schedule, strategy = build(cfg, "scheduler").with_horizon(cfg.epochs), build(cfg, "batch")
     assert Plan(schedule, strategy, N, cfg.epochs).total_updates() > 0
     assert cfg.trainer.max_epochs == cfg.epochs
     assert cfg.ckpt_path is None
@@ -105,7 +105,7 @@ def test_schedulers(name: str) -> None:
     cfg = composed(f"scheduler={name}")
     schedule = build(cfg, "scheduler")
     assert isinstance(schedule, Schedule)
-    factors = [schedule.over(cfg.epochs)(epoch / 4) for epoch in range(4 * cfg.epochs)]
+    factors = [schedule.with_horizon(cfg.epochs)(epoch / 4) for epoch in range(4 * cfg.epochs)]
     assert max(factors) == pytest.approx(1, rel=0.01)
     assert min(factors) >= 0
     assert (len(set(factors)) == 1) == (name == "constant")
@@ -128,9 +128,9 @@ def test_warmups(name: str) -> None:
 @pytest.mark.parametrize("name", options("batch"))
 def test_batch_strategies(name: str) -> None:
     cfg = composed(f"batch={name}")
-    strategy = following(build(cfg, "batch"), "SGD")
+    strategy = resolve_rule(build(cfg, "batch"), "SGD")
     assert isinstance(strategy, BatchStrategy)
-    plan = Plan(build(cfg, "scheduler").over(cfg.epochs), strategy, N, cfg.epochs)
+    plan = Plan(build(cfg, "scheduler").with_horizon(cfg.epochs), strategy, N, cfg.epochs)
     updates = list(plan)
     assert sum(update.effective_batch_size for update in updates) == cfg.epochs * N
     sizes = [update.effective_batch_size for update in updates]
@@ -365,7 +365,7 @@ def test_debug_options_change_what_they_say(name: str) -> None:
     assert cfg.data.subset_size is not None
     strategy: Any = build(cfg, "batch")
     subset = cfg.data.subset_size - round(cfg.data.val_fraction * cfg.data.subset_size)
-    assert Plan(build(cfg, "scheduler").over(cfg.epochs), strategy, subset, cfg.epochs).total_updates() <= 500
+    assert Plan(build(cfg, "scheduler").with_horizon(cfg.epochs), strategy, subset, cfg.epochs).total_updates() <= 500
 
 
 def test_every_option_goes_with_every_other_group() -> None:

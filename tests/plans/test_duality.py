@@ -18,7 +18,7 @@ from noisescale import schedules
 from noisescale.app.command import build
 from noisescale.errors import ConfigError
 from noisescale.plans import strategies as batching
-from noisescale.plans.duality import CyclicBatch, Dual, Matched, counterpart, following
+from noisescale.plans.duality import CyclicBatch, Dual, Matched, counterpart, resolve_rule
 from noisescale.plans.plan import Plan, Update
 from noisescale.plans.strategies import LAST_WINDOW, BatchStrategy, Fixed, Full
 from noisescale.schedules import Schedule, warmup_and_rest
@@ -566,10 +566,10 @@ def test_a_full_batch_has_no_counterpart(strategy: BatchStrategy) -> None:
     [("SGD", "sgd"), ("torch.optim.SGD", "sgd"), ("ASGD", "sgd"), ("Adam", "adaptive"), ("torch.optim.RMSprop", "adaptive")],
 )
 def test_a_rule_left_open_follows_the_optimizer(optimizer: str, rule: str) -> None:
-    assert following(Dual(32), optimizer) == Dual(32, rule=rule)
-    assert following(CyclicBatch(32, 2), optimizer) == CyclicBatch(32, 2, rule=rule)
+    assert resolve_rule(Dual(32), optimizer) == Dual(32, rule=rule)
+    assert resolve_rule(CyclicBatch(32, 2), optimizer) == CyclicBatch(32, 2, rule=rule)
     for settled in (Dual(32, rule="sgd"), Dual(32, rule="adaptive"), Fixed(32), Full()):
-        assert following(settled, optimizer) is settled
+        assert resolve_rule(settled, optimizer) is settled
 
 
 # -- refusals -----------------------------------------------------------------------------------------------------------------
@@ -658,14 +658,14 @@ def options() -> Iterator[Options]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         made = {name: build(compose("config", ["output_dir=somewhere", f"scheduler={name}"]), "scheduler") for name in SCHEDULERS}
         batches = {name: build(compose("config", ["output_dir=somewhere", f"batch={name}"]), "batch") for name in DUALS}
-        yield Options(made, {name: following(strategy, "SGD") for name, strategy in batches.items()})
+        yield Options(made, {name: resolve_rule(strategy, "SGD") for name, strategy in batches.items()})
 
 
 @pytest.mark.parametrize("batch", DUALS)
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_every_schedule_has_its_noise_in_every_dual(scheduler: str, batch: str, options: Options) -> None:
     n, epochs, lr = 1293, 20, 0.05
-    schedule, strategy = options.schedules[scheduler].over(epochs), options.strategies[batch]
+    schedule, strategy = options.schedules[scheduler].with_horizon(epochs), options.strategies[batch]
     assert isinstance(strategy, Matched)
     plan = Plan(schedule, strategy, n, epochs)
     full = [update for update in plan if whole(update) or strategy.match_last]

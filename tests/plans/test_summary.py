@@ -18,7 +18,8 @@ from noisescale.plans import strategies as batching
 from noisescale.plans.duality import CyclicBatch, Dual, Matched
 from noisescale.plans.plan import Plan
 from noisescale.plans.strategies import BatchStrategy, Fixed, Full
-from noisescale.plans.summary import Outlook, look_ahead, write_plan
+from noisescale.plans.summary import PlanSummary, summarize, write_plan
+from noisescale.plans.warnings import plan_warnings
 from noisescale.schedules import Schedule
 from tests.plans.test_plan import plans
 
@@ -30,12 +31,13 @@ TO_THE_FULL_BATCH = batching.MultiStep(32, [1], 1000)
 
 
 def plan_of(schedule: Schedule, strategy: BatchStrategy, epochs: int = 20, **options: Any) -> Plan:
-    return Plan(schedule.over(epochs), strategy, options.pop("num_examples", N), epochs, **options)
+    return Plan(schedule.with_horizon(epochs), strategy, options.pop("num_examples", N), epochs, **options)
 
 
-def notes_of(plan: Plan, words: str, **options: Any) -> list[str]:
-    """The notes that hold `words`."""
-    return [note for note in look_ahead(plan, 0.05, **options).notes if words in note]
+def notes_of(plan: Plan, words: str = "", weight_decay: float = 0.0, **options: Any) -> list[str]:
+    """The warnings that contain `words`."""
+    warnings = plan_warnings(summarize(plan, 0.05, **options), options.get("optimizer", "SGD"), weight_decay)
+    return [line for line in warnings if words in line]
 
 
 def note_of(plan: Plan, words: str, **options: Any) -> str:
@@ -54,41 +56,41 @@ def note_of(plan: Plan, words: str, **options: Any) -> str:
 @example(plan=Plan(schedules.Constant(), Fixed(1), 1, 3), momentum=0.0, optimizer="Adam")
 def test_phases_tile_the_plan(plan: Plan, momentum: float, optimizer: str) -> None:
     updates = list(plan)
-    outlook = look_ahead(plan, 0.05, momentum, optimizer, 0.01)
-    assert list(outlook.updates) == updates
-    assert sum(phase.updates for phase in outlook.phases) == len(updates)
-    assert all(phase.updates > 0 for phase in outlook.phases)
+    summary = summarize(plan, 0.05, momentum, optimizer)
+    assert list(summary.updates) == updates
+    assert sum(phase.updates for phase in summary.phases) == len(updates)
+    assert all(phase.updates > 0 for phase in summary.phases)
     first = 0
-    for phase in outlook.phases:
+    for phase in summary.phases:
         part = updates[first : first + phase.updates]
         full = [u for u in part if u.effective_batch_size == u.planned_batch_size] or part
         assert (phase.first, phase.last) == (full[0], full[-1])
         assert phase.start == part[0].epoch
         first += phase.updates
         assert first == len(updates) or phase.end == updates[first].epoch
-    assert outlook.phases[-1].end > updates[-1].epoch
-    assert all("\n" not in line for line in (*outlook.notes, outlook.comparison()))
+    assert summary.phases[-1].end > updates[-1].epoch
+    assert all("\n" not in line for line in (*plan_warnings(summary, optimizer, 0.01), summary.comparison()))
     whole = not isinstance(plan.strategy, Matched) and plan.strategy.size_at(0.0, 1.0, plan.num_examples) >= plan.num_examples
-    assert (outlook.other is None) == whole
+    assert (summary.other is None) == whole
 
 
 @many
 @given(plan=plans(), lr=st.floats(1e-3, 10.0))
 def test_each_number_is_the_plans(plan: Plan, lr: float) -> None:
-    outlook = look_ahead(plan, lr, 0.9)
-    for update in outlook.updates:
+    summary = summarize(plan, lr, 0.9)
+    for update in summary.updates:
         size = update.effective_batch_size
-        assert outlook.rate(update) == lr * update.lr_factor
-        assert outlook.noise(update) == plan.noise(update, lr)
-        assert outlook.memory(size) == pytest.approx(size / plan.num_examples / 0.1, rel=1e-12)
-    assert outlook.other_updates == (outlook.other.total_updates() if outlook.other else 0)
+        assert summary.rate(update) == lr * update.lr_factor
+        assert summary.noise(update) == plan.noise(update, lr)
+        assert summary.memory(size) == pytest.approx(size / plan.num_examples / 0.1, rel=1e-12)
+    assert summary.other_updates == (summary.other.total_updates() if summary.other else 0)
 
 
 @settings(deadline=None, max_examples=40)
 @given(plan=plans(limited=True), lr=st.floats(1e-3, 10.0))
 def test_plan_csv_is_the_plan(plan: Plan, lr: float, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("plan") / "plan.csv"
-    write_plan(look_ahead(plan, lr), path)
+    write_plan(summarize(plan, lr), path)
     rows = read_rows(path)
     for row, update in zip(rows, plan, strict=True):
         size = update.effective_batch_size
@@ -107,20 +109,20 @@ def test_plan_csv_is_the_plan(plan: Plan, lr: float, tmp_path_factory: pytest.Te
 
 
 def test_phases_of_a_cut_are_the_epochs_between_the_cuts() -> None:
-    outlook = look_ahead(plan_of(CUT, Fixed(32)), 0.05)
-    found = [(phase.start, phase.end, phase.first.lr_factor, phase.updates) for phase in outlook.phases]
+    summary = summarize(plan_of(CUT, Fixed(32)), 0.05)
+    found = [(phase.start, phase.end, phase.first.lr_factor, phase.updates) for phase in summary.phases]
     assert found == [(0, 10, 1, 410), (10, 15, 0.1, 205), (15, 20, pytest.approx(0.01), 205)]
 
 
 @pytest.mark.parametrize("last", batching.LAST_WINDOW)
 def test_the_last_phase_ends_with_the_training(last: str) -> None:
     for strategy in (Fixed(32, last=last), Full(last=last), Dual(32, rule="sgd", last=last), Fixed(N, last=last)):
-        assert look_ahead(plan_of(schedules.Cosine(), strategy, 3), 0.05).phases[-1].end == 3
+        assert summarize(plan_of(schedules.Cosine(), strategy, 3), 0.05).phases[-1].end == 3
 
 
 def test_a_training_cut_short_ends_where_it_is_cut() -> None:
     plan = plan_of(schedules.Cosine(), Fixed(32), max_updates=10)
-    assert look_ahead(plan, 0.05).phases[-1].end == pytest.approx(320 / N)
+    assert summarize(plan, 0.05).phases[-1].end == pytest.approx(320 / N)
 
 
 # -- totals --------------------------------------------------------------------------------------------------------------------
@@ -136,19 +138,19 @@ def test_a_training_cut_short_ends_where_it_is_cut() -> None:
     ],
 )
 def test_totals_are_said_beside_those_of_the_counterpart(strategy: BatchStrategy, line: str) -> None:
-    found = look_ahead(plan_of(schedules.Cosine(), strategy), 0.05).comparison()
+    found = summarize(plan_of(schedules.Cosine(), strategy), 0.05).comparison()
     assert re.fullmatch(re.escape(line) if "\\" not in line else line, found), found
 
 
 def test_a_dual_that_takes_more_updates_is_not_called_fewer() -> None:
-    found = look_ahead(plan_of(schedules.Linear(1, 3), Fixed(32)), 0.05).comparison()
+    found = summarize(plan_of(schedules.Linear(1, 3), Fixed(32)), 0.05).comparison()
     ratio = float(re.findall(r"([\d.]+)x fewer", found)[0]) if "fewer" in found else 1.0
     assert ratio >= 1.0, found
 
 
 def test_a_limit_of_updates_is_not_mistaken_for_a_comparison() -> None:
     """Ten updates of either are not the same training: nothing is saved, and nothing is said to be equal."""
-    found = look_ahead(plan_of(schedules.Cosine(), Dual(32, rule="sgd"), max_updates=10), 0.05).comparison()
+    found = summarize(plan_of(schedules.Cosine(), Dual(32, rule="sgd"), max_updates=10), 0.05).comparison()
     assert "10 updates instead of 10" not in found
     assert found.startswith("10 updates")
 
@@ -157,8 +159,8 @@ def test_a_limit_of_updates_is_not_mistaken_for_a_comparison() -> None:
 
 
 def test_a_modest_plan_has_no_notes() -> None:
-    assert look_ahead(plan_of(schedules.Cosine(), Fixed(32, last="carry")), 0.05, 0.9).notes == ()
-    assert look_ahead(plan_of(schedules.Inverse(0.05), Dual(32, rule="sgd", last="carry")), 0.05).notes == ()
+    assert notes_of(plan_of(schedules.Cosine(), Fixed(32, last="carry")), momentum=0.9) == []
+    assert notes_of(plan_of(schedules.Inverse(0.05), Dual(32, rule="sgd", last="carry"))) == []
 
 
 @pytest.mark.parametrize(
@@ -227,7 +229,7 @@ def test_the_rate_at_a_cut_is_named_beside_that_of_the_batch_of_before() -> None
 
 
 def test_a_cut_to_the_full_batch_is_no_division_by_zero() -> None:
-    look_ahead(plan_of(schedules.Constant(), TO_THE_FULL_BATCH), 0.05, 0.9)
+    summarize(plan_of(schedules.Constant(), TO_THE_FULL_BATCH), 0.05, 0.9)
 
 
 def test_the_memory_of_momentum() -> None:
@@ -284,20 +286,20 @@ def test_what_is_kept_is_named() -> None:
         "at B = 32 with the same lr sqrt(N/B)": Dual(32, rule="adaptive", match="ratio"),
     }
     for words, strategy in kept.items():
-        assert words in look_ahead(plan_of(schedules.Cosine(), strategy), 0.05).comparison()
+        assert words in summarize(plan_of(schedules.Cosine(), strategy), 0.05).comparison()
 
 
 # -- the figure ----------------------------------------------------------------------------------------------------------------
 
 
-def drawn(outlook: Outlook, title: str, folder: Path) -> tuple[int, int]:
+def drawn(summary: PlanSummary, title: str, folder: Path) -> tuple[int, int]:
     """Width and height of the figure, in pixels; warnings are errors."""
     from noisescale.studies.plan_figure import draw_plan
 
     path = folder / "plan.png"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        draw_plan(outlook, title, path)
+        draw_plan(summary, title, path)
     data = path.read_bytes()
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     assert list(folder.iterdir()) == [path], "a part of it was left behind"
@@ -317,7 +319,7 @@ def drawn(outlook: Outlook, title: str, folder: Path) -> tuple[int, int]:
     ids=["usual", "full batch", "one example", "one update", "no noise", "carry"],
 )
 def test_any_plan_can_be_drawn(plan: Plan, tmp_path: Path) -> None:
-    width, height = drawn(look_ahead(plan, 0.05), "a plan", tmp_path)
+    width, height = drawn(summarize(plan, 0.05), "a plan", tmp_path)
     assert 500 <= width <= 2000
     assert 500 <= height <= 2000
 
@@ -327,8 +329,8 @@ def test_a_cut_is_drawn_where_it_is() -> None:
     from noisescale.studies import plan_figure
 
     cuts = schedules.MultiStep([30, 60, 80], 0.1)
-    outlook = look_ahead(plan_of(cuts, Dual(32, rule="sgd"), 90, num_examples=200_000), 0.1)
-    clock, rates, sizes, _ = plan_figure._planned(outlook)
+    summary = summarize(plan_of(cuts, Dual(32, rule="sgd"), 90, num_examples=200_000), 0.1)
+    clock, rates, sizes, _ = plan_figure._planned(summary)
     drawn = [t for t, before, after in zip(clock[1:], sizes, sizes[1:], strict=False) if before != after]
     assert drawn == pytest.approx([30, 60, 80], abs=90 / 4000 + 20_000 / 200_000 / 10)
     assert len(clock) == len(rates) <= 4002
@@ -337,4 +339,4 @@ def test_a_cut_is_drawn_where_it_is() -> None:
 @pytest.mark.parametrize("title", ["data.root=$a_b_c$", "hydra.run.dir=$x/{y", "x=" + 50 * "long ", "", "100% \\alpha"])
 def test_a_title_is_what_was_typed(title: str, tmp_path: Path) -> None:
     """Dollars are no formulas."""
-    assert math.prod(drawn(look_ahead(plan_of(schedules.Cosine(), Fixed(32), 1), 0.05), title, tmp_path)) > 250_000
+    assert math.prod(drawn(summarize(plan_of(schedules.Cosine(), Fixed(32), 1), 0.05), title, tmp_path)) > 250_000

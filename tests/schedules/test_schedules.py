@@ -389,9 +389,9 @@ CLOSED: list[Schedule] = [
 
 @pytest.mark.parametrize(("schedule", "key"), OPEN)
 def test_an_open_horizon_is_filled_in_once(schedule: Schedule, key: str) -> None:
-    filled = schedule.over(30)
+    filled = schedule.with_horizon(30)
     assert getattr(filled, key) == 30
-    assert filled.over(7) is filled
+    assert filled.with_horizon(7) is filled
     assert getattr(schedule, key) is None
 
 
@@ -403,7 +403,7 @@ def test_an_open_horizon_cannot_be_called(schedule: Schedule, key: str) -> None:
 
 @pytest.mark.parametrize("schedule", CLOSED)
 def test_a_schedule_without_a_horizon_stays_itself(schedule: Schedule) -> None:
-    assert schedule.over(30) is schedule
+    assert schedule.with_horizon(30) is schedule
 
 
 # -- warm-up ------------------------------------------------------------------------------------------------------------------
@@ -424,8 +424,8 @@ def test_a_linear_warmup_is_the_straight_line_to_one_and_a_constant_one_jumps(le
 @given(schedule=SCHEDULES, length=st.floats(0.1, 9.0), t=st.floats(0.0, 12.0))
 def test_overlap_multiplies_and_shift_waits(shape: str, schedule: Schedule, length: float, t: float) -> None:
     overlap, shift = (Warmup(length, 0.1, shape, mode) for mode in ("overlap", "shift"))
-    assert overlap.before(schedule, 10)(t) == overlap(t) * schedule.over(10)(t)
-    late = schedule.over(10 - length)
+    assert overlap.before(schedule, 10)(t) == overlap(t) * schedule.with_horizon(10)(t)
+    late = schedule.with_horizon(10 - length)
     assert shift.before(schedule, 10)(t) == (late(t - length) if t >= length else shift(t) * late(0.0))
 
 

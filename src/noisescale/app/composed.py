@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from noisescale.app.command import build, errors_under, options, output_dir
 from noisescale.errors import ConfigError, check_count, check_number
 from noisescale.plans.dataset_size import TRAINING_EXAMPLES, split_sizes
-from noisescale.plans.duality import CyclicBatch, Matched, following
+from noisescale.plans.duality import CyclicBatch, Matched, resolve_rule
 from noisescale.plans.plan import Plan
 from noisescale.plans.strategies import BatchStrategy
 from noisescale.schedules import Schedule
@@ -68,7 +68,7 @@ def schedule_and_strategy(cfg: DictConfig) -> tuple[Schedule, BatchStrategy]:
         raise ConfigError("warmup.mode", "shift", "delays the schedule, but not the wave of batch=cyclic", "set warmup.mode=overlap")
     if warmup.epochs > cfg.epochs:
         print(f"note: warmup.epochs={warmup.epochs} is longer than the training, epochs={cfg.epochs}: it never ends", file=sys.stderr)
-    return schedule, following(strategy, str(cfg.optimizer.get("_target_")))
+    return schedule, resolve_rule(strategy, str(cfg.optimizer.get("_target_")))
 
 
 def followed_rule(cfg: DictConfig, strategy: BatchStrategy) -> list[str]:

@@ -22,7 +22,7 @@ from noisescale.app.composed import followed_rule, ghost_batch_size, known_examp
 from noisescale.app.results import log_hyperparameters, report, versions, write_results
 from noisescale.errors import ConfigError, check_count
 from noisescale.plans.plan import Plan
-from noisescale.plans.summary import clipped, misruled
+from noisescale.plans.warnings import cap_warnings, rule_warnings
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -63,7 +63,7 @@ def train(cfg: DictConfig, script: Path) -> int:
         n = data.train_size()
     plan = plan_of(cfg, schedule, strategy, n)
     if not is_child():
-        for note in [*followed_rule(cfg, strategy), *misruled(plan, *optimizer_of(cfg)), *clipped(plan, plan)]:
+        for note in [*followed_rule(cfg, strategy), *rule_warnings(plan, *optimizer_of(cfg)), *cap_warnings(plan, plan)]:
             print(f"note: {note}", file=sys.stderr)
         with errors_under("data"):
             data.prepare_data()

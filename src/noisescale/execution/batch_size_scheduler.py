@@ -11,7 +11,7 @@ from noisescale.errors import ConfigError, check_count
 from noisescale.execution.compatibility import refuse, untyped
 from noisescale.execution.lean import LeanCallback
 from noisescale.execution.loader import MicroBatch, PlannedLoader, seed_random_generators
-from noisescale.plans.duality import following
+from noisescale.plans.duality import resolve_rule
 from noisescale.plans.plan import Plan
 from noisescale.plans.strategies import BatchStrategy
 from noisescale.schedules import Constant, Schedule
@@ -124,12 +124,12 @@ class BatchSizeScheduler(LeanCallback):
             "max_updates_per_epoch": limit if isinstance(limit, int) else None,
         }
         horizon = limits["epochs"]
-        schedule = self.schedule if horizon is None else self.schedule.over(horizon)
+        schedule = self.schedule if horizon is None else self.schedule.with_horizon(horizon)
 
         def make_plan(num_examples: int) -> Plan:
             return Plan(
                 schedule,
-                following(self.strategy, type(trainer.optimizers[0]).__name__),
+                resolve_rule(self.strategy, type(trainer.optimizers[0]).__name__),
                 num_examples,
                 world_size=trainer.world_size,
                 max_micro_batch_size=self.max_micro_batch_size,
@@ -145,7 +145,7 @@ class BatchSizeScheduler(LeanCallback):
         original = type(source)(source.instance, source.name)
         self.loader = PlannedLoader(original.dataloader, make_plan, self.seed, trainer.global_rank, lambda: trainer.current_epoch)
         if previous is not None and trainer.global_step > 0:  # a second fit of the same trainer goes on
-            self.loader.stand_at(previous.standing())
+            self.loader.restore(previous.state())
         source.instance = self.loader
         trainer.limit_train_batches = 1.0  # the plan has it; Lightning would cut an update
         untyped(trainer).reload_dataloaders_every_n_epochs = 1  # else the length of the first epoch holds for all
@@ -240,7 +240,7 @@ class BatchSizeScheduler(LeanCallback):
             return {}
         k, world_size = self._cutting()
         return {
-            "loader": self.loader.standing(),
+            "loader": self.loader.state(),
             "num_examples": self.loader.plan.num_examples,
             "accumulate_grad_batches": k,
             "world_size": world_size,
@@ -250,7 +250,7 @@ class BatchSizeScheduler(LeanCallback):
         """Continue from `state_dict`."""
         self._saved = state_dict
         if state_dict:
-            self._opened.stand_at(state_dict["loader"])
+            self._opened.restore(state_dict["loader"])
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         # After an exception inside a micro-batch the gradient may be half summed; with several devices it lies in parts on each.

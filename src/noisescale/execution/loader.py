@@ -223,7 +223,7 @@ class PlannedLoader:
 
     # -- state ----------------------------------------------------------------------------------------------------------------
 
-    def standing(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         """Where the run stands, plain numbers."""
         return {
             "epoch": self.epoch,
@@ -233,8 +233,8 @@ class PlannedLoader:
             "batches_before_update": self.batches_before_update,
         }
 
-    def stand_at(self, state: dict[str, Any]) -> None:
-        """Continue from where `standing` was taken."""
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from where `state` was taken."""
         self.epoch, self.trainer_epoch = state["epoch"], state["trainer_epoch"]
         self.cursor = Cursor(**state["cursor"])
         self.micro_batches_done = state["micro_batches_done"]

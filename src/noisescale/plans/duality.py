@@ -14,12 +14,12 @@ from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 
 from noisescale.errors import ConfigError, check_choice, check_count, check_number
-from noisescale.plans.noise import NOISE_MATCHES, NOISE_RULES, batch_noise, noise_rule_of
+from noisescale.plans.noise import NOISE_MATCHES, NOISE_RULES, batch_noise, batch_size_with, noise_rule_of
 from noisescale.plans.plan import Plan
 from noisescale.plans.strategies import BatchStrategy, Fixed, check_size, realisable
 from noisescale.schedules import Cyclic, Schedule, warmup_and_rest
 
-__all__ = ["CyclicBatch", "Dual", "Matched", "counterpart", "following"]
+__all__ = ["CyclicBatch", "Dual", "Matched", "counterpart", "resolve_rule"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Matched(BatchStrategy):
 
     Args:
         size: B0, in examples, 1 to N - 1: the batch at l = 1.
-        rule: sgd (p = 1) | adaptive (p = 1/2); None: by the optimizer, see `following`.
+        rule: sgd (p = 1) | adaptive (p = 1/2); None: by the optimizer, see `resolve_rule`.
         match: exact (n = N/B - 1) | ratio (n = N/B), see `noise.batch_noise`.
         match_last: as in every strategy, but true unless said: a smaller last window has its target too.
         reference_size, lr_rule: as in every strategy, but lr0 is scaled by (B0/B_ref)^p, once.
@@ -85,14 +85,13 @@ class Matched(BatchStrategy):
         return NOISE_RULES[self.rule]
 
     def _size_with(self, share: float, num_examples: int, cap: int) -> int:
-        """The B of at most `cap` that is nearest to where n(B) = share^(1/p) n(B0)."""
+        """The B of at most `cap` whose n(B) is nearest to share^(1/p) n(B0); the cap itself where no noise is wanted."""
         if share <= 0.0:
             return realisable(cap, cap, self.micro_batch_size)
+        if self.match == "exact":
+            cap = min(cap, num_examples - 1)  # a full batch has no noise, and some is wanted
         wanted = self._noise(self.size, num_examples) * share ** (1.0 / self._exponent)
-        size = num_examples / (wanted + 1.0) if self.match == "exact" else num_examples / wanted if wanted > 0.0 else math.inf
-        if self.match == "exact" and cap == num_examples:
-            cap -= 1  # a full batch has no noise, and the target has some
-        return realisable(size, cap, self.micro_batch_size)
+        return realisable(batch_size_with(self.match, num_examples, wanted), cap, self.micro_batch_size)
 
 
 @dataclass(frozen=True)
@@ -183,7 +182,7 @@ class CyclicBatch(Matched):
         return self._size_with(self._cycle(epoch), num_examples, num_examples)
 
 
-def following(strategy: BatchStrategy, optimizer: str) -> BatchStrategy:
+def resolve_rule(strategy: BatchStrategy, optimizer: str) -> BatchStrategy:
     """`strategy` with a rule that was left open set to that of the optimizer, given by its class name."""
     if isinstance(strategy, Matched) and strategy.rule is None:
         return replace(strategy, rule=noise_rule_of(optimizer))

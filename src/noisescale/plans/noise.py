@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from noisescale.errors import check_choice, check_number
 
 __all__ = [
@@ -10,6 +12,7 @@ __all__ = [
     "NOISE_RULES",
     "batch_noise",
     "batch_size_for_noise",
+    "batch_size_with",
     "lr_for_noise",
     "lr_scaling",
     "noise_rule_of",
@@ -52,6 +55,13 @@ def batch_noise(match: str, num_examples: int, batch_size: float) -> float:
     noise is not most of the gradient either.
     """
     return (num_examples - batch_size) / batch_size if match == "exact" else num_examples / batch_size
+
+
+def batch_size_with(match: str, num_examples: int, noise: float) -> float:
+    """The B (not rounded) whose `batch_noise` is `noise` >= 0: N/(n + 1) (exact) or N/n (ratio; inf where n = 0)."""
+    if match == "exact":
+        return num_examples / (noise + 1.0)
+    return num_examples / noise if noise > 0.0 else math.inf
 
 
 def noise_rule_of(optimizer: str) -> str:

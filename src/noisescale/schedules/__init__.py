@@ -8,7 +8,7 @@ epochs the two agree, and the tests compare them there.
 Argument names are torch's where torch has the schedule; every time is in epochs. Where torch quotes a rate (`eta_min`, `base_lr`,
 `max_lr`), so do we, against `lr`, the optimizer's rate: with the default `lr=1` it is a factor.
 
-A horizon (`T_max`, `total_iters`, `epochs`) left at None is the whole training; `Schedule.over` fills it in.
+A horizon (`T_max`, `total_iters`, `epochs`) left at None is the whole training; `Schedule.with_horizon` fills it in.
 
 Not to be confused with the noise schedule g(t) = s(t) g0: `batching` decides whether the rate or the batch carries it out.
 """

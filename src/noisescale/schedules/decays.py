@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from noisescale.errors import ConfigError, check_choice, check_increasing, check_number
-from noisescale.schedules.schedule import Schedule, check_horizon, completed, filled_in, half_cosine, milestones_passed
+from noisescale.schedules.schedule import Schedule, check_horizon, completed, half_cosine, milestones_passed, require_horizon
 
 __all__ = ["WSD", "Constant", "Cosine", "Exponential", "Inverse", "Linear", "MultiStep", "Polynomial", "Step"]
 
@@ -127,10 +127,10 @@ class Polynomial(Schedule):
         check_horizon("total_iters", self.total_iters)
 
     def __call__(self, epoch: float) -> float:
-        remaining = max(0.0, 1.0 - epoch / filled_in("total_iters", self.total_iters))
+        remaining = max(0.0, 1.0 - epoch / require_horizon("total_iters", self.total_iters))
         return float(remaining**self.power)
 
-    def over(self, epochs: float) -> Polynomial:
+    def with_horizon(self, epochs: float) -> Polynomial:
         return self if self.total_iters is not None else replace(self, total_iters=epochs)
 
 
@@ -154,10 +154,10 @@ class Linear(Schedule):
         check_horizon("total_iters", self.total_iters)
 
     def __call__(self, epoch: float) -> float:
-        progress = min(epoch / filled_in("total_iters", self.total_iters), 1.0)
+        progress = min(epoch / require_horizon("total_iters", self.total_iters), 1.0)
         return self.start_factor + (self.end_factor - self.start_factor) * progress
 
-    def over(self, epochs: float) -> Linear:
+    def with_horizon(self, epochs: float) -> Linear:
         return self if self.total_iters is not None else replace(self, total_iters=epochs)
 
 
@@ -189,12 +189,12 @@ class Cosine(Schedule):
         check_number("eta_min", self.eta_min, at_least=0, at_most=self.lr, remedy="it is a rate, at most the optimizer's lr")
 
     def __call__(self, epoch: float) -> float:
-        progress, lowest = epoch / filled_in("T_max", self.T_max), self.eta_min / self.lr
+        progress, lowest = epoch / require_horizon("T_max", self.T_max), self.eta_min / self.lr
         if self.shape == "quarter":
             return lowest + (1.0 - lowest) * abs(math.cos(math.pi * progress / 2.0))
         return half_cosine(1.0, lowest, progress)
 
-    def over(self, epochs: float) -> Cosine:
+    def with_horizon(self, epochs: float) -> Cosine:
         return self if self.T_max is not None else replace(self, T_max=epochs)
 
 
@@ -226,12 +226,12 @@ class WSD(Schedule):
         check_horizon("epochs", self.epochs)
 
     def __call__(self, epoch: float) -> float:
-        left = max(0.0, 1.0 - epoch / filled_in("epochs", self.epochs))
+        left = max(0.0, 1.0 - epoch / require_horizon("epochs", self.epochs))
         part = max(0.0, 1.0 - left / self.decay_fraction)
         if self.shape == "cosine":
             return half_cosine(1.0, self.end_factor, part)
         fall = math.sqrt(part) if self.shape == "sqrt" else part
         return 1.0 + (self.end_factor - 1.0) * fall
 
-    def over(self, epochs: float) -> WSD:
+    def with_horizon(self, epochs: float) -> WSD:
         return self if self.epochs is not None else replace(self, epochs=epochs)

@@ -9,7 +9,16 @@ from collections.abc import Callable, Sequence
 
 from noisescale.errors import ConfigError, check_number
 
-__all__ = ["LATE", "Schedule", "check_horizon", "completed", "filled_in", "half_cosine", "milestones_passed", "warmup_and_rest"]
+__all__ = [
+    "BOUNDARY_SLACK",
+    "Schedule",
+    "check_horizon",
+    "completed",
+    "half_cosine",
+    "milestones_passed",
+    "require_horizon",
+    "warmup_and_rest",
+]
 
 
 class Schedule(ABC):
@@ -23,7 +32,7 @@ class Schedule(ABC):
         """(w, s): the warm-up and the rest, whose product is the factor. A batch that carries the noise leaves w to the rate."""
         return 1.0, self(epoch)
 
-    def over(self, epochs: float) -> Schedule:
+    def with_horizon(self, epochs: float) -> Schedule:
         """This schedule with a horizon that was left open set to `epochs`; itself where it has none."""
         return self
 
@@ -39,15 +48,15 @@ def check_horizon(key: str, epochs: float | None) -> None:
         check_number(key, epochs, above=0, unit="epochs", remedy="leave it at null for the whole training")
 
 
-def filled_in(key: str, horizon: float | None) -> float:
+def require_horizon(key: str, horizon: float | None) -> float:
     """The horizon, in epochs; `ConfigError` where it is still open."""
     if horizon is None:
-        raise ConfigError(key, "null", "has no horizon yet", "set it in epochs, or call `schedule.over(epochs)` first")
+        raise ConfigError(key, "null", "has no horizon yet", "set it in epochs, or call `schedule.with_horizon(epochs)` first")
     return horizon
 
 
-LATE = 1.0 + 1e-12
-"""A boundary is reached when epoch * LATE reaches it: 3/10 is the third multiple of 0.1, though 0.3/0.1 < 3 in floats.
+BOUNDARY_SLACK = 1.0 + 1e-12
+"""A boundary is reached when epoch * BOUNDARY_SLACK reaches it: 3/10 is the third multiple of 0.1, though 0.3/0.1 < 3 in floats.
 
 The margin is less than one example until 10^12 of them were seen, so no update comes early.
 """
@@ -55,12 +64,12 @@ The margin is less than one example until 10^12 of them were seen, so no update 
 
 def milestones_passed(milestones: Sequence[float], epoch: float) -> int:
     """The number of milestones <= t, in epochs, in increasing order; one that t reaches but for rounding counts."""
-    return bisect_right(milestones, epoch * LATE)
+    return bisect_right(milestones, epoch * BOUNDARY_SLACK)
 
 
 def completed(epoch: float, length: float) -> int:
     """floor(epoch / length), for an epoch and a length that carry rounding errors."""
-    return math.floor(epoch * LATE / length)
+    return math.floor(epoch * BOUNDARY_SLACK / length)
 
 
 def half_cosine(start: float, end: float, progress: float) -> float:

@@ -51,12 +51,12 @@ class Warmup:
             ConfigError: the warm-up shifts the schedule and leaves it no time.
         """
         if self.epochs == 0:
-            return schedule.over(epochs)
+            return schedule.with_horizon(epochs)
         if self.mode == "overlap":
-            return WarmedUp(self, schedule.over(epochs))
+            return WarmedUp(self, schedule.with_horizon(epochs))
         remedy = "a warm-up that shifts must end before the training"
         check_number("epochs", self.epochs, at_least=0, below=epochs, unit="epochs", remedy=remedy)
-        return WarmedUp(self, schedule.over(epochs - self.epochs))
+        return WarmedUp(self, schedule.with_horizon(epochs - self.epochs))
 
 
 @dataclass(frozen=True)

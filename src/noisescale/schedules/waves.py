@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from noisescale.errors import check_choice, check_number
-from noisescale.schedules.schedule import LATE, Schedule, check_horizon, completed, filled_in, half_cosine
+from noisescale.schedules.schedule import BOUNDARY_SLACK, Schedule, check_horizon, completed, half_cosine, require_horizon
 
 __all__ = ["CosineRestarts", "Cyclic", "OneCycle"]
 
@@ -41,7 +41,7 @@ class CosineRestarts(Schedule):
         if self.T_mult == 1:
             restart = completed(epoch, length) * length
         else:
-            while epoch * LATE >= restart + length:
+            while epoch * BOUNDARY_SLACK >= restart + length:
                 restart += length
                 length *= self.T_mult
         return half_cosine(1.0, self.eta_min / self.lr, max(0.0, epoch - restart) / length)
@@ -92,7 +92,7 @@ class Cyclic(Schedule):
         cycle = completed(epoch, up + down)
         since = max(0.0, epoch - cycle * (up + down))
         if self.wave == "square":
-            height = 1.0 - (since >= up - (LATE - 1.0) * epoch)
+            height = 1.0 - (since >= up - (BOUNDARY_SLACK - 1.0) * epoch)
         else:
             height = since / up if since <= up else max(0.0, 1.0 - (since - up) / down)
         decay: float = {"triangular": 1.0, "triangular2": 2.0**-cycle, "exp_range": self.gamma**epoch}[self.mode]
@@ -131,7 +131,7 @@ class OneCycle(Schedule):
         check_number("final_div_factor", self.final_div_factor, at_least=1)
 
     def __call__(self, epoch: float) -> float:
-        progress = min(epoch / filled_in("epochs", self.epochs), 1.0)
+        progress = min(epoch / require_horizon("epochs", self.epochs), 1.0)
         first = 1.0 / self.div_factor
         if progress < self.pct_start:
             start, end, part = first, 1.0, progress / self.pct_start
@@ -143,8 +143,8 @@ class OneCycle(Schedule):
 
     def parts(self, epoch: float) -> tuple[float, float]:
         """The climb is a warm-up."""
-        climbs = epoch / filled_in("epochs", self.epochs) < self.pct_start
+        climbs = epoch / require_horizon("epochs", self.epochs) < self.pct_start
         return (self(epoch), 1.0) if climbs else (1.0, self(epoch))
 
-    def over(self, epochs: float) -> OneCycle:
+    def with_horizon(self, epochs: float) -> OneCycle:
         return self if self.epochs is not None else replace(self, epochs=epochs)

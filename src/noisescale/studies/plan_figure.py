@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from noisescale.plans.plan import Plan
 from noisescale.plans.strategies import Fixed
-from noisescale.plans.summary import Outlook
+from noisescale.plans.summary import PlanSummary
 
 __all__ = ["draw_plan"]
 
@@ -22,7 +22,7 @@ _POINTS = 4000
 Curves = tuple[Sequence[float], Sequence[float], Sequence[float], Sequence[float]]
 
 
-def draw_plan(outlook: Outlook, title: str, path: Path) -> None:
+def draw_plan(summary: PlanSummary, title: str, path: Path) -> None:
     """Write lr, B and the noise over epochs, of a plan and of its counterpart, as PNG.
 
     Full updates only: the smaller windows at the ends of passes would be spikes.
@@ -30,12 +30,12 @@ def draw_plan(outlook: Outlook, title: str, path: Path) -> None:
     figure = Figure(figsize=(8, 7.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(3, 1, sharex=True)
-    members = [(f"this plan: {_count(len(outlook.updates))}", "C0", "-", _planned(outlook))]
-    if outlook.other is not None:
-        carrier = "the rate" if isinstance(outlook.other.strategy, Fixed) else "the batch"
-        label = f"the same noise in {carrier}: {_count(outlook.other_updates)}"
-        members.append((label, "C1", "--", _sampled(outlook, outlook.other)))
-    names = ("learning rate", "batch size B, examples", f"noise, {outlook.kept_in_words()}")
+    members = [(f"this plan: {_count(len(summary.updates))}", "C0", "-", _planned(summary))]
+    if summary.other is not None:
+        carrier = "the rate" if isinstance(summary.other.strategy, Fixed) else "the batch"
+        label = f"the same noise in {carrier}: {_count(summary.other_updates)}"
+        members.append((label, "C1", "--", _sampled(summary, summary.other)))
+    names = ("learning rate", "batch size B, examples", f"noise, {summary.matched_noise_formula()}")
     for index, (axis, name) in enumerate(zip(axes, names, strict=True), 1):
         for label, color, style, curves in members:
             axis.step(curves[0], curves[index], where="post", color=color, linestyle=style, label=label)
@@ -49,7 +49,7 @@ def draw_plan(outlook: Outlook, title: str, path: Path) -> None:
         axis.set_ylabel(name)
         axis.grid(alpha=0.3)
     axes[-1].set_xlabel("epochs: examples seen / N")
-    axes[-1].set_xlim(0, outlook.phases[-1].end)
+    axes[-1].set_xlim(0, summary.phases[-1].end)
     figure.suptitle(textwrap.fill(title, 100), fontsize=10, parse_math=False)  # dollars are no formulas
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     part = path.with_name(f".{path.name}.part")
@@ -57,23 +57,23 @@ def draw_plan(outlook: Outlook, title: str, path: Path) -> None:
     part.replace(path)
 
 
-def _planned(outlook: Outlook) -> Curves:
-    full = [u for u in outlook.updates if u.effective_batch_size == u.planned_batch_size] or list(outlook.updates)
-    end = outlook.phases[-1].end
+def _planned(summary: PlanSummary) -> Curves:
+    full = [u for u in summary.updates if u.effective_batch_size == u.planned_batch_size] or list(summary.updates)
+    end = summary.phases[-1].end
     shown = [next(group) for _, group in groupby(full, key=lambda update: int(update.epoch / end * _POINTS))]
-    rates = [outlook.rate(u) for u in shown]
-    noises = [outlook.kept(rate, u.effective_batch_size) for rate, u in zip(rates, shown, strict=True)]
+    rates = [summary.rate(u) for u in shown]
+    noises = [summary.matched_noise(rate, u.effective_batch_size) for rate, u in zip(rates, shown, strict=True)]
     sizes = [float(u.effective_batch_size) for u in shown]
     return [*(u.epoch for u in shown), end], [*rates, rates[-1]], [*sizes, sizes[-1]], [*noises, noises[-1]]
 
 
-def _sampled(outlook: Outlook, plan: Plan) -> Curves:
+def _sampled(summary: PlanSummary, plan: Plan) -> Curves:
     """The choices of the counterpart on a grid of epochs: what it takes to draw it, without going through its updates."""
     assert plan.epochs is not None
     clock = [plan.epochs * i / _POINTS for i in range(_POINTS)]
     choices = [plan.choice_at(epoch) for epoch in clock]
-    rates = [outlook.lr * choice.lr_factor for choice in choices]
-    noises = [outlook.kept(rate, choice.size) for rate, choice in zip(rates, choices, strict=True)]
+    rates = [summary.lr * choice.lr_factor for choice in choices]
+    noises = [summary.matched_noise(rate, choice.size) for rate, choice in zip(rates, choices, strict=True)]
     return clock, rates, [float(choice.size) for choice in choices], noises
 
 

@@ -102,11 +102,11 @@ def _run(number: int, overrides: list[str]) -> JobReturn:
         job_subdir_key="hydra.sweep.subdir",
     )
     if done.status == JobStatus.FAILED and isinstance(done._return_value, Exception):
-        done._return_value = _that_travels(done._return_value)
+        done._return_value = _picklable(done._return_value)
     return done
 
 
-def _that_travels(error: Exception) -> Exception:
+def _picklable(error: Exception) -> Exception:
     """`error` with the text of its trace, which does not travel between processes; a RuntimeError for one that cannot either."""
     trace = "".join(traceback.format_exception(error))
     try:
