@@ -157,7 +157,7 @@ TABLE: list[tuple[str, str]] = [
     ("scheduler=inverse scheduler.gamma=-1", "scheduler.gamma=-1: must be a finite number in [0, inf), in 1/epochs"),
     (
         "scheduler=exponential scheduler.rate=0.1",
-        "scheduler.gamma=0.9: exactly one of gamma (base, s = gamma^t) and rate (s = exp(-rate t)) must be given, rate is 0.1; "
+        "scheduler.gamma=0.9: exactly one of gamma (base, s = gamma^t) and rate (s = exp(-rate t)) must be given, but rate is 0.1; "
         "set the other one to null",
     ),
     ("scheduler=cyclic scheduler.mode=saw", "scheduler.mode=saw: must be one of triangular, triangular2, exp_range"),
@@ -166,7 +166,7 @@ TABLE: list[tuple[str, str]] = [
     ("~scheduler", "scheduler: Key 'scheduler' is not in struct"),
     (
         "warmup=linear warmup.mode=shift warmup.epochs=30",
-        "warmup.epochs=30: must be a finite number in [0, 20), in epochs; a warm-up that shifts must end before the training",
+        "warmup.epochs=30: must be a finite number in [0, 20), in epochs; with mode=shift the warm-up must end before the training does",
     ),
     # rates
     *((f"optimizer.lr={lr}", f"optimizer.lr={lr}: {POSITIVE}") for lr in ("-0.1", "0", "nan", "inf", "abc", "null", "true")),
