@@ -82,7 +82,10 @@ TABLE: list[tuple[str, str]] = [
     ("batch=_dual", "batch=_dual: is what options share, not one of them"),
     ("experiment=smith2017/_base", "experiment=smith2017/_base: is what options share, not one of them"),
     # the noise carried by the batch
-    ("batch=dual batch.growth=1.5", "batch.growth=1.5: must be a finite number in [0, 1]; 0 lets the rate decay, 1 the batch grow"),
+    (
+        "batch=dual batch.growth=1.5",
+        "batch.growth=1.5: must be a finite number in [0, 1]; 0 decays the learning rate, 1 grows the batch",
+    ),
     ("batch=dual batch.size=1293", "batch.size=1293: must be below N = 1293: a full batch has no noise to match; use batch=full"),
     (
         "batch=dual batch.max_size=16",
