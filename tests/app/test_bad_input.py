@@ -206,7 +206,7 @@ TABLE: list[tuple[str, str]] = [
     ("data=imagefolder data.root={tmp}/images", f"batch.size=32: {TO_N.replace('1293', '7')}"),
     (
         "data=imagefolder data.root={tmp}/images batch.size=4 data.image_size=0",
-        "data.image_size=0: must be a whole number of pixels, at least 1; null takes the images as they are",
+        "data.image_size=0: must be a whole number of pixels, at least 1; null uses the images as they are",
     ),
     (
         "data=mnist data.root=nowhere data.download=false",
