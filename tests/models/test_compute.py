@@ -22,7 +22,7 @@ from benchmarks import compute, throughput
 from benchmarks.__main__ import main
 from noisescale.app.train import _identity
 from noisescale.errors import ConfigError
-from noisescale.models.compiling import CompileFirst
+from noisescale.execution.compile_first import CompileFirst
 from tests.app.test_train import REPOSITORY, run
 from tests.helpers.cases import ignored
 from tests.models.test_models import SMALL, build

@@ -143,7 +143,7 @@ def _run(cfg: DictConfig, schedule: Schedule, strategy: BatchStrategy, data: Any
     )
     always: list[pl.Callback] = [batches, SameRun(_identity(cfg))]
     if cfg.model.get("compile"):
-        from noisescale.models.compiling import CompileFirst
+        from noisescale.execution.compile_first import CompileFirst
 
         always.append(CompileFirst((data.in_channels, *data.image_size), cfg.model.compile))
     trainer = _trainer(cfg, always, data)
