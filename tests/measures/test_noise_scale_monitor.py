@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from noisescale import schedules
-from noisescale.app.command import build
+from noisescale.app.config import build
 from noisescale.callbacks import BatchSizeScheduler, NoiseScaleMonitor, StopOnDivergence, TrainingDiverged
 from noisescale.errors import ConfigError
 from noisescale.files import AppendedRows, read_rows, write_atomically

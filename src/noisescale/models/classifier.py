@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from noisescale.errors import check_number
 from noisescale.execution.lean import LeanModule
+from noisescale.plans.checks import check_label_smoothing
 
 __all__ = ["Classifier"]
 
@@ -45,7 +45,7 @@ class Classifier(LeanModule):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        check_number("label_smoothing", label_smoothing, at_least=0, below=1)
+        check_label_smoothing(label_smoothing)
         self.net = net
         self.label_smoothing = label_smoothing
         self.make_optimizer = optimizer
