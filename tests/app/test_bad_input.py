@@ -79,8 +79,8 @@ TABLE: list[tuple[str, str]] = [
         "experiment=smith2017/decai",
         f"experiment=smith2017/decai: no such option, did you mean smith2017/decay?; valid: {EXPERIMENTS}",
     ),
-    ("batch=_dual", "batch=_dual: is what options share, not one of them"),
-    ("experiment=smith2017/_base", "experiment=smith2017/_base: is what options share, not one of them"),
+    ("batch=_dual", "batch=_dual: holds keys that several options share, and is not an option itself"),
+    ("experiment=smith2017/_base", "experiment=smith2017/_base: holds keys that several options share, and is not an option itself"),
     # the noise carried by the batch
     (
         "batch=dual batch.growth=1.5",
@@ -106,7 +106,7 @@ TABLE: list[tuple[str, str]] = [
     ("scheduler.shape=full", "scheduler.shape=full: must be one of half, quarter"),
     ("scheduler=cyclic scheduler.wave=sine", "scheduler.wave=sine: must be one of triangle, square"),
     ("warmup.epochs=3", "warmup.epochs=3: contradicts warmup=none; choose warmup=linear, or set warmup.epochs=0"),
-    ("data.size=5", "data.size=5: stands in place of data, for plan.py; leave it at null to train"),
+    ("data.size=5", "data.size=5: stands in for data, so that plan.py needs none; leave it at null to train"),
     ("-m scheduler=cosine,foo", f"scheduler=foo: no such option; valid: {SCHEDULERS}"),
     ("scheduler=null", f"scheduler=null: no such option; valid: {SCHEDULERS}"),
     ("batch=128", f"batch=128: no such option; valid: {BATCHES}"),
@@ -140,7 +140,7 @@ TABLE: list[tuple[str, str]] = [
     ("max_micro_batch_size=1.5", f"max_micro_batch_size=1.5: {EXAMPLES}; null for no limit"),
     (
         "model=resnet18 model.ghost_batch_size=16 max_micro_batch_size=24",
-        "max_micro_batch_size=24: must be a multiple of model.ghost_batch_size=16; else the limit would change what batch norm sees",
+        "max_micro_batch_size=24: must be a multiple of the ghost batch of 16 examples; else it would change what batch norm sees",
     ),
     # schedules
     (
@@ -164,8 +164,8 @@ TABLE: list[tuple[str, str]] = [
         "set the other one to null",
     ),
     ("scheduler=cyclic scheduler.mode=saw", "scheduler.mode=saw: must be one of triangular, triangular2, exp_range"),
-    ("+scheduler.foo=3", f"scheduler.foo=3: is no key of scheduler=cosine; {ANOTHER} scheduler"),
-    ("experiment=step_gamma065 scheduler=cosine", f"scheduler.step_size=5: is no key of scheduler=cosine; {ANOTHER} scheduler"),
+    ("+scheduler.foo=3", f"scheduler.foo=3: is not a key of scheduler=cosine; {ANOTHER} scheduler"),
+    ("experiment=step_gamma065 scheduler=cosine", f"scheduler.step_size=5: is not a key of scheduler=cosine; {ANOTHER} scheduler"),
     ("~scheduler", "scheduler: Key 'scheduler' is not in struct"),
     (
         "warmup=linear warmup.mode=shift warmup.epochs=30",
@@ -178,7 +178,7 @@ TABLE: list[tuple[str, str]] = [
     ("optimizer.decay_biases_and_norms=no", "optimizer.decay_biases_and_norms=no: must be true or false; true is what torch does"),
     ("optimizer.fused=yes", "optimizer.fused=yes: must be true, false or null; null is torch's own choice"),
     ("optimizer.foreach=1", "optimizer.foreach=1: must be true, false or null; null is torch's own choice"),
-    ("optimizer.fused=true optimizer.foreach=true", "optimizer.fused=true: excludes optimizer.foreach=true; set one of them to null"),
+    ("optimizer.fused=true optimizer.foreach=true", "optimizer.fused=true: excludes foreach=true; set one of them to null"),
     # lengths and seeds
     *((f"epochs={epochs}", f"epochs={epochs}: {EPOCHS}") for epochs in ("0", "-1", "2.5", "abc", "null")),
     ("epochs=???", "epochs: Missing mandatory value: epochs"),
@@ -257,9 +257,9 @@ TABLE: list[tuple[str, str]] = [
     ),
     ("full_error=maybe", "full_error=maybe: must be true or false"),
     # the grammar of overrides
-    ("epochs", f"epochs: is no override (Error parsing override 'epochs' missing EQUAL at '<EOF>'); {QUOTE}"),
-    ("scheduler.milestones=[1,", f"scheduler.milestones=[1,: is no override (no viable alternative at input '[1,'); {QUOTE}"),
-    ("hydra.run.dir=a=b", f"hydra.run.dir=a=b: is no override (mismatched input '=' expecting <EOF>); {QUOTE}"),
+    ("epochs", f"epochs: is not an override (Error parsing override 'epochs' missing EQUAL at '<EOF>'); {QUOTE}"),
+    ("scheduler.milestones=[1,", f"scheduler.milestones=[1,: is not an override (no viable alternative at input '[1,'); {QUOTE}"),
+    ("hydra.run.dir=a=b", f"hydra.run.dir=a=b: is not an override (mismatched input '=' expecting <EOF>); {QUOTE}"),
     ("hydra.run.dir=null", "Error merging override hydra.run.dir=null: field 'hydra.run.dir' is not Optional"),
     (
         "scheduler=cosine,step",
@@ -273,8 +273,8 @@ TABLE: list[tuple[str, str]] = [
 BOUNDARY_SLACK: list[tuple[str, str]] = [
     ("model.widths=[0]", "model.widths=0: must be a whole number of units or channels, at least 1"),
     ("model.widths=3", "model.widths=3: must be a list of whole numbers; write [128] for one layer"),
-    ("+model.foo=3", f"model.foo=3: is no key of model=mlp; {ANOTHER} model"),
-    ("+trainer.foo=1", f"trainer.foo=1: is no key of trainer=cpu; {ANOTHER} trainer"),
+    ("+model.foo=3", f"model.foo=3: is not a key of model=mlp; {ANOTHER} model"),
+    ("+trainer.foo=1", f"trainer.foo=1: is not a key of trainer=cpu; {ANOTHER} trainer"),
     ("+callbacks.foo=3", "callbacks.foo=3: must be a callback; give callbacks.foo._target_ and its arguments"),
     (
         "trainer.accelerator=abacus",
@@ -385,7 +385,7 @@ def test_the_whole_trace_on_request(typed: list[str], environment: dict[str, str
     with pytest.raises(ConfigError, match="epochs=0: must be") as caught:
         command(*typed, "epochs=0", f"hydra.run.dir={tmp_path}", f"hydra.sweep.dir={tmp_path}", **environment)
     names = [entry.name for entry in caught.traceback]
-    assert {"train", "schedule_and_strategy", "check_count"} <= set(names)
+    assert {"train", "read_config", "check_count"} <= set(names)
 
 
 def test_the_whole_trace_of_what_hydra_refuses(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 import train
-from noisescale.app.command import build
-from noisescale.app.composed import ghost_batch_size, num_examples, schedule_and_strategy
+from noisescale.app.composed import num_examples, read_config
+from noisescale.app.config import build
 from noisescale.data import ImageDataModule
 from noisescale.models.optimizers import OptimizerFactory
 from noisescale.plans.duality import resolve_rule
@@ -222,8 +222,7 @@ def planned(monkeypatch: pytest.MonkeyPatch, experiment: str, *overrides: str) -
     assert isinstance(cfg, DictConfig)
     monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
     HydraConfig.instance().set_config(cfg)
-    schedule, strategy = schedule_and_strategy(cfg)
-    return Plan(schedule, strategy, num_examples(cfg), cfg.epochs, 1, cfg.max_micro_batch_size, ghost_batch_size(cfg))
+    return read_config(cfg).plan(num_examples(cfg))
 
 
 def header_of(name: str) -> str:

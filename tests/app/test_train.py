@@ -28,8 +28,8 @@ from omegaconf import DictConfig, OmegaConf
 from torchmetrics import Metric
 
 import train
-from noisescale.app import train as training
-from noisescale.app.command import build
+from noisescale.app.config import build
+from noisescale.app.trainer import quiet_lightning
 from noisescale.files import read_rows
 from noisescale.models.classifier import Classifier
 from tests.helpers.cases import ignored
@@ -66,7 +66,7 @@ def fresh_process() -> Iterator[None]:
     before = [(logger, logger.handlers[:], logger.filters[:], logger.level, logger.propagate) for logger in loggers]
     for name in ("HYDRA_FULL_ERROR", "NOISESCALE_FULL_ERROR"):
         os.environ.pop(name, None)
-    training._quiet.cache_clear()
+    quiet_lightning.cache_clear()
     try:
         yield
     finally:

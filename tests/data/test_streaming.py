@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from noisescale import schedules
-from noisescale.app import train as training
 from noisescale.callbacks import BatchSizeScheduler
 from noisescale.data import ImageFolderData, decoding
+from noisescale.data.decoding import ImageFileError
 from noisescale.data.images import ImageDataset
 from noisescale.data.streaming import FileImages
 from noisescale.errors import ConfigError
@@ -252,9 +252,9 @@ def test_a_file_that_goes_bad_in_training_is_one_line(workers: int, tmp_path: Pa
     with pytest.raises(Exception, match=r"ImageFileError|cannot be used") as caught:
         train(folder(tmp_path, in_memory=False, num_workers=workers, cache=False), Spoiler())
     assert isinstance(caught.value, Exception)
-    words = training._unreadable(caught.value)
+    words = ImageFileError.reason_in(caught.value)
     assert words is not None
     assert words.startswith(str(tmp_path / "train"))
     assert words.count("\n") == 0
     assert "cannot be used (" in words
-    assert training._unreadable(RuntimeError("of another kind")) is None
+    assert ImageFileError.reason_in(RuntimeError("of another kind")) is None

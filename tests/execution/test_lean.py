@@ -18,8 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import Metric
 
 from noisescale.callbacks import Checkpoint, TimedProgressBar
-from noisescale.execution.lean import LeanCallback, NoProfiler
-from noisescale.measures import dashboards
+from noisescale.execution.lean import LeanCallback, NoProfiler, use_fast_checksums
 from noisescale.models import classifier as module_file
 from noisescale.models.classifier import Classifier
 from tests.app.test_train import losses_of, run
@@ -240,7 +239,7 @@ def test_checksums_are_those_of_tensorboard(monkeypatch: pytest.MonkeyPatch) -> 
 
     pytest.importorskip("google_crc32c")
     monkeypatch.setattr(record_writer, "masked_crc32c", None)
-    dashboards._fast_checksums.__wrapped__()
+    use_fast_checksums.__wrapped__()
     numbers = random.Random(0)
     for length in [0, 1, 8, *(numbers.randrange(400) for _ in range(50))]:
         data = numbers.randbytes(length)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from noisescale import schedules
-from noisescale.app.command import build
+from noisescale.app.config import build
 from noisescale.callbacks import BatchSizeScheduler, NoiseScaleMonitor, StopOnDivergence, TrainingDiverged
 from noisescale.errors import ConfigError
 from noisescale.files import AppendedRows, read_rows, write_atomically
@@ -331,3 +331,26 @@ def test_a_step_by_hand_counts_all_batches_since_the_last_one(tmp_path: Path) ->
     assert [int(row["examples_seen"]) for row in rows] == [0, 16, 32, 48]
     assert {(row["effective_batch_size"], row["micro_batch_size"], row["accumulate_grad_batches"]) for row in rows} == {("16", "8", "2")}
     assert float(rows[0]["g"]) == pytest.approx(0.1 * (64 / 16 - 1))
+
+
+class SkipsEverySeventh(Regression):
+    """Gives fewer examples than it is asked for, as data sets do that skip files they cannot read."""
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        return [self[index] for index in indices if index % 7]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_b_is_the_count_of_examples_that_the_data_set_gave_not_the_plans(tmp_path: Path, workers: int) -> None:
+    module = Plain(network())
+    scheduler = BatchSizeScheduler(batching.Fixed(size=20), max_micro_batch_size=10)
+    with pytest.warns(UserWarning, match=r"the data set gave \d+ examples for a micro-batch of \d+; ") as said:
+        fit(module, scheduler, NoiseScaleMonitor(tmp_path / "steps.csv"), data=SkipsEverySeventh(), workers=workers)
+    assert len([each for each in said if "the data set gave" in str(each.message)]) == 1
+    rows = read_rows(tmp_path / "steps.csv")
+    given = [sum(map(len, module.seen[2 * k : 2 * k + 2])) for k in range(5)]  # of the first pass, without its last window
+    assert [int(row["effective_batch_size"]) for row in rows[:5]] == given
+    assert given != [20] * 5
+    assert [int(row["examples_seen"]) for row in rows[:6]] == [sum(given[:k]) for k in range(6)]
+    assert [float(row["g"]) for row in rows[:5]] == pytest.approx([0.1 * (N / b - 1) for b in given], rel=1e-15)
+    assert sum(int(row["effective_batch_size"]) for row in rows) == sum(map(len, module.seen)) == 3 * (N - len(range(0, N, 7)))

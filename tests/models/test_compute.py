@@ -20,9 +20,10 @@ from torch.nn import functional as F
 
 from benchmarks import compute, throughput
 from benchmarks.__main__ import main
-from noisescale.app.train import _identity
+from noisescale.app.config import build as built
+from noisescale.app.trainer import _choices_of_run
 from noisescale.errors import ConfigError
-from noisescale.models.compiling import CompileFirst
+from noisescale.execution.compile_first import CompileFirst
 from tests.app.test_train import REPOSITORY, run
 from tests.helpers.cases import ignored
 from tests.models.test_models import SMALL, build
@@ -201,7 +202,7 @@ def test_how_a_step_is_computed_is_no_part_of_what_a_run_is() -> None:
     def identity(*words: str) -> dict[str, Any]:
         cfg = OmegaConf.create(run("--cfg", "job", *words).out)
         assert isinstance(cfg, DictConfig)
-        return _identity(cfg)
+        return _choices_of_run(cfg, built(cfg, "data"))
 
     others = ("model.channels_last=true", "model.compile=true", "optimizer.fused=true")
     assert identity(*others) == identity()

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig
 
-from noisescale.app.command import build
 from noisescale.app.composed import num_examples
+from noisescale.app.config import build
 from noisescale.data import ImageDataModule
 from noisescale.errors import ConfigError
 from noisescale.plans.dataset_size import TRAINING_EXAMPLES, split_sizes

@@ -15,7 +15,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from noisescale import schedules
-from noisescale.app.command import build
+from noisescale.app.config import build
 from noisescale.errors import ConfigError
 from noisescale.plans import strategies as batching
 from noisescale.plans.duality import CyclicBatch, Dual, Matched, counterpart, resolve_rule

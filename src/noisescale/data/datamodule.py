@@ -17,7 +17,7 @@ from noisescale.data.augment import crop_flip, crop_flip_table
 from noisescale.data.images import Batch, Examples, ImageDataset, Split, as_is, channel_sums, normalize, statistics_of_sums
 from noisescale.data.splits import split_train_val
 from noisescale.errors import ConfigError, check_choice, check_count, check_number
-from noisescale.plans.dataset_size import split_sizes
+from noisescale.plans.dataset_size import check_stand_in_size, refuse_stand_in_size, split_sizes
 
 __all__ = ["ImageDataModule"]
 
@@ -58,6 +58,11 @@ class ImageDataModule(pl.LightningDataModule, ABC):
 
     AUGMENTATIONS: ClassVar[tuple[str, ...]] = ("none", "crop_flip")
 
+    free_on_resume: ClassVar[frozenset[str]] = frozenset(
+        {"size", "num_workers", "eval_batch_size", "in_memory", "memory_limit_gb", "batch_size"}
+    )
+    """Arguments that a resumed run may change: they decide how examples are fetched, not which."""
+
     num_examples: int
     num_classes: int
     class_names: tuple[str, ...]
@@ -93,8 +98,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             raise ConfigError("in_memory", in_memory, "must be auto, true or false")
         check_number("memory_limit_gb", memory_limit_gb, above=0, unit="GB")
         check_count("batch_size", batch_size, unit="examples")
-        if size is not None:
-            check_count("size", size, unit="examples", remedy="null for the size of the data set")
+        check_stand_in_size(size, subset_size)
         self.subset_size = subset_size
         self.val_fraction = val_fraction
         self.augment = augment
@@ -152,6 +156,10 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             f"lower {smaller}, raise data.memory_limit_gb, or let data.in_memory=auto decide",
         )
 
+    def explain(self, error: BaseException) -> ConfigError | None:
+        """What an error that was raised while batches were fetched means in the words of these arguments; None for any other error."""
+        return None
+
     def train_size(self) -> int:
         """N = `num_examples`, before anything is decoded.
 
@@ -168,8 +176,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         Raises:
             ConfigError: the data are missing or unusable, or do not fit `subset_size` or `val_fraction`.
         """
-        if self.size is not None:
-            raise ConfigError("size", self.size, "replaces the data, for planning only", "leave it at null to read the data")
+        refuse_stand_in_size(self.size)
         if self._train is None:
             self._set_up_train()
         if stage in (None, "test") and self._test is None:

@@ -35,6 +35,15 @@ class ImageFileError(Exception):
     def __str__(self) -> str:
         return f"{self.file} cannot be used ({self.problem})"
 
+    @classmethod
+    def reason_in(cls, error: BaseException) -> str | None:
+        """What such an error says, raised in this process or in a worker of a DataLoader; None for an error of another kind."""
+        if isinstance(error, cls):
+            return str(error)
+        # A worker sends its traceback as text, whose last line has the name of the class and the message.
+        _, found, reason = str(error).rpartition(f"{cls.__name__}: ")
+        return reason.strip() if found else None
+
 
 class NotGreyError(ImageFileError):
     """A colour image, although one channel was asked for."""

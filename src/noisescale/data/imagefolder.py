@@ -38,6 +38,8 @@ class ImageFolderData(ImageDataModule):
         common: the arguments of `ImageDataModule`. Images that are not in memory are decoded when their batch is fetched.
     """
 
+    free_on_resume = ImageDataModule.free_on_resume | {"root", "cache"}
+
     def __init__(self, *, root: str | None, image_size: int | None, cache: bool, **common: Any) -> None:
         super().__init__(**common)
         if not isinstance(root, (str, Path)) or not str(root):
@@ -60,6 +62,13 @@ class ImageFolderData(ImageDataModule):
         """Decode what is to be cached; Lightning calls this in one process only, so that the others find it in the cache."""
         if self.cache.folder is not None:
             self.setup()
+
+    def explain(self, error: BaseException) -> ConfigError | None:
+        """Which of the streamed images could not be read, and why."""
+        reason = ImageFileError.reason_in(error)
+        if reason is None:
+            return None
+        return ConfigError("root", self.root, f"since the start, {reason}", "repair it, and resume with ckpt_path")
 
     def read(self, split: Split, select: Callable[[Tensor], Tensor]) -> Examples:
         by_class = self._files()[split]

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from noisescale.execution.loader import BatchedDataset
+from noisescale.execution.batched import BatchedDataset
 
 __all__ = [
     "Batch",

@@ -62,6 +62,8 @@ class TorchvisionData(ImageDataModule):
         common: the arguments of `ImageDataModule`.
     """
 
+    free_on_resume = ImageDataModule.free_on_resume | {"root", "download"}
+
     def __init__(self, *, name: str, root: str, download: bool, **common: Any) -> None:
         super().__init__(**common)
         check_choice("name", name, KNOWN)

@@ -11,7 +11,11 @@ from torch import Tensor, nn
 
 from noisescale.errors import ConfigError, check_count
 
-__all__ = ["check_images", "check_widths", "he_normal_", "network", "to_channels_last"]
+__all__ = ["FREE_ON_RESUME", "check_images", "check_widths", "he_normal_", "network", "to_channels_last"]
+
+
+FREE_ON_RESUME = frozenset({"channels_last", "compile"})
+"""Options of `network` that a resumed run may change: how the network is computed, not what is learned."""
 
 
 def network(architecture: str, *, channels_last: bool, compile: bool | str, **options: Any) -> nn.Module:

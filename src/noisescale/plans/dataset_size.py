@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from noisescale.errors import ConfigError, check_count, check_number
 
-__all__ = ["TRAINING_EXAMPLES", "split_sizes"]
+__all__ = ["TRAINING_EXAMPLES", "check_stand_in_size", "refuse_stand_in_size", "split_sizes"]
 
 TRAINING_EXAMPLES = {"digits": 1437, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000, "cifar100": 50_000}
 """Number of training images of the data sets whose size is known without reading them."""
@@ -30,3 +31,18 @@ def split_sizes(n: int, *, subset_size: int | None, val_fraction: float) -> tupl
     if n_val >= m:
         raise ConfigError("val_fraction", val_fraction, f"leaves none of {m} examples to train on", "lower it, or raise data.subset_size")
     return m - n_val, n_val
+
+
+def check_stand_in_size(size: Any, subset_size: Any) -> None:
+    """Raise `ConfigError` unless `size`, an N that stands in for data when only a plan is made, is a count and the only word on N."""
+    if size is None:
+        return
+    check_count("size", size, unit="examples", remedy="null for the data's own")
+    if subset_size is not None:
+        raise ConfigError("subset_size", subset_size, "means nothing beside data.size, which is N itself", "set one of them")
+
+
+def refuse_stand_in_size(size: Any) -> None:
+    """Raise `ConfigError` where `size` is given: there are no data to read then."""
+    if size is not None:
+        raise ConfigError("size", size, "stands in for data, so that plan.py needs none", "leave it at null to train")

@@ -13,6 +13,7 @@ from functools import lru_cache
 from itertools import takewhile
 
 from noisescale.errors import ConfigError, check_count
+from noisescale.plans.checks import check_ghost_multiple
 from noisescale.plans.noise import sgd_noise_scale
 from noisescale.plans.strategies import BatchChoice, BatchStrategy
 from noisescale.schedules import warmup_and_rest
@@ -112,9 +113,8 @@ class Plan:
             if getattr(self, key) is not None:
                 check_count(key, getattr(self, key))
         check_count("micro_batch_multiple", self.micro_batch_multiple, unit="examples")
-        for key, limit in (("max_micro_batch_size", self.max_micro_batch_size), ("micro_batch_size", self.strategy.micro_batch_size)):
-            if limit is not None and limit % self.micro_batch_multiple:
-                raise ConfigError(key, limit, f"must be a multiple of the ghost batch of {self.micro_batch_multiple}")
+        check_ghost_multiple("max_micro_batch_size", self.max_micro_batch_size, self.micro_batch_multiple)
+        check_ghost_multiple("micro_batch_size", self.strategy.micro_batch_size, self.micro_batch_multiple)
         self.strategy.check(self.num_examples)
 
     def __iter__(self) -> Iterator[Update]:
