@@ -106,7 +106,7 @@ TABLE: list[tuple[str, str]] = [
     ("scheduler.shape=full", "scheduler.shape=full: must be one of half, quarter"),
     ("scheduler=cyclic scheduler.wave=sine", "scheduler.wave=sine: must be one of triangle, square"),
     ("warmup.epochs=3", "warmup.epochs=3: contradicts warmup=none; choose warmup=linear, or set warmup.epochs=0"),
-    ("data.size=5", "data.size=5: stands in for data, so that plan.py needs none; leave it at null to train"),
+    ("data.size=5", "data.size=5: replaces the data, and is only for plan.py; leave it at null to train"),
     ("-m scheduler=cosine,foo", f"scheduler=foo: no such option; valid: {SCHEDULERS}"),
     ("scheduler=null", f"scheduler=null: no such option; valid: {SCHEDULERS}"),
     ("batch=128", f"batch=128: no such option; valid: {BATCHES}"),
@@ -178,7 +178,7 @@ TABLE: list[tuple[str, str]] = [
     ("optimizer.decay_biases_and_norms=no", "optimizer.decay_biases_and_norms=no: must be true or false; true is what torch does"),
     ("optimizer.fused=yes", "optimizer.fused=yes: must be true, false or null; null is torch's own choice"),
     ("optimizer.foreach=1", "optimizer.foreach=1: must be true, false or null; null is torch's own choice"),
-    ("optimizer.fused=true optimizer.foreach=true", "optimizer.fused=true: excludes foreach=true; set one of them to null"),
+    ("optimizer.fused=true optimizer.foreach=true", "optimizer.fused=true: cannot be combined with foreach=true; set one of them to null"),
     # lengths and seeds
     *((f"epochs={epochs}", f"epochs={epochs}: {EPOCHS}") for epochs in ("0", "-1", "2.5", "abc", "null")),
     ("epochs=???", "epochs: Missing mandatory value: epochs"),

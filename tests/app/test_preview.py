@@ -329,9 +329,9 @@ EXAMPLES = "must be a whole number of examples, at least 1"
 TABLE: list[tuple[str, str]] = [
     ("scheduler=cosin", "scheduler=cosin: no such option, did you mean cosine?; valid: ..."),
     ("batch=duel", "batch=duel: no such option, did you mean dual?; valid: ..."),
-    ("data.size=0", f"data.size=0: {EXAMPLES}; null for the data's own"),
-    ("data.size=-1", f"data.size=-1: {EXAMPLES}; null for the data's own"),
-    ("data.size=2.5", f"data.size=2.5: {EXAMPLES}; null for the data's own"),
+    ("data.size=0", f"data.size=0: {EXAMPLES}; null for the size of the data set"),
+    ("data.size=-1", f"data.size=-1: {EXAMPLES}; null for the size of the data set"),
+    ("data.size=2.5", f"data.size=2.5: {EXAMPLES}; null for the size of the data set"),
     ("data.subset_size=9999", "data.subset_size=9999: the training set has 1437 examples; choose 1 to 1437, or null for all"),
     ("data.val_fraction=1", "data.val_fraction=1: must be a finite number in [0, 1)"),
     ("epochs=0", "epochs=0: must be a whole number of epochs, at least 1"),
@@ -384,7 +384,7 @@ def test_bad_input_is_one_line(typed: str, line: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("typed", "line"),
     [
-        ("data.size=100", "data.size=100: stands in for data, so that plan.py needs none; leave it at null to train"),
+        ("data.size=100", "data.size=100: replaces the data, and is only for plan.py; leave it at null to train"),
         ("batch=dual batch.size=1293", "batch.size=1293: must be below N = 1293: a full batch has no noise to match; use batch=full"),
         (
             "batch=dual batch.growth=2",

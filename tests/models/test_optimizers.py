@@ -296,7 +296,7 @@ def test_frozen_parameters_and_empty_groups_are_left_out() -> None:
         ("adam", {"betas": 0.9}, "betas=0.9: must be two numbers in [0, 1)"),
         ("adam", {"eps": -1.0}, "eps=-1.0: must be a finite number in [0, inf)"),
         ("sgd", {"fused": "yes"}, "fused=yes: must be true, false or null; null is torch's own choice"),
-        ("adam", {"fused": True, "foreach": True}, "fused=True: excludes foreach=true; set one of them to null"),
+        ("adam", {"fused": True, "foreach": True}, "fused=True: cannot be combined with foreach=true; set one of them to null"),
         ("sgd", {"decay_biases_and_norms": "no"}, "decay_biases_and_norms=no: must be true or false; true is what torch does"),
         (
             "sgd",

@@ -88,7 +88,7 @@ def test_a_given_size_stands_in_place_of_the_datas_own(composed: dict[str, DictC
         assert num_examples(cfg) == 1_281_167
     with (
         front_door(composed["cifar10"], size=1_281_167, subset_size=7) as cfg,
-        pytest.raises(ConfigError, match=r"^data\.subset_size=7: means nothing beside data\.size"),
+        pytest.raises(ConfigError, match=r"^data\.subset_size=7: has no effect with data\.size"),
     ):
         num_examples(cfg)
 

@@ -61,7 +61,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     free_on_resume: ClassVar[frozenset[str]] = frozenset(
         {"size", "num_workers", "eval_batch_size", "in_memory", "memory_limit_gb", "batch_size"}
     )
-    """Arguments that a resumed run may change: they decide how examples are fetched, not which."""
+    """Arguments that a resumed run may change, because they decide how examples are fetched, not which examples."""
 
     num_examples: int
     num_classes: int
@@ -157,7 +157,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         )
 
     def explain(self, error: BaseException) -> ConfigError | None:
-        """What an error that was raised while batches were fetched means in the words of these arguments; None for any other error."""
+        """The `ConfigError` for an error that was raised while batches were fetched; None if the arguments have nothing to do with it."""
         return None
 
     def train_size(self) -> int:

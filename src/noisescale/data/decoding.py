@@ -37,10 +37,10 @@ class ImageFileError(Exception):
 
     @classmethod
     def reason_in(cls, error: BaseException) -> str | None:
-        """What such an error says, raised in this process or in a worker of a DataLoader; None for an error of another kind."""
+        """The message of such an error, raised in this process or in a worker of a DataLoader; None for any other error."""
         if isinstance(error, cls):
             return str(error)
-        # A worker sends its traceback as text, whose last line has the name of the class and the message.
+        # A worker sends its traceback as text; the last line contains the name of the class and the message.
         _, found, reason = str(error).rpartition(f"{cls.__name__}: ")
         return reason.strip() if found else None
 

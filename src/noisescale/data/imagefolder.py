@@ -64,11 +64,11 @@ class ImageFolderData(ImageDataModule):
             self.setup()
 
     def explain(self, error: BaseException) -> ConfigError | None:
-        """Which of the streamed images could not be read, and why."""
+        """The error that names the streamed image that could not be read, and the reason."""
         reason = ImageFileError.reason_in(error)
         if reason is None:
             return None
-        return ConfigError("root", self.root, f"since the start, {reason}", "repair it, and resume with ckpt_path")
+        return ConfigError("root", self.root, f"an image changed during the run: {reason}", "repair it, then resume with ckpt_path")
 
     def read(self, split: Split, select: Callable[[Tensor], Tensor]) -> Examples:
         by_class = self._files()[split]

@@ -15,7 +15,7 @@ __all__ = ["FREE_ON_RESUME", "check_images", "check_widths", "he_normal_", "netw
 
 
 FREE_ON_RESUME = frozenset({"channels_last", "compile"})
-"""Options of `network` that a resumed run may change: how the network is computed, not what is learned."""
+"""Options of `network` that a resumed run may change, because they decide how the network is computed, not what it learns."""
 
 
 def network(architecture: str, *, channels_last: bool, compile: bool | str, **options: Any) -> nn.Module:

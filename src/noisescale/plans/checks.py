@@ -1,6 +1,6 @@
-"""What an option may be, one function a thing: called before torch is imported, and by the class that owns the option.
+"""Checks of options, called both before torch is imported and by the class that owns the option.
 
-Each raises `ConfigError` with the key as the class has it; `ConfigError.under` puts the config group in front.
+Each raises a `ConfigError` whose key is the name of the argument; `ConfigError.under` adds the config group.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ __all__ = ["check_ghost_multiple", "check_label_smoothing", "check_optimizer_opt
 
 
 def check_optimizer_options(options: Mapping[str, Any]) -> None:
-    """Check the options that torch's optimizers share, as far as they are given.
+    """Check those options of torch's optimizers that are given.
 
-    lr > 0; weight_decay, eps >= 0; momentum, alpha, rho and every beta in [0, 1); all finite, though torch accepts inf. fused and foreach
-    are true, false or null, and exclude each other.
+    lr > 0; weight_decay, eps >= 0; momentum, alpha, rho and every beta in [0, 1); all finite, although torch accepts inf. fused and foreach
+    are true, false or null, and cannot both be true.
     """
     for key, value in options.items():
         match key:
@@ -36,7 +36,7 @@ def check_optimizer_options(options: Mapping[str, Any]) -> None:
                 if not isinstance(value, bool | None):
                     raise ConfigError(key, value, "must be true, false or null", "null is torch's own choice")
     if options.get("fused") and options.get("foreach"):
-        raise ConfigError("fused", True, "excludes foreach=true", "set one of them to null")
+        raise ConfigError("fused", True, "cannot be combined with foreach=true", "set one of them to null")
 
 
 def check_label_smoothing(value: Any) -> None:
@@ -45,12 +45,12 @@ def check_label_smoothing(value: Any) -> None:
 
 
 def check_ghost_multiple(key: str, size: int | None, ghost_batch_size: int) -> None:
-    """A limit of the micro-batch, in examples, must be a multiple of the ghost batch: else it would change what batch norm sees.
+    """Check that a limit of the micro-batch is a multiple of the ghost batch; otherwise it would change what batch norm sees.
 
     Args:
         key: the name of the limit.
-        size: the limit; None: there is none.
-        ghost_batch_size: 1 without ghost batch norm.
+        size: the limit, in examples; None: no limit.
+        ghost_batch_size: in examples; 1 without ghost batch norm.
     """
     if size is not None and size % ghost_batch_size:
         problem = f"must be a multiple of the ghost batch of {ghost_batch_size} examples"

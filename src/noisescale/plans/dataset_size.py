@@ -34,15 +34,19 @@ def split_sizes(n: int, *, subset_size: int | None, val_fraction: float) -> tupl
 
 
 def check_stand_in_size(size: Any, subset_size: Any) -> None:
-    """Raise `ConfigError` unless `size`, an N that stands in for data when only a plan is made, is a count and the only word on N."""
+    """Check `size`, an N that replaces the data if only a plan is made: it must be a count, and exclude `subset_size`.
+
+    Raises:
+        ConfigError: `size` is not a positive whole number, or `subset_size` is given as well.
+    """
     if size is None:
         return
-    check_count("size", size, unit="examples", remedy="null for the data's own")
+    check_count("size", size, unit="examples", remedy="null for the size of the data set")
     if subset_size is not None:
-        raise ConfigError("subset_size", subset_size, "means nothing beside data.size, which is N itself", "set one of them")
+        raise ConfigError("subset_size", subset_size, "has no effect with data.size, which is N itself", "set only one of them")
 
 
 def refuse_stand_in_size(size: Any) -> None:
-    """Raise `ConfigError` where `size` is given: there are no data to read then."""
+    """Raise `ConfigError` if `size` is given, because then there are no data to read."""
     if size is not None:
-        raise ConfigError("size", size, "stands in for data, so that plan.py needs none", "leave it at null to train")
+        raise ConfigError("size", size, "replaces the data, and is only for plan.py", "leave it at null to train")

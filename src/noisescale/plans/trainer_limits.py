@@ -1,4 +1,4 @@
-"""The plan of a training under the limits that a trainer sets: the one place where these become a plan."""
+"""The plan of a training under a trainer's limits: the only place where such limits become a plan."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["check_trainer_limits", "plan_for_trainer"]
 
 
 def check_trainer_limits(max_steps: Any, limit_train_batches: Any) -> None:
-    """Raise `ConfigError` unless the limits of a Lightning Trainer can be planned: both count whole updates.
+    """Raise `ConfigError` unless the limits of a Lightning Trainer can be planned: both must be whole numbers of updates.
 
     Args:
-        max_steps: -1 (no limit), or updates, at least 1.
-        limit_train_batches: 1.0 (no limit), or updates of each epoch, a whole number of at least 1. A fraction cannot be planned.
+        max_steps: -1 (no limit), or a number of updates, at least 1.
+        limit_train_batches: 1.0 (no limit), or a whole number of updates per epoch, at least 1. A fraction cannot be planned.
     """
     if max_steps != -1:
         check_count("max_steps", max_steps, unit="updates", remedy="-1 for no limit")
@@ -39,18 +39,18 @@ def plan_for_trainer(
     max_micro_batch_size: int | None = None,
     micro_batch_multiple: int = 1,
 ) -> Plan:
-    """The plan of a training under the limits of a Lightning Trainer, in that class's words.
+    """The plan of a training under the limits of a Lightning Trainer, whose argument names it uses.
 
-    A horizon that the schedule leaves open becomes `max_epochs`, a rule that the strategy leaves open that of the optimizer.
+    An open horizon of the schedule becomes `max_epochs`, and an open rule of the strategy becomes the rule of the optimizer.
 
     Args:
         schedule, strategy, num_examples, world_size, max_micro_batch_size, micro_batch_multiple: as in `Plan`.
         optimizer: the optimizer's class name.
-        max_epochs: epochs; None or -1: no limit.
-        max_steps, limit_train_batches: see `check_trainer_limits`. 1 is one update of each epoch, 1.0 is all of them.
+        max_epochs: number of epochs; None or -1: no limit.
+        max_steps, limit_train_batches: see `check_trainer_limits`. 1 is one update per epoch, 1.0 is all updates.
 
     Raises:
-        ConfigError: as `check_trainer_limits` and `Plan`.
+        ConfigError: as in `check_trainer_limits` and `Plan`.
     """
     check_trainer_limits(max_steps, limit_train_batches)
     epochs = None if max_epochs in (None, -1) else max_epochs
