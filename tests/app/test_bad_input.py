@@ -83,7 +83,10 @@ TABLE: list[tuple[str, str]] = [
     ("batch=_dual", "batch=_dual: holds keys that several options share, and is not an option itself"),
     ("experiment=smith2017/_base", "experiment=smith2017/_base: holds keys that several options share, and is not an option itself"),
     # the noise carried by the batch
-    ("batch=dual batch.growth=1.5", "batch.growth=1.5: must be a finite number in [0, 1]; 0 lets the rate decay, 1 the batch grow"),
+    (
+        "batch=dual batch.growth=1.5",
+        "batch.growth=1.5: must be a finite number in [0, 1]; 0 decays the learning rate, 1 grows the batch",
+    ),
     ("batch=dual batch.size=1293", "batch.size=1293: must be below N = 1293: a full batch has no noise to match; use batch=full"),
     (
         "batch=dual batch.max_size=16",
@@ -158,7 +161,7 @@ TABLE: list[tuple[str, str]] = [
     ("scheduler=inverse scheduler.gamma=-1", "scheduler.gamma=-1: must be a finite number in [0, inf), in 1/epochs"),
     (
         "scheduler=exponential scheduler.rate=0.1",
-        "scheduler.gamma=0.9: exactly one of gamma (base, s = gamma^t) and rate (s = exp(-rate t)) must be given, rate is 0.1; "
+        "scheduler.gamma=0.9: exactly one of gamma (base, s = gamma^t) and rate (s = exp(-rate t)) must be given, but rate is 0.1; "
         "set the other one to null",
     ),
     ("scheduler=cyclic scheduler.mode=saw", "scheduler.mode=saw: must be one of triangular, triangular2, exp_range"),
@@ -167,7 +170,7 @@ TABLE: list[tuple[str, str]] = [
     ("~scheduler", "scheduler: Key 'scheduler' is not in struct"),
     (
         "warmup=linear warmup.mode=shift warmup.epochs=30",
-        "warmup.epochs=30: must be a finite number in [0, 20), in epochs; a warm-up that shifts must end before the training",
+        "warmup.epochs=30: must be a finite number in [0, 20), in epochs; with mode=shift the warm-up must end before the training does",
     ),
     # rates
     *((f"optimizer.lr={lr}", f"optimizer.lr={lr}: {POSITIVE}") for lr in ("-0.1", "0", "nan", "inf", "abc", "null", "true")),
@@ -204,7 +207,7 @@ TABLE: list[tuple[str, str]] = [
     ("data=imagefolder data.root={tmp}/images", f"batch.size=32: {TO_N.replace('1293', '7')}"),
     (
         "data=imagefolder data.root={tmp}/images batch.size=4 data.image_size=0",
-        "data.image_size=0: must be a whole number of pixels, at least 1; null takes the images as they are",
+        "data.image_size=0: must be a whole number of pixels, at least 1; null uses the images as they are",
     ),
     (
         "data=mnist data.root=nowhere data.download=false",

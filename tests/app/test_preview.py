@@ -255,8 +255,8 @@ def test_imagenet_in_batches_of_256(tmp_path: Path) -> None:
     [
         ("batch=dual", r"B reaches its cap N/10 = 129 at epoch 13\.6\d: .*"),
         ("batch=dual batch.max_size=1000", r"B = \d+ at epoch [\d.]+ is above N/10 = 129[:,] .*"),
-        ("scheduler=multistep batch=dual batch.max_size=1293", r"at the cut of epoch 10 lr is 0\.0\d+, .* lr h.*"),
-        ("batch.size=1000", r"momentum 0\.9 at B = 1000 fills in B/\(N\(1-m\)\) = 7\.7 epochs: .*"),
+        ("scheduler=multistep batch=dual batch.max_size=1293", r"after the cut at epoch 10 lr is 0\.0\d+, .* lr h.*"),
+        ("batch.size=1000", r"momentum 0\.9 at B = 1000 takes B/\(N\(1-m\)\) = 7\.7 epochs to fill .*"),
         ("", r"the window that ends epoch 1 has 13 of 32 examples, 2\.(46|5)x the noise; .*"),
         ("optimizer=adam batch=dual batch.rule=sgd", r"batch\.rule=sgd keeps .* Adam.*"),
         ("optimizer=sgd batch=seesaw", r"batch\.rule=adaptive keeps .* SGD.*"),
@@ -284,7 +284,7 @@ def test_a_sweep_is_a_line_per_plan(tmp_path: Path) -> None:
     assert [line.partition(":")[0] for line in lines] == [
         f"scheduler={scheduler} batch={batch} epochs=20" for scheduler in ("cosine", "constant") for batch in ("small", "dual")
     ]
-    assert lines[0].endswith(": 820 updates; with the same noise in the batch (batch=dual) 466, 1.8x fewer")
+    assert lines[0].endswith(": 820 updates; 466 with the same noise carried by the batch (batch=dual), 1.8x fewer")
     assert lines[1].endswith(": 466 updates instead of 820 at B = 32 with the same noise, 1.8x fewer")
     assert "accumulate" not in outcome.out, "no tables in a sweep"
     for number in range(4):
@@ -334,7 +334,10 @@ TABLE: list[tuple[str, str]] = [
         "batch=dual batch.max_size=1294",
         "batch.max_size=1294: must be at most N = 1293, the examples of one pass; use batch=full for all of them",
     ),
-    ("batch=dual batch.growth=2", "batch.growth=2: must be a finite number in [0, 1]; 0 lets the rate decay, 1 the batch grow"),
+    (
+        "batch=dual batch.growth=2",
+        "batch.growth=2: must be a finite number in [0, 1]; 0 decays the learning rate, 1 grows the batch",
+    ),
     ("batch=dual batch.rule=x", "batch.rule=x: must be one of sgd, adaptive"),
     ("batch=dual batch.match=x", "batch.match=x: must be one of exact, ratio"),
     ("batch=cyclic batch.base_factor=0", "batch.base_factor=0: must be a finite number in (0, 1]"),
@@ -362,7 +365,10 @@ def test_bad_input_is_one_line(typed: str, line: str, tmp_path: Path) -> None:
     [
         ("data.size=100", "data.size=100: stands in for data, so that plan.py needs none; leave it at null to train"),
         ("batch=dual batch.size=1293", "batch.size=1293: must be below N = 1293: a full batch has no noise to match; use batch=full"),
-        ("batch=dual batch.growth=2", "batch.growth=2: must be a finite number in [0, 1]; 0 lets the rate decay, 1 the batch grow"),
+        (
+            "batch=dual batch.growth=2",
+            "batch.growth=2: must be a finite number in [0, 1]; 0 decays the learning rate, 1 grows the batch",
+        ),
     ],
 )
 def test_train_refuses_the_same_and_a_size_without_data(typed: str, line: str, tmp_path: Path) -> None:

@@ -164,7 +164,10 @@ def test_bad_input_is_refused_without_torch_wherever_it_can_be(tmp_path: Path) -
 
 def test_a_key_that_a_logger_does_not_know_is_one_line(tmp_path: Path) -> None:
     for logger, line in (
-        ("tensorboard", "logger.foo=1: is not a key of logger=tensorboard; an experiment or debug option that sets it is for another logger"),
+        (
+            "tensorboard",
+            "logger.foo=1: is not a key of logger=tensorboard; an experiment or debug option that sets it is for another logger",
+        ),
         ("csv-only", "logger.foo=1: has no logger to go to; choose logger=tensorboard, or set logger._target_"),
     ):
         outcome = run(*QUICK, f"logger={logger}", "+logger.foo=1", f"hydra.run.dir={tmp_path}/{logger}")

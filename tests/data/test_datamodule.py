@@ -513,7 +513,7 @@ def test_a_source_that_announces_another_size_is_caught() -> None:
     class Wrong(DigitsData):
         NUM_TRAIN = 1400
 
-    with pytest.raises(RuntimeError, match="1437 training images, announced 1400"):
+    with pytest.raises(RuntimeError, match="found 1437 training images, but `train_examples` returned 1400"):
         Wrong(**COMMON).setup("fit")
 
 

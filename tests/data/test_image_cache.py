@@ -191,7 +191,7 @@ def test_where_nothing_can_be_written_the_run_goes_on_and_says_so_once(
     for _ in range(2):
         assert same(images_of(folder(root)), images_of(folder(root, cache=False)))
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"note: decoded images are not kept: {root / '.noisescale'} cannot be written (")
+    assert line.startswith(f"note: decoded images are not cached: {root / '.noisescale'} cannot be written to (")
     assert not list(root.rglob(".part-*"))
 
 
@@ -261,7 +261,7 @@ def test_a_file_that_has_gone_is_named(root: Path) -> None:
     data = folder(root)
     data.train_examples()
     (root / "train/dog/1.png").unlink()
-    with pytest.raises(ConfigError, match=f"{root / 'train/dog/1.png'} is there no longer"):
+    with pytest.raises(ConfigError, match=f"{root / 'train/dog/1.png'} no longer exists"):
         data.setup()
 
 

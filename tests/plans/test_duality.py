@@ -481,7 +481,7 @@ def test_a_rule_left_open_follows_the_optimizer(optimizer: str, rule: str) -> No
 # -- refusals -----------------------------------------------------------------------------------------------------------------
 
 
-GROWTH = "must be a finite number in [0, 1]; 0 lets the rate decay, 1 the batch grow"
+GROWTH = "must be a finite number in [0, 1]; 0 decays the learning rate, 1 grows the batch"
 CAP = "must be a whole number of examples, at least 32; the batch starts at `size`; null for N/10"
 
 
@@ -526,8 +526,8 @@ BEYOND = "must be at most N = 100, the examples of one pass; use batch=full for 
         (CyclicBatch(100, 2, rule="adaptive"), f"size=100: {FULL}"),
         (Dual(101, rule="sgd"), f"size=101: {BEYOND}"),
         (Dual(32, rule="sgd", max_size=101), f"max_size=101: {BEYOND}"),
-        (Dual(32), "rule=null: no optimizer to follow; set it to sgd or adaptive"),
-        (CyclicBatch(32, 2), "rule=null: no optimizer to follow; set it to sgd or adaptive"),
+        (Dual(32), "rule=null: there is no optimizer to take it from; set it to sgd or adaptive"),
+        (CyclicBatch(32, 2), "rule=null: there is no optimizer to take it from; set it to sgd or adaptive"),
         (Dual(30, rule="sgd", micro_batch_size=16), "size=30: must be a multiple of micro_batch_size=16; for example 16"),
         (Dual(32, rule="sgd", max_size=50, micro_batch_size=16), "max_size=50: must be a multiple of micro_batch_size=16; for example 48"),
     ],

@@ -363,5 +363,5 @@ def test_a_batch_beyond_n_is_refused_before_the_first_update() -> None:
 
 
 def test_a_schedule_without_a_horizon_is_refused_at_the_first_update() -> None:
-    with pytest.raises(ConfigError, match=r"^T_max=null: has no horizon yet"):
+    with pytest.raises(ConfigError, match=r"^T_max=null: the horizon is not set yet"):
         next(iter(Plan(schedules.Cosine(), Fixed(1), 10, 1)))

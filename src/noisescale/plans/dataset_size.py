@@ -1,4 +1,4 @@
-"""How many examples a data set has, and how many of them train: what a plan needs to know of data. Standard library only."""
+"""The size of a data set, and how many of its examples are for training: all that a plan needs to know of it. Standard library only."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from noisescale.errors import ConfigError, check_count, check_number
 __all__ = ["TRAINING_EXAMPLES", "check_stand_in_size", "refuse_stand_in_size", "split_sizes"]
 
 TRAINING_EXAMPLES = {"digits": 1437, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000, "cifar100": 50_000}
-"""Training images of the sets whose size is known without reading them."""
+"""Number of training images of the data sets whose size is known without reading them."""
 
 
 def split_sizes(n: int, *, subset_size: int | None, val_fraction: float) -> tuple[int, int]:
-    """How many examples train and how many validate: (N, n_val).
+    """(N, n_val): how many examples are for training and how many for validation.
 
     m = subset_size or n; n_val = round(val_fraction m), but at least 1 unless val_fraction is 0; N = m - n_val.
 
