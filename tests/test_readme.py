@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,9 +10,12 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from noisescale.files import read_rows
-from tests.helpers.cases import Plain, Regression, ignored, network
+from tests.helpers.processes import python
+from tests.helpers.regression import Plain, Regression, network
+from tests.helpers.repository import REPOSITORY
+from tests.helpers.trainings import ignored
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+README = REPOSITORY / "README.md"
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
 
@@ -42,8 +43,8 @@ def test_the_plan_of_the_readme_is_printed_so(tmp_path: Path) -> None:
     """Line by line and in order, `...` aside; blanks at the ends of lines do not count."""
     block = re.findall(r"```\n\$ python plan.py (.*?)\n(.*?)```", README.read_text(), flags=re.DOTALL)
     assert len(block) == 1
-    command = [sys.executable, str(README.parent / "plan.py"), *block[0][0].split(), f"hydra.run.dir={tmp_path}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = python("plan.py", *block[0][0].split(), f"hydra.run.dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
     printed = iter([*done.stdout.splitlines(), *done.stderr.splitlines()])
     for line in block[0][1].splitlines():
         assert line == "..." or line in printed, line  # `in` goes on behind the line that it found

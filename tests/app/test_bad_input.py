@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 from hydra.errors import MissingConfigException
 from PIL import Image
 
+import train
 from noisescale.data import DigitsData
 from noisescale.errors import ConfigError
-from tests.app.test_train import REPOSITORY, Outcome, command, run
-from tests.helpers.cases import ignored
+from tests.helpers.front_door import Outcome, command, run
+from tests.helpers.images import write_images
+from tests.helpers.processes import python
+from tests.helpers.repository import REPOSITORY
+from tests.helpers.trainings import ignored
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
 
@@ -309,14 +310,8 @@ def tmp(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (tmp / "file").write_text("not a folder, and not a checkpoint")
     (tmp / "empty" / "train" / "a").mkdir(parents=True)
     (tmp / "empty" / "test" / "a").mkdir(parents=True)
-    random = np.random.default_rng(0)
     for name in ("images", "cut_train", "cut_test", "sizes"):
-        for split in ("train", "test"):
-            for label in "ab":
-                (tmp / name / split / label).mkdir(parents=True)
-                for number in range(4):
-                    pixels = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-                    Image.fromarray(pixels).save(tmp / name / split / label / f"{number}.jpg")
+        write_images(tmp / name, size=(16, 16), kind="jpg", classes=("a", "b"))
     for image in (tmp / "cut_train" / "train" / "b" / "2.jpg", tmp / "cut_test" / "test" / "a" / "1.jpg"):
         image.write_bytes(image.read_bytes()[:-200])
     Image.new("RGB", (9, 9)).save(tmp / "sizes" / "train" / "b" / "0.jpg")
@@ -383,14 +378,14 @@ def test_every_group_of_the_table_is_refused_an_unknown_option() -> None:
 def test_the_whole_trace_on_request(typed: list[str], environment: dict[str, str], tmp_path: Path) -> None:
     """By `full_error=true`, or by Hydra's own variable; whoever runs a command in a shell sees Python's traceback of it."""
     with pytest.raises(ConfigError, match="epochs=0: must be") as caught:
-        command(*typed, "epochs=0", f"hydra.run.dir={tmp_path}", f"hydra.sweep.dir={tmp_path}", **environment)
+        command(train, *typed, "epochs=0", f"hydra.run.dir={tmp_path}", f"hydra.sweep.dir={tmp_path}", **environment)
     names = [entry.name for entry in caught.traceback]
     assert {"train", "read_config", "check_count"} <= set(names)
 
 
 def test_the_whole_trace_of_what_hydra_refuses(tmp_path: Path) -> None:
     with pytest.raises(MissingConfigException, match="Could not find 'scheduler/x'"):
-        command("scheduler=x", "full_error=true", f"hydra.run.dir={tmp_path}")
+        command(train, "scheduler=x", "full_error=true", f"hydra.run.dir={tmp_path}")
 
 
 def test_a_fault_of_ours_is_not_made_a_fault_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -412,14 +407,7 @@ def test_what_needs_no_torch_is_refused_without_importing_it(typed: str, tmp_pat
         "except SystemExit as error:\n    status = error.code\n"
         "print(status, sorted({'torch', 'pytorch_lightning', 'torchvision', 'sklearn'} & set(sys.modules)))"
     )
-    found = subprocess.run(
-        [sys.executable, "-c", program, f"hydra.run.dir={tmp_path}", typed],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=REPOSITORY,
-        check=True,
-    )
+    found = python("-c", program, f"hydra.run.dir={tmp_path}", typed)
     assert found.stdout == "2 []\n"
     assert found.stderr.startswith("error: ")
     assert found.stderr.count("\n") == 1

@@ -17,7 +17,6 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-import train
 from noisescale.app.composed import num_examples, read_config
 from noisescale.app.config import build
 from noisescale.data import ImageDataModule
@@ -26,8 +25,8 @@ from noisescale.plans.duality import resolve_rule
 from noisescale.plans.plan import Cursor, Plan, Update
 from noisescale.plans.strategies import BatchStrategy
 from noisescale.schedules import Schedule, Warmup
+from tests.helpers.repository import CONF
 
-CONF = Path(train.__file__).resolve().parent / "conf"
 N = 1293
 """Training examples of the default data set."""
 

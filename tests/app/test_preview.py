@@ -4,41 +4,26 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
-import plan as plan_script
 from noisescale import schedules
 from noisescale.files import read_rows
 from noisescale.plans.duality import CyclicBatch, Dual
 from noisescale.plans.plan import Plan, Update
 from noisescale.plans.strategies import Fixed, Full
-from tests.app.test_train import REPOSITORY, Outcome, fresh_process, outcome_of, run_dir
-from tests.app.test_train import run as train
-from tests.helpers.cases import ignored
+from tests.helpers.front_door import Outcome, plan, run, run_dir
+from tests.helpers.processes import python
+from tests.helpers.repository import REPOSITORY
+from tests.helpers.trainings import ignored
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
 
 N = 1293
 LR = 0.05
 COLUMNS = ["step", "epoch", "examples_seen", "lr", "effective_batch_size", "micro_batch_size", "accumulate_grad_batches", "g"]
-
-
-def command(*arguments: str) -> NoReturn:
-    """`python plan.py ARGUMENTS` in this process."""
-    with fresh_process():
-        sys.argv = ["plan.py", *arguments]
-        plan_script.main()
-
-
-def plan(*arguments: str) -> Outcome:
-    """The same, until it exits."""
-    return outcome_of(command, *arguments)
 
 
 def planned(folder: Path, *arguments: str) -> Outcome:
@@ -191,7 +176,7 @@ def test_training_does_what_was_planned(words: tuple[str, ...], tmp_path: Path) 
     """plan.csv beside the steps.csv of train.py with the same overrides, number by number."""
     words = (*SHORT, *words)
     planned(tmp_path / "plan", *words)
-    outcome = train(*words, run_dir(tmp_path / "train"))
+    outcome = run(*words, run_dir(tmp_path / "train"))
     assert outcome.status == 0, outcome.err
     before, after = read_rows(tmp_path / "plan" / "plan.csv"), read_rows(tmp_path / "train" / "steps.csv")
     assert len(before) > 2
@@ -204,7 +189,7 @@ def test_training_does_what_was_planned(words: tuple[str, ...], tmp_path: Path) 
 def test_training_warns_of_the_same(tmp_path: Path) -> None:
     """Of a rule that is not the optimizer's, and of a cap, with its epoch."""
     words = ("batch=seesaw", "epochs=2", "callbacks=light", "logger=csv-only")
-    outcome = train(*words, run_dir(tmp_path / "train"))
+    outcome = run(*words, run_dir(tmp_path / "train"))
     said = [line for line in outcome.err.splitlines() if line.startswith("note: ")]
     assert len(said) == 2
     assert set(said) <= set(planned(tmp_path / "plan", *words).lines)
@@ -230,14 +215,8 @@ HEAVY = {"torch", "pytorch_lightning", "lightning", "torchvision", "sklearn", "t
 )
 def test_neither_torch_nor_data_are_loaded(words: list[str], updates: list[str], places: list[str], tmp_path: Path) -> None:
     """In an empty folder, where Hydra has its own place for the output."""
-    found = subprocess.run(
-        [sys.executable, "-W", "error", "-X", "importtime", str(REPOSITORY / "plan.py"), *words],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=tmp_path,
-        check=True,
-    )
+    found = python("-W", "error", "-X", "importtime", str(REPOSITORY / "plan.py"), *words, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
     imported = {line.rpartition("|")[2].strip().split(".")[0] for line in found.stderr.splitlines() if line.startswith("import time:")}
     assert {"hydra", "matplotlib", "noisescale"} <= imported
     assert not imported & HEAVY
@@ -393,7 +372,7 @@ def test_bad_input_is_one_line(typed: str, line: str, tmp_path: Path) -> None:
     ],
 )
 def test_train_refuses_the_same_and_a_size_without_data(typed: str, line: str, tmp_path: Path) -> None:
-    outcome = train(*typed.split(), run_dir(tmp_path))
+    outcome = run(*typed.split(), run_dir(tmp_path))
     assert outcome.status == 2
     assert outcome.lines[-1] == f"error: {line}"
     assert not list(tmp_path.glob("*.csv"))

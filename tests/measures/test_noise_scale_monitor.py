@@ -24,7 +24,9 @@ from noisescale.files import AppendedRows, read_rows, write_atomically
 from noisescale.plans import strategies as batching
 from noisescale.plans.duality import Matched
 from noisescale.plans.plan import Plan
-from tests.helpers.cases import N, Plain, Regression, fit, ignored, network, weights
+from tests.helpers.regression import N, Plain, Regression, network
+from tests.helpers.repository import CONF
+from tests.helpers.trainings import fit, ignored, quiet_trainer, weights
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
 
@@ -71,12 +73,10 @@ class TextModel(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.5, momentum=0.9)
 
 
-def fit_text(*callbacks: pl.Callback, **trainer: Any) -> TextModel:
+def fit_text(*callbacks: pl.Callback, **options: Any) -> TextModel:
     model = TextModel()
     pl.seed_everything(4, verbose=False)
-    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_checkpointing": False, "enable_model_summary": False, "logger": False}
-    made = pl.Trainer(**{**quiet, "max_epochs": 2, "accelerator": "cpu", **trainer}, callbacks=list(callbacks))
-    made.fit(model, datamodule=TextData())
+    quiet_trainer(*callbacks, **{"max_epochs": 2, **options}).fit(model, datamodule=TextData())
     return model
 
 
@@ -139,8 +139,7 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def strategies() -> dict[str, batching.BatchStrategy]:
-    folder = Path(__file__).resolve().parents[2] / "conf"
-    with initialize_config_dir(str(folder), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return {
             name: build(compose("config", ["output_dir=somewhere", f"batch={name}", *sizes]), "batch") for name, sizes in OPTIONS.items()
         }
@@ -324,9 +323,7 @@ class SteppingByHand(pl.LightningModule):
 
 def test_a_step_by_hand_counts_all_batches_since_the_last_one(tmp_path: Path) -> None:
     loader = DataLoader(TensorDataset(torch.ones(64, 2)), batch_size=8)
-    settings: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = pl.Trainer(max_epochs=1, accelerator="cpu", callbacks=[NoiseScaleMonitor(tmp_path / "steps.csv")], **settings)
-    trainer.fit(SteppingByHand(), loader)
+    fit(SteppingByHand(), NoiseScaleMonitor(tmp_path / "steps.csv"), loader=loader, max_epochs=1)
     rows = read_rows(tmp_path / "steps.csv")
     assert [int(row["examples_seen"]) for row in rows] == [0, 16, 32, 48]
     assert {(row["effective_batch_size"], row["micro_batch_size"], row["accumulate_grad_batches"]) for row in rows} == {("16", "8", "2")}

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,8 +20,7 @@ from noisescale.app.config import build
 from noisescale.data import ImageDataModule
 from noisescale.errors import ConfigError
 from noisescale.plans.dataset_size import TRAINING_EXAMPLES, split_sizes
-
-CONF = Path(__file__).resolve().parents[2] / "conf"
+from tests.helpers.repository import CONF
 
 
 @pytest.fixture(scope="module")

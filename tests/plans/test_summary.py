@@ -21,17 +21,9 @@ from noisescale.plans.strategies import BatchStrategy, Fixed, Full
 from noisescale.plans.summary import PlanSummary, summarize, write_plan
 from noisescale.plans.warnings import plan_warnings
 from noisescale.schedules import Schedule
-from tests.plans.test_plan import plans
+from tests.helpers.plans import CUT, TO_THE_FULL_BATCH, N, plan_of, plans
 
 many = settings(deadline=None, max_examples=150)
-
-N = 1293
-CUT = schedules.MultiStep([10, 15], 0.1)
-TO_THE_FULL_BATCH = batching.MultiStep(32, [1], 1000)
-
-
-def plan_of(schedule: Schedule, strategy: BatchStrategy, epochs: int = 20, **options: Any) -> Plan:
-    return Plan(schedule.with_horizon(epochs), strategy, options.pop("num_examples", N), epochs, **options)
 
 
 def notes_of(plan: Plan, words: str = "", weight_decay: float = 0.0, **options: Any) -> list[str]:
