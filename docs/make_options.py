@@ -36,8 +36,8 @@ TOP = """\
 # Options
 
 ```bash
-python train.py scheduler=step scheduler.gamma=0.65     # one word picks an option, one dotted key changes a value
-python train.py --cfg job scheduler=step                # prints the whole configuration of a run and trains nothing
+python train.py scheduler=step scheduler.gamma=0.65     # a word for an option, a dotted key for a value
+python train.py --cfg job scheduler=step                # prints the configuration and trains nothing
 ```
 
 Every option is a file `conf/<group>/<option>.yaml`. This page is made of those files by `make docs`.

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
-INLINE = re.compile(r"(?<!`)`(python [^`]+)`(?!`)")
+INLINE = re.compile(r"(?<!`)`((?:python|pip|source) [^`]+)`(?!`)")
 
 
 def name(page: Path) -> str:
