@@ -46,9 +46,8 @@ Every option is a file `conf/<group>/<option>.yaml`. This page is made of those 
 - `null` leaves a value open; the key's own line says what happens then. `${optimizer.lr}` is the value of the key `optimizer.lr`.
 - A key that is not listed is refused, and the error names the keys that exist. `trainer` is an exception: Lightning's other keys can be
   added, as in `+trainer.profiler=simple`. `python train.py --help` lists all options.
-
-![Learning rate of every schedule and batch size of every strategy, over 20 epochs](schedules.png)
 """
+FIGURE = "![Learning rate of every schedule and batch size of every strategy, over 20 epochs](schedules.png)"
 NEW_STATEMENT = re.compile(r"(Measured|Paper|Plan:|Runtime:|Planner only|NOT run|After |On |From |No ) ?")
 
 
@@ -192,7 +191,7 @@ def comment_of(key: str, value: Any, comments: dict[str, str]) -> str:
 
 def table(prefix: str, keys: dict[str, Any], comments: dict[str, str]) -> str:
     """key | default | what it is."""
-    lines = ["| key | default | |", "| --- | --- | --- |"]
+    lines = ["| key | default | what it is |", "| --- | --- | --- |"]
     for key, value in keys.items():
         lines.append(f"| `{prefix}{key}` | `{cell(value_of(value))}` | {cell(comment_of(key, value, comments))} |")
     return "\n".join(lines)
@@ -279,7 +278,7 @@ def page() -> str:
         words = [option.name for option in group_of(name).values() if not option.shared]
         listed = ", ".join(f"**{word}**" if word == default.get(name) else word for word in words)
         overview.append(f"| [`{name}`](#{name}) | {listed} |")
-    parts.append("\n".join(overview))
+    parts += ["\n".join(overview), FIGURE]
     for name, about in GROUPS.items():
         group = group_of(name)
         parts += [f"## {name}", about]
