@@ -23,7 +23,7 @@ INSTALL = { $(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m e
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-slow check sweep bench bench-peers tensorboard clean
+.PHONY: help install train test test-slow check docs sweep bench bench-peers tensorboard clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -43,6 +43,10 @@ check: $(STAMP)-test ## Lint, format and type checks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(STAMP)-test ## Write what docs/ takes from conf/ and from plan.py
+	$(BIN)/python docs/make_options.py
+	OMP_NUM_THREADS=1 $(BIN)/python docs/make_samples.py
 
 sweep: $(STAMP)-sweep ## Four schedules x two batch sizes on digits, two runs at once
 	$(BIN)/python train.py -m hydra/launcher=$(LAUNCHER) hydra.launcher.n_jobs=2 threads=1 \

@@ -1,7 +1,7 @@
 """Draw docs/dual_runs.png and print its table: a cosine carried by the learning rate and by the batch, and no decay, 5 seeds each.
 
 Run from the repository (about 10 minutes on one core), then .venv/bin/python docs/draw_dual_runs.py
-    S="callbacks=light logger=csv-only threads=1 seed=0,1,2,3,4"
+    S="callbacks=light logger=csv-only threads=1 batch.last=partial seed=0,1,2,3,4"
     M="data=mnist data.root=<folder of MNIST/raw> model=mlp epochs=10"
     python train.py -m $S scheduler=cosine batch=small,dual hydra.sweep.dir=outputs/dual_runs/digits
     python train.py -m $S scheduler=constant batch=small hydra.sweep.dir=outputs/dual_runs/digits_control

@@ -1,0 +1,297 @@
+"""Write docs/options.md from conf/: every option with its first comment lines, its keys, their defaults and their comments.
+
+Run from the repository: make docs, or .venv/bin/python docs/make_options.py. A test fails where the page and conf/ differ.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+__all__ = ["PAGE", "page"]
+
+ROOT = Path(__file__).resolve().parent.parent
+CONF = ROOT / "conf"
+PAGE = ROOT / "docs" / "options.md"
+
+GROUPS = {
+    "scheduler": "The learning rate over time. s(t) is a factor of `optimizer.lr`, and t is the time in epochs, as a real number.",
+    "warmup": "What comes before the schedule. A warm-up always stays in the learning rate, whatever the batch does.",
+    "optimizer": "The update rule and its learning rate, `optimizer.lr`. p is a parameter, g its gradient.",
+    "batch": "The batch size B over time, in examples per update, over all devices. N is the number of training examples.",
+    "data": "What is trained on.",
+    "model": "The network.",
+    "trainer": "Devices, precision, limits: keys of Lightning's Trainer.",
+    "callbacks": "What watches the training and saves it. `python train.py callbacks.best=null` leaves a single one out.",
+    "logger": "Where the numbers go beside the CSV files.",
+    "debug": "Short runs that check that everything works.",
+    "experiment": "Named combinations of the options above. The words that follow on the command line come after them and win.",
+}
+TOP = """\
+# Options
+
+```bash
+python train.py scheduler=step scheduler.gamma=0.65     # a word for an option, a dotted key for a value
+python train.py --cfg job scheduler=step                # prints the configuration and trains nothing
+```
+
+Every option is a file `conf/<group>/<option>.yaml`. This page is made of those files by `make docs`.
+
+- Times are in epochs, sizes in examples. A batch size is always the effective one, over all micro-batches and devices.
+- `null` leaves a value open; the key's own line says what happens then. `${optimizer.lr}` is the value of the key `optimizer.lr`.
+- A key that is not listed is refused, and the error names the keys that exist. `trainer` is an exception: Lightning's other keys can be
+  added, as in `+trainer.profiler=simple`. `python train.py --help` lists all options.
+"""
+FIGURE = "![Learning rate of every schedule and batch size of every strategy, over 20 epochs](schedules.png)"
+NEW_STATEMENT = re.compile(r"(Measured|Paper|Plan:|Runtime:|Planner only|NOT run|After |On |From |No ) ?")
+
+
+@dataclass
+class Option:
+    """A file of conf/: what its comments and its keys say, and those of the files that it is built on."""
+
+    name: str
+    about: list[str] = field(default_factory=list)
+    keys: dict[str, Any] = field(default_factory=dict)
+    comments: dict[str, str] = field(default_factory=dict)
+    defaults: list[Any] = field(default_factory=list)
+
+    @property
+    def shared(self) -> bool:
+        """Whether it is no option, but what several have in common."""
+        return self.name.rpartition("/")[2].startswith("_")
+
+    @property
+    def parents(self) -> list[str]:
+        """Files of the same group that it is built on."""
+        return [entry for entry in self.defaults if isinstance(entry, str) and entry != "_self_"]
+
+
+def read(path: Path, name: str) -> Option:
+    """Parse one file."""
+    loaded: Any = OmegaConf.to_container(OmegaConf.load(path))
+    option = Option(name, defaults=loaded.pop("defaults", []), keys=loaded)
+    lines = [line for line in path.read_text().splitlines() if line != "# @package _global_"]
+    comment: list[str] = []
+    in_header = True
+    for line in lines:
+        key = re.match(r"(\w+):", line)
+        if line.startswith("#"):
+            comment.append(line.removeprefix("#").removeprefix(" "))
+        elif in_header:
+            last = next((i for i, text in enumerate(comment, 1) if "not an option itself" in text), len(comment))
+            if not key or key[1] not in loaded or key[1].startswith("_"):
+                last = len(comment)  # else the rest is the comment of the first key, which follows at once
+            option.about, comment, in_header = comment[:last], comment[last:], False
+        if key and key[1] in loaded:
+            option.comments[key[1]] = " ".join(comment)
+        if not line.startswith("#"):
+            comment = []
+    if in_header:
+        option.about = comment
+    _move_keys_out_of_the_header(option)
+    return option
+
+
+def _move_keys_out_of_the_header(option: Option) -> None:
+    """`lr: parameter units. momentum: in [0, 1)` in the header is the comment of these keys, and so is `weight_decay p is added to g`.
+
+    A line that follows the end of a sentence and does not start with a key belongs to the option again.
+    """
+    names = "|".join(key for key in option.keys if not key.startswith("_"))
+    if not names:
+        return
+    start = re.compile(rf"(?:(?<=\. )|^)((?:{names})(?:, (?:{names}))*)(?:: | p is (?=added))")
+    about: list[str] = []
+    owners: list[str] = []  # whose comment the sentence is; none: the option's
+    for line in option.about:
+        parts = start.split(line)  # text, keys, text, keys, text
+        if parts[0]:
+            if owners and option.comments[owners[0]].endswith("."):
+                owners = []
+            _append(option, about, owners, parts[0])
+        for found, text in zip(parts[1::2], parts[2::2], strict=True):
+            owners = found.split(", ")
+            _append(option, about, owners, text)
+    option.about = about
+
+
+def _append(option: Option, about: list[str], owners: list[str], text: str) -> None:
+    if not owners:
+        about.append(text.rstrip())
+    for key in owners:
+        option.comments[key] = f"{option.comments.get(key, '')} {text}".strip()
+
+
+def group_of(name: str) -> dict[str, Option]:
+    """The files of a group, those of its folders too, in order: what is shared first."""
+    files = sorted((CONF / name).rglob("*.yaml"), key=lambda file: (file.parent, file.stem))
+    named = ((file, file.relative_to(CONF / name).with_suffix("").as_posix()) for file in files)
+    options = {option: read(file, option) for file, option in named}
+    if name != "experiment":
+        shared = sorted((option for option in options.values() if option.shared), key=lambda option: len(lineage(option, options)))
+        options = {option.name: option for option in [*shared, *(option for option in options.values() if not option.shared)]}
+    return options
+
+
+def lineage(option: Option, group: dict[str, Option]) -> list[Option]:
+    """What it is built on, the nearest first."""
+    found: list[Option] = []
+    for name in option.parents:
+        found += [group[name], *lineage(group[name], group)]
+    return found
+
+
+# -- Markdown ------------------------------------------------------------------------------------------------------------------
+
+
+def escaped(text: str) -> str:
+    """Text as Markdown: `<class>` is no tag, `_base.yaml` no emphasis."""
+    text = re.sub(r"<(?=[A-Za-z/])", "&lt;", text.replace(", see _common", ""))
+    return re.sub(r"(?<!\w)_(?=\w)", r"\\_", text)
+
+
+def cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def value_of(value: Any) -> str:
+    """A default as it is typed."""
+    if isinstance(value, dict):
+        return str(value.get("_target_") or ", ".join(f"{key}: {value_of(inner)}" for key, inner in value.items()))
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"[{', '.join(value_of(item) for item in value)}]" if isinstance(value, list) else str(value) or '""'
+
+
+def paragraphs(lines: list[str]) -> Iterator[str]:
+    """Comment lines as Markdown: indented lines are commands, others are joined."""
+    text: list[str] = []
+    for line in lines:
+        if line.startswith("  "):
+            if text:
+                yield escaped(" ".join(text))
+            yield f"```bash\n{line.strip()}\n```" if line.strip().startswith("python ") else f"    {line.strip()}"
+            text = []
+        else:
+            text.append(line)
+    if text:
+        yield escaped(" ".join(text))
+
+
+def comment_of(key: str, value: Any, comments: dict[str, str]) -> str:
+    reference = re.fullmatch(r"\$\{([\w.]+)\}", str(value))
+    return escaped(comments.get(key) or (f"follows `{reference[1]}`" if reference else ""))
+
+
+def table(prefix: str, keys: dict[str, Any], comments: dict[str, str]) -> str:
+    """key | default | what it is."""
+    lines = ["| key | default | what it is |", "| --- | --- | --- |"]
+    for key, value in keys.items():
+        lines.append(f"| `{prefix}{key}` | `{cell(value_of(value))}` | {cell(comment_of(key, value, comments))} |")
+    return "\n".join(lines)
+
+
+def option_of(group_name: str, option: Option, group: dict[str, Option], default: str) -> Iterator[str]:
+    """The section of one option."""
+    if option.shared:
+        others = [other for other in group.values() if not other.shared]
+        users = [f"`{other.name}`" for other in others if option in lineage(other, group)]
+        who = f"all options of `{group_name}`" if len(users) == len(others) else f"{', '.join(users[:-1])} and {users[-1]}"
+        yield f"### Keys that {who} share"
+        option.about = [re.sub("^Keys that every .* shares; not an option itself. ?", "", line) for line in option.about]
+        option.about = [line.replace("; not an option itself", "") for line in option.about]
+    else:
+        yield f"### {group_name}={option.name}"
+    text = [paragraph for paragraph in paragraphs(option.about) if paragraph]
+    if option.name == default:
+        text[0] = f"The default. {text[0]}"
+    yield from text
+    own = {key: value for key, value in option.keys.items() if not key.startswith("_")}
+    before = lineage(option, group)
+    comments = {key: text for parent in reversed(before) for key, text in parent.comments.items()} | {
+        key: text for key, text in option.comments.items() if text
+    }
+    if own:
+        yield table(f"{group_name}.", own, comments)
+    if option.shared:
+        return
+    visible = [parent for parent in before if not parent.shared]
+    inherited = {key: None for parent in before if parent.shared for key in parent.keys if key not in own and not key.startswith("_")}
+    if visible:
+        yield f"Its other keys are those of `{group_name}={visible[0].name}`."
+    elif inherited:
+        yield f"Shared keys: {', '.join(f'`{key}`' for key in inherited)}."
+
+
+def choices(option: Option, group: dict[str, Option]) -> dict[str, str]:
+    """What an experiment sets, as it would be typed: `scheduler=step`, `optimizer.lr=0.1`; later ones win."""
+    found: dict[str, str] = {}
+    for entry in option.defaults:
+        if isinstance(entry, dict):
+            found |= {key.removeprefix("override /"): str(value) for key, value in entry.items()}
+        elif entry != "_self_":
+            found |= choices(group[entry.removeprefix("/experiment/")], group)
+    for key, value in option.keys.items():
+        flat = {f"{key}.{inner}": item for inner, item in value.items()} if isinstance(value, dict) else {key: value}
+        found |= {name: value_of(item).replace(", ", ",") for name, item in flat.items()}
+    return found
+
+
+def combination_of(group_name: str, option: Option, group: dict[str, Option]) -> Iterator[str]:
+    """The section of one experiment, or of one debug option."""
+    family = option.name.rpartition("/")[0]
+    yield f"### What the {family} experiments share" if option.shared else f"### {group_name}={option.name}"
+    command = next((line.strip() for line in option.about if line.startswith("  ")), f"python train.py {group_name}={option.name}")
+    if not option.shared:
+        yield f"```bash\n{command}\n```"
+    statements: list[list[str]] = [[]]
+    for line in option.about:
+        if line.startswith("  "):
+            statements.append([])
+        elif NEW_STATEMENT.match(line) and statements[-1] and statements[-1][-1].endswith((".", ":")):
+            statements.append([line])
+        else:
+            statements[-1].append(line)
+    text = [escaped(" ".join(lines)).replace(f": {command}", ".") for lines in statements if lines]
+    above = f"[what the {family} experiments share](#what-the-{family}-experiments-share)"
+    text = [line.replace("\\_base.yaml", above).replace("; not an experiment itself", "") for line in text]
+    yield re.sub(rf"^What the .* {family} share: ", "", text[0])
+    if text[1:]:
+        yield "\n".join(f"- {line}" for line in text[1:])
+    if not option.shared:
+        yield f"Short for `{' '.join(f'{key}={value}' for key, value in choices(option, group).items())}`."
+
+
+def page() -> str:
+    """The whole page."""
+    config = read(CONF / "config.yaml", "config")
+    default = {key: value for entry in config.defaults if isinstance(entry, dict) for key, value in entry.items()}
+    parts = [TOP]
+    overview = ["| group | options, the default in bold |", "| --- | --- |"]
+    for name in GROUPS:
+        words = [option.name for option in group_of(name).values() if not option.shared]
+        listed = ", ".join(f"**{word}**" if word == default.get(name) else word for word in words)
+        overview.append(f"| [`{name}`](#{name}) | {listed} |")
+    parts += ["\n".join(overview), FIGURE]
+    for name, about in GROUPS.items():
+        group = group_of(name)
+        parts += [f"## {name}", about]
+        for option in group.values():
+            if name in ("experiment", "debug"):
+                parts += combination_of(name, option, group)
+            else:
+                parts += option_of(name, option, group, default[name])
+    outside = {key: value for key, value in config.keys.items() if key not in ("hydra", "output_dir")}
+    parts += ["## Keys outside the groups", table("", outside, config.comments)]
+    parts += ["`hydra.run.dir` and `hydra.sweep.dir` are the folders of runs and sweeps: see [reading a run](reading-a-run.md)."]
+    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

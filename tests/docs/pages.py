@@ -1,0 +1,68 @@
+"""The pages, their blocks, and the commands on them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"(?<!`)`((?:python|pip|source) [^`]+)`(?!`)")
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """(language, content) of each fenced block."""
+    return [(found[1], found[2]) for found in FENCED.finditer(page.read_text())]
+
+
+def prose(page: Path) -> str:
+    """The page without its fenced blocks."""
+    return FENCED.sub("", page.read_text())
+
+
+@dataclass(frozen=True)
+class Command:
+    """A line that a user is told to type."""
+
+    words: tuple[str, ...]
+    """As the shell sees them; a `python` of the environment is `python`."""
+
+    def __str__(self) -> str:
+        return shlex.join(self.words).replace("'", "")
+
+    def starts_with(self, *words: str) -> bool:
+        return self.words[: len(words)] == words
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Of `python train.py ...` and `python plan.py ...`."""
+        return self.words[2:]
+
+
+def commands_of(page: Path) -> Iterator[Command]:
+    """Of its bash blocks, and those in its text."""
+    lines = [
+        line
+        for language, content in blocks(page)
+        if language == "bash"
+        for line in content.replace("\\\n", " ").splitlines()
+        if line.strip()
+    ]
+    for line in [*lines, *INLINE.findall(prose(page))]:
+        words = shlex.split(line, comments=True)
+        if words:
+            yield Command(tuple(words[0].replace(".venv/bin/python", "python") if i == 0 else word for i, word in enumerate(words)))
+
+
+def commands() -> list[Command]:
+    """Of all pages, each once, in their order."""
+    return list(dict.fromkeys(command for page in PAGES for command in commands_of(page)))

@@ -1,0 +1,272 @@
+"""Every command on every page, in a bash block or in the text, and what is checked of it.
+
+- python plan.py: it is run in this process; it succeeds and leaves plan.csv and plan.png.
+- python train.py --cfg, --help, -sc: it is run in this process; it prints, and leaves no run.
+- python train.py of the README, sweeps aside, and a resume: it is run in this process for 2 updates, and results.json says so.
+- any other python train.py: Hydra composes it, and what train.py checks before it reads data is checked, its plan among it. Of a sweep
+  so many runs that each choice occurs. `make test-slow` also runs the command as it is, in a process of its own, for 2 updates; where
+  this machine has not the data or the GPUs it is skipped, and nothing is downloaded.
+- make: the target is in the Makefile; what ARGS passes on to train.py, pytest or benchmarks is checked like a command of theirs.
+- python -m benchmarks and scripts: the part, the module, the file exists.
+- anything else must be one of `OTHERS`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from PIL import Image
+
+from benchmarks.__main__ import ON_REQUEST, ROUNDS
+from tests.docs.doors import ignored, plan, planned, run
+from tests.docs.pages import PAGES, ROOT, Command, blocks, commands, commands_of, name
+
+pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
+
+SHARED_DATA = ROOT.parent / "shared" / "data"
+"""Where data sets may lie; what is not there is not downloaded, and the slow tests that need it are skipped."""
+
+OTHERS = {
+    ("source", ".venv/bin/activate"),
+    ("pip", "install", "."),
+    ("tensorboard", "--logdir", "outputs"),
+    ("eval", "$(python train.py -sc install=bash)"),  # below, as a command of its own
+    (".venv/bin/ruff", "format", "."),
+}
+
+COMMANDS = [*commands(), Command(("python", "train.py", "-sc", "install=bash"))]
+PLANS = [command for command in COMMANDS if command.starts_with("python", "plan.py")]
+PRINTS = [command for command in COMMANDS if command.starts_with("python", "train.py") and {"--cfg", "--help", "-sc"} & {*command.words}]
+TRAININGS = [command for command in COMMANDS if command.starts_with("python", "train.py") and command not in PRINTS]
+MADE = [
+    Command(("python", "train.py", *word.removeprefix("ARGS=").split()))
+    for command in COMMANDS
+    if command.starts_with("make", "train")
+    for word in command.words[2:]
+]
+README = [command for command in commands_of(ROOT / "README.md") if "-m" not in command.words]
+SHORT = [command for command in TRAININGS if command in README or "ckpt_path" in str(command)]
+REST = [command for command in dict.fromkeys([*TRAININGS, *MADE]) if command not in SHORT]
+
+# -- every line is known -------------------------------------------------------------------------------------------------------
+
+
+def kind(command: Command) -> str:
+    """Which of the tests below takes the command; empty for none."""
+    if command in PLANS or command in TRAININGS or command in PRINTS:
+        return "front door"
+    if command.words[0] == "make":
+        return "make"
+    if command.starts_with("python", "-m") or (command.words[0] == "python" and command.words[1].startswith("docs/")):
+        return "script"
+    return "other" if command.words in OTHERS else ""
+
+
+def test_every_command_is_of_a_kind_that_is_checked() -> None:
+    assert len(PLANS) > 5
+    assert len(SHORT) > 3
+    assert len(REST) > 40
+    assert [str(command) for command in COMMANDS if not kind(command)] == []
+    assert {command.words for command in COMMANDS if kind(command) == "other"} == OTHERS
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_a_block_says_what_it_is(page: Path) -> None:
+    """A command in a block without a language, or in one of another language, would be run by nobody."""
+    for language, content in blocks(page):
+        assert language in ("bash", "console", "python", "text", "yaml"), content
+        assert language in ("bash", "console") or not re.search(r"^\W*(python|make) ", content, flags=re.MULTILINE), content
+        if language == "bash":  # no comment beyond the width of a page; a long command has its comment above it
+            assert [line for line in content.splitlines() if "#" in line and len(line) > 105] == []
+    assert not re.search(r"^    .*(python \w+\.py|make \w)", page.read_text(), flags=re.MULTILINE)
+
+
+# -- made concrete -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run to resume: 2 updates of the default training."""
+    folder = tmp_path_factory.mktemp("saved") / "run"
+    outcome = run("trainer.max_steps=2", "threads=1", "epochs=40", f"hydra.run.dir={folder}")
+    assert outcome.status == 0, outcome.err
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of images: 12 to train and 2 to test, of two classes."""
+    root = tmp_path_factory.mktemp("pictures")
+    for split, count in {"train": 6, "test": 1}.items():
+        for shade, label in enumerate(("cat", "dog")):
+            for number in range(count):
+                path = root / split / label / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (80, 70), (100 * shade + 10 * number, 50, 50)).save(path)
+    return root
+
+
+def concrete(command: Command, saved: Path, pictures: Path) -> list[str]:
+    """The arguments with real folders in place of `<run>` and of /path/to/...; no other placeholder is known."""
+    known = {"outputs/train/<run>": str(saved), "/path/to/images": str(pictures), "/path/to/sets": str(SHARED_DATA)}
+    arguments = []
+    for argument in command.arguments:
+        for placeholder, real in known.items():
+            argument = argument.replace(placeholder, real)
+        assert not re.search(r"<\w+>|/path/|\.\.\.", argument), argument
+        arguments.append(argument)
+    # The folder is small, and a batch must not be larger than it.
+    return [*arguments, "batch.size=4"] if any(str(pictures) in argument for argument in arguments) else arguments
+
+
+# -- the front doors -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", PLANS, ids=str)
+def test_plan(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = plan(*command.arguments)
+    assert outcome.status == 0, outcome.err
+    assert "updates" in outcome.out
+    left = {path.name for path in tmp_path.glob("outputs/plan/*/*") if path.is_file()}
+    assert left == {"plan.csv", "plan.png"}
+
+
+@pytest.mark.parametrize("command", PRINTS, ids=str)
+def test_what_prints_and_trains_nothing(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = run(*command.arguments)
+    assert outcome.status == 0, outcome.err
+    assert outcome.out
+    assert not [*tmp_path.iterdir()]
+
+
+def completed(folder: Path, updates: int) -> None:
+    results = json.loads((folder / "results.json").read_text())
+    assert results["updates"] == updates
+    assert results["status"] in ("completed", "stopped"), results
+
+
+@pytest.mark.parametrize("command", SHORT, ids=str)
+def test_two_updates(command: Command, saved: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = concrete(command, saved, pictures)
+    resumed = any(argument.startswith("ckpt_path") for argument in arguments)
+    steps = 4 if resumed else 2
+    outcome = run(*arguments, f"trainer.max_steps={steps}", "threads=1")
+    assert outcome.status == 0, outcome.err
+    into_the_same = any(argument.startswith("hydra.run.dir") for argument in arguments)
+    folders = [saved] if into_the_same else [*tmp_path.glob("outputs/train/*")]
+    assert len(folders) == 1
+    completed(folders[0], steps)
+
+
+def choices(argument: str) -> list[str]:
+    """What a sweep makes of `batch=small,dual`."""
+    key, _, values = argument.partition("=")
+    return [f"{key}={value}" for value in values.split(",")] if "," in values and "[" not in values else [argument]
+
+
+def samples(arguments: list[str]) -> list[list[str]]:
+    """Single runs of a sweep in which every choice occurs, seeds aside; the command itself where it is none."""
+    if "-m" not in arguments:
+        return [arguments]
+    listed = [
+        choices(argument) for argument in arguments if argument != "-m" and "hydra/launcher" not in argument and "n_jobs" not in argument
+    ]
+    count = max(len(options) for options in listed if not options[0].startswith("seed="))
+    return [[options[run % len(options)] for options in listed] for run in range(count)]
+
+
+def runs_of(arguments: list[str]) -> int:
+    """How many runs a command starts."""
+    return math.prod(len(choices(argument)) for argument in arguments) if "-m" in arguments else 1
+
+
+def composed(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> DictConfig:
+    """The config as train.py gets it."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("config", [*arguments, "output_dir=run", "hydra.runtime.output_dir=run"], return_hydra_config=True)
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    HydraConfig.instance().set_config(cfg)
+    return cfg
+
+
+@pytest.mark.parametrize("command", REST, ids=str)
+def test_up_to_the_start_of_training(command: Command, saved: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for arguments in samples(concrete(command, saved, pictures)):
+        cfg = composed(arguments, monkeypatch)
+        assert cfg.data.size is None  # which is for plan.py
+        assert next(iter(planned(cfg))).effective_batch_size > 0
+
+
+def needs(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """What this machine lacks to run a command; empty where it lacks nothing."""
+    cfg = composed(samples(arguments)[0], monkeypatch)
+    folder = {"mnist": "MNIST", "cifar10": "cifar-10-batches-py"}.get(cfg.data.get("name"))
+    if folder and not (SHARED_DATA / folder).is_dir():
+        return folder
+    return "GPUs" if cfg.trainer.accelerator == "gpu" and torch.cuda.device_count() < cfg.trainer.devices else ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", REST, ids=str)
+def test_two_updates_in_a_process_of_its_own(
+    command: Command, saved: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = concrete(command, saved, pictures)
+    missing = needs(arguments, monkeypatch)
+    if missing:
+        pytest.skip(f"no {missing} here")
+    if re.search("mnist|cifar", str(command)) and not any(argument.startswith("data.root") for argument in arguments):
+        arguments.append(f"data.root={SHARED_DATA}")
+    program = [sys.executable, str(ROOT / "train.py"), *arguments, "trainer.max_steps=2", "threads=1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(program, capture_output=True, text=True, timeout=600, cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    folders = [path.parent for path in tmp_path.glob("outputs/**/results.json")]
+    assert len(folders) == runs_of(arguments)
+    for folder in folders:
+        completed(folder, 2)
+
+
+# -- the others ----------------------------------------------------------------------------------------------------------------
+
+TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if kind(command) == "make"], ids=str)
+def test_make(command: Command) -> None:
+    target, rest = (command.words[1], command.words[2:]) if len(command.words) > 1 else ("help", ())
+    assert target in TARGETS
+    for word in rest:
+        assert word.startswith("ARGS=")
+        passed_on = word.removeprefix("ARGS=").split()
+        if target.startswith("test"):
+            assert [part for part in passed_on if not part.startswith("-") and not (ROOT / part).exists()] == []
+        elif target == "bench":
+            assert passed_on[0] in ROUNDS | ON_REQUEST
+        else:
+            assert target == "train"  # a training: among the others above
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if kind(command) == "script"], ids=str)
+def test_scripts(command: Command) -> None:
+    if not command.starts_with("python", "-m"):
+        assert (ROOT / command.words[1]).is_file()
+        return
+    assert importlib.util.find_spec(command.words[2]) is not None
+    if command.words[2] == "benchmarks":
+        assert set(command.words[3:]) <= {*ROUNDS, *ON_REQUEST}
