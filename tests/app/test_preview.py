@@ -42,30 +42,30 @@ def notes(outcome: Outcome) -> list[str]:
 WARM = ("warmup=linear", "warmup.epochs=2", "warmup.start_factor=0.1")
 COSINE = schedules.Cosine(20)
 CASES: dict[str, tuple[list[str], Plan]] = {
-    "default": ([], Plan(COSINE, Fixed(32), N, 20)),
-    "dual": (["batch=dual"], Plan(COSINE, Dual(32, rule="sgd"), N, 20)),
+    "default": ([], Plan(COSINE, Fixed(32, last="carry"), N, 20)),
+    "dual": (["batch=dual"], Plan(COSINE, Dual(32, rule="sgd", last="carry"), N, 20)),
     "cuts": (
         ["scheduler=multistep", "batch=hybrid", "batch.last=carry"],
         Plan(schedules.MultiStep([10, 15], 0.1), Dual(32, rule="sgd", max_size=64, last="carry"), N, 20),
     ),
     "warm": (
         ["batch=split", *WARM, "batch.match_last=false"],
-        Plan(schedules.Warmup(2, 0.1).before(COSINE, 20), Dual(32, rule="sgd", growth=0.5, match_last=False), N, 20),
+        Plan(schedules.Warmup(2, 0.1).before(COSINE, 20), Dual(32, rule="sgd", growth=0.5, match_last=False, last="carry"), N, 20),
     ),
     "adam": (
         ["batch=seesaw", "optimizer=adam", f"optimizer.lr={LR}"],
-        Plan(COSINE, Dual(32, rule="adaptive", match="ratio", growth=0.5), N, 20),
+        Plan(COSINE, Dual(32, rule="adaptive", match="ratio", growth=0.5, last="carry"), N, 20),
     ),
     "devices": (
         ["batch=dual", "trainer.devices=2", "max_micro_batch_size=8", "batch.match=ratio", "batch.max_size=1293"],
-        Plan(COSINE, Dual(32, rule="sgd", match="ratio", max_size=N), N, 20, 2, 8),
+        Plan(COSINE, Dual(32, rule="sgd", match="ratio", max_size=N, last="carry"), N, 20, 2, 8),
     ),
-    "wave": (["batch=cyclic", "scheduler=constant"], Plan(schedules.Constant(), CyclicBatch(32, 2, rule="sgd"), N, 20)),
-    "full": (["batch=full", "epochs=1", "optimizer=sgd", f"optimizer.lr={LR}"], Plan(schedules.Cosine(1), Full(), N, 1)),
-    "steps": (["batch=dual", "trainer.max_steps=50"], Plan(COSINE, Dual(32, rule="sgd"), N, 20, max_updates=50)),
-    "few": (["trainer.limit_train_batches=7"], Plan(COSINE, Fixed(32), N, 20, max_updates_per_epoch=7)),
-    "one": (["trainer.limit_train_batches=1"], Plan(COSINE, Fixed(32), N, 20, max_updates_per_epoch=1)),
-    "given N": (["data.size=10007", "batch=dual", "data=cifar10"], Plan(COSINE, Dual(32, rule="sgd"), 10_007, 20)),
+    "wave": (["batch=cyclic", "scheduler=constant"], Plan(schedules.Constant(), CyclicBatch(32, 2, rule="sgd", last="carry"), N, 20)),
+    "full": (["batch=full", "epochs=1", "optimizer=sgd", f"optimizer.lr={LR}"], Plan(schedules.Cosine(1), Full(last="carry"), N, 1)),
+    "steps": (["batch=dual", "trainer.max_steps=50"], Plan(COSINE, Dual(32, rule="sgd", last="carry"), N, 20, max_updates=50)),
+    "few": (["trainer.limit_train_batches=7"], Plan(COSINE, Fixed(32, last="carry"), N, 20, max_updates_per_epoch=7)),
+    "one": (["trainer.limit_train_batches=1"], Plan(COSINE, Fixed(32, last="carry"), N, 20, max_updates_per_epoch=1)),
+    "given N": (["data.size=10007", "batch=dual", "data=cifar10"], Plan(COSINE, Dual(32, rule="sgd", last="carry"), 10_007, 20)),
 }
 
 
