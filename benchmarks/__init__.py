@@ -1,1 +1,1 @@
-"""What things cost, against a hand-written loop, plain Lightning and what users would otherwise write: make bench."""
+"""Benchmarks against a hand-written loop, plain Lightning and what users would otherwise write: make bench."""

@@ -1,4 +1,4 @@
-"""python -m benchmarks [part ...]: measure, print medians and ratios, keep them in benchmarks/results/bench.json."""
+"""python -m benchmarks [part ...]: measure, print medians and ratios, and save them in benchmarks/results/bench.json."""
 
 from __future__ import annotations
 
@@ -16,21 +16,26 @@ from benchmarks.measure import measure, save, show
 
 __all__ = ["main"]
 
-# Part -> its rounds. The second only when named: the popular ways are slow, and throughput is for a GPU.
+# Part -> its number of rounds. Those ON_REQUEST run only if they are named: peers is slow, and throughput is for a GPU.
 ROUNDS = {"steps": 9, "data_path": 5, "startup": 5, "sweep": 3, "compute": 5}
 ON_REQUEST = {"peers": 5, "throughput": 5}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure the parts that were asked for."""
+    """Measure the parts named in `arguments`."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "parts", nargs="*", metavar="part", help=f"of {', '.join([*ROUNDS, *ON_REQUEST])}; without any: all but {' and '.join(ON_REQUEST)}"
+        "parts",
+        nargs="*",
+        metavar="part",
+        help=f"one or more of {', '.join([*ROUNDS, *ON_REQUEST])}; default: all except {' and '.join(ON_REQUEST)}",
     )
-    parser.add_argument("--only", default="", metavar="WORD", help="comparisons with this in their title")
-    parser.add_argument("--rounds", type=int, help="rounds of every part")
-    parser.add_argument("--quick", action="store_true", help="two rounds of little work: does it run")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "bench.json", help="the file; %(default)s")
+    parser.add_argument("--only", default="", metavar="WORD", help="run only comparisons that have WORD in their title")
+    parser.add_argument("--rounds", type=int, help="number of rounds of every part")
+    parser.add_argument("--quick", action="store_true", help="two rounds of little work, to see whether everything runs")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent / "results" / "bench.json", help="file for the results; default: %(default)s"
+    )
     options = parser.parse_args(arguments)
     if unknown := [part for part in options.parts if part not in ROUNDS | ON_REQUEST]:
         parser.error(f"{unknown[0]}: no such part; valid: {', '.join([*ROUNDS, *ON_REQUEST])}")
@@ -58,7 +63,7 @@ def _run(options: argparse.Namespace, progress: Console, console: Console) -> No
                 show(done[-1], console)
         if done:
             save(options.out, part, done, rounds, options.quick)
-    console.print(f"kept in {options.out}", soft_wrap=True)
+    console.print(f"saved in {options.out}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """What precision, memory format, compilation, the optimizer's implementation and threads cost or save, on the CPU or on a GPU.
 
-A step is forward, backward and optimizer step on a batch that is on the device already, SGD with momentum. Each contender changes
-one thing of the first. It runs on the GPU where there is one, with larger networks and batches and rows of its own. On the CPU what
-runs in one thread is measured in seconds of the processor, which other processes change less than those of the clock; numbers of
-threads are compared by the clock, and mean nothing on a busy machine.
+A step is forward, backward and optimizer step of SGD with momentum, on a batch that is already on the device. Each contender differs from
+the first one in one respect. If there is a GPU, it is used, with larger networks and batches and with additional contenders. On the CPU,
+work in a single thread is measured in CPU time, which other processes affect less than wall-clock time. Numbers of threads are compared in
+wall-clock time, which means nothing on a busy machine.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Setting:
     """One network at one batch size.
 
     Args:
-        title: both, in words.
-        network: makes it.
+        title: names both.
+        network: builds the network.
         image: (c, h, w).
         batch: B, examples.
-        steps: timed in each round.
+        steps: number of steps timed in each round.
     """
 
     title: str
@@ -56,12 +56,12 @@ class Variant:
     """A way to compute the same step.
 
     Args:
-        bf16: the forward pass under bfloat16 autocast, as `trainer.precision=bf16-mixed` has it.
-        channels_last, compile: `model.channels_last`, `model.compile`.
+        bf16: run the forward pass under bfloat16 autocast, as `trainer.precision=bf16-mixed` does.
+        channels_last, compile: as `model.channels_last` and `model.compile`.
         optimizer: options of the optimizer.
-        threads: of torch, on the CPU.
-        matmul: torch.set_float32_matmul_precision; high is TF32 on a GPU.
-        cudnn_benchmark: cuDNN tries its algorithms at each new shape.
+        threads: number of torch's threads, on the CPU.
+        matmul: argument of torch.set_float32_matmul_precision; high is TF32 on a GPU.
+        cudnn_benchmark: let cuDNN try out its algorithms at each new shape.
     """
 
     bf16: bool = False
@@ -74,7 +74,7 @@ class Variant:
 
     @contextmanager
     def globally(self) -> Iterator[None]:
-        """Torch's settings of the whole process, set back afterwards."""
+        """Apply torch's process-wide settings, and restore the old ones afterwards."""
         before = torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
         try:
             self._set(self.threads, self.matmul, self.cudnn_benchmark)
@@ -90,7 +90,7 @@ class Variant:
 
 
 class Trained:
-    """A network in training by one variant; a call takes `steps` steps and returns seconds per step."""
+    """A network that is trained with one variant; a call takes `steps` steps and returns seconds per step."""
 
     def __init__(self, setting: Setting, variant: Variant, device: torch.device, by_clock: bool = False) -> None:
         self.setting, self.variant, self.device, self.by_clock = setting, variant, device, by_clock
@@ -114,7 +114,7 @@ class Trained:
             return (now() - started) / self.setting.steps
 
     def step(self) -> None:
-        """Forward, backward, update."""
+        """One forward pass, backward pass and update."""
         self.optimizer.zero_grad()
         with self._autocast():
             loss = F.cross_entropy(self.net(self.images), self.labels)
@@ -126,7 +126,7 @@ class Trained:
 
 
 def variants(device: torch.device) -> dict[str, Variant]:
-    """The contenders: the first is what the others are compared with."""
+    """The contenders; the others are compared with the first."""
     rows = {
         PLAIN: Variant(),
         "bf16-mixed": Variant(bf16=True),
@@ -146,7 +146,7 @@ def variants(device: torch.device) -> dict[str, Variant]:
 
 
 def settings(device: torch.device, quick: bool) -> list[Setting]:
-    """Networks that the machine is done with in minutes."""
+    """Networks small enough for the machine to finish within minutes."""
     grey, colour = (1, 28, 28), (3, 32, 32)
     of_mnist: dict[str, Any] = {"in_channels": 1, "num_classes": CLASSES, "image_size": (28, 28)}
     of_cifar: dict[str, Any] = {"in_channels": 3, "num_classes": CLASSES, "image_size": (32, 32)}
@@ -173,7 +173,7 @@ def settings(device: torch.device, quick: bool) -> list[Setting]:
 
 
 def comparisons(quick: bool) -> Iterator[Comparison]:
-    """The variants at each setting; on the CPU one thread against all; the optimizers' steps alone."""
+    """The variants at each setting; on the CPU, one thread against several; and the optimizer steps alone."""
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     for setting in settings(device, quick):
         rows = variants(device)
@@ -187,7 +187,7 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
         for setting in settings(device, quick):
             yield _threads(setting, device)
     for setting in settings(device, quick):
-        if device.type != "cpu" or setting.batch != 512:  # on the CPU the same parameters as at B 64
+        if device.type != "cpu" or setting.batch != 512:  # on the CPU, B 512 has the same parameters as B 64
             yield _optimizers(setting, device)
 
 
@@ -208,7 +208,7 @@ IMPLEMENTATIONS: dict[str, dict[str, bool]] = {ONE_BY_ONE: {"foreach": False}, "
 
 
 def _optimizers(setting: Setting, device: torch.device) -> Comparison:
-    """`step()` alone, by each implementation."""
+    """`step()` alone, with each implementation."""
     contenders: dict[str, Callable[[], float]] = {}
     ratios = []
     for name, (make, options) in OPTIMIZERS.items():
@@ -221,7 +221,7 @@ def _optimizers(setting: Setting, device: torch.device) -> Comparison:
 
 
 class _Stepped:
-    """An optimizer with gradients that stay the same; a call steps and returns seconds per step."""
+    """An optimizer whose gradients stay the same; a call takes steps and returns seconds per step."""
 
     def __init__(self, setting: Setting, make: Callable[..., Any], device: torch.device) -> None:
         self.setting, self.device = setting, device
@@ -241,7 +241,7 @@ class _Stepped:
 
 
 def _now(device: torch.device, by_clock: bool = False) -> float:
-    """Seconds: of the processor where one thread of it computes, else by the clock, when all that was asked of the device is done."""
+    """The time in seconds once the device has finished its work: CPU time for one thread on the CPU, otherwise wall-clock time."""
     if device.type != "cpu":
         torch.accelerator.synchronize()
     return time.perf_counter() if by_clock or device.type != "cpu" else time.process_time()

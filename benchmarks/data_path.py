@@ -1,4 +1,4 @@
-"""Seconds per training example, CIFAR-10-sized, random crop and flip: our datamodule against torchvision on PIL images in workers."""
+"""Seconds per training example of CIFAR-10's size, with random crop and flip: our datamodule, and torchvision on PIL images in workers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ AUGMENTED, V2, KORNIA = "ours", "torchvision v2, image by image", "kornia"
 
 
 class Pictures(Dataset[tuple[Any, int]]):
-    """Images and labels as torchvision.datasets.CIFAR10 keeps them: PIL images made one by one, then transformed."""
+    """Images and labels as in torchvision.datasets.CIFAR10: PIL images are made one by one, then transformed."""
 
     def __init__(self, images: Tensor, labels: Tensor, transform: Any) -> None:
         self.images, self.labels, self.transform = images.permute(0, 2, 3, 1).contiguous().numpy(), labels.tolist(), transform
@@ -43,14 +43,14 @@ class Pictures(Dataset[tuple[Any, int]]):
 
 
 def pil_transform() -> Any:
-    """What every CIFAR-10 script has."""
+    """The transform of every CIFAR-10 script."""
     from torchvision import transforms as T
 
     return T.Compose([T.RandomCrop(32, padding=4), T.RandomHorizontalFlip(), T.ToTensor(), T.Normalize(MEAN, STD)])
 
 
 def comparisons(quick: bool) -> Iterator[Comparison]:
-    """Ours against what every CIFAR-10 script has; then the augmentation alone against libraries."""
+    """Our datamodule and the loader of every CIFAR-10 script; then the augmentation alone, ours and that of libraries."""
     images, labels = random_images(1000 if quick else 20_000, (3, 32, 32))
     workers = OneByOne(Pictures(images, labels, pil_transform()), workers=2)
     yield Comparison(
@@ -66,10 +66,10 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
 
 
 def augmentations(images: Tensor) -> Comparison:
-    """Random crop, flip and normalisation of one batch in memory, by ours and by libraries.
+    """Random crop, flip and normalisation of one batch in memory, with our functions and with libraries.
 
-    Of a library's choices none can be a function of (seed, pass, example): they come from the global generator, in the order of the calls.
-    torchvision makes one choice for a whole batch, so choices per example need a loop; kornia makes them per example.
+    The libraries' random choices cannot be a function of (seed, pass, example): they come from the global generator, in the order of the
+    calls. torchvision makes one choice for a whole batch, so different choices per example need a loop; kornia makes them per example.
     """
     batch = images[:BATCH]
     contenders = {
@@ -104,7 +104,7 @@ def _ours(batch: Tensor) -> Callable[[], Tensor]:
     mean, std = (torch.tensor(each).view(3, 1, 1) for each in (MEAN, STD))
 
     def augment() -> Tensor:
-        # A table per batch; a run makes one per epoch.
+        # One table per batch here; a run makes only one per epoch.
         table = crop_flip_table(seed=0, epoch=0, num_examples=BATCH, image_size=(32, 32))
         return normalize(crop_flip(batch, table), mean, std, torch.float32)
 
@@ -132,7 +132,7 @@ def _kornia(batch: Tensor) -> Callable[[], Tensor]:
 
 
 class Ours:
-    """An epoch of our datamodule's batches, as a trainer gets them."""
+    """One epoch of our datamodule's batches, as a trainer receives them."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self.data = InMemory(images, labels, BATCH, augment="crop_flip")
@@ -151,13 +151,13 @@ class Ours:
 
 
 def _trainer() -> Any:
-    """What the datamodule asks a trainer for."""
+    """A stand-in with the attributes of a trainer that the datamodule reads."""
     module, strategy = SimpleNamespace(dtype=torch.float32), SimpleNamespace(root_device=torch.device("cpu"))
     return SimpleNamespace(training=True, current_epoch=0, lightning_module=module, strategy=strategy)
 
 
 class OneByOne:
-    """An epoch of a DataLoader's batches; its workers live on from one epoch to the next."""
+    """One epoch of a DataLoader's batches; its workers persist from one epoch to the next."""
 
     def __init__(self, dataset: Dataset[Any], workers: int) -> None:
         self.loader: DataLoader[Any] = DataLoader(

@@ -1,4 +1,4 @@
-"""A callback that a run is given from its command line: +callbacks.first._target_=benchmarks.first_update.FirstUpdate."""
+"""A callback that is added on the command line: +callbacks.first._target_=benchmarks.first_update.FirstUpdate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["FirstUpdate"]
 
 
 class FirstUpdate(Callback):
-    """Write the time (seconds since 1970) of the end of the first update to a file, and end the process.
+    """Write the time at which the first update ends (in seconds since 1970) to a file, and end the process.
 
     Args:
         path: the file.

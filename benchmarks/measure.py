@@ -1,4 +1,4 @@
-"""Interleaved rounds, medians, ratios, and the file that keeps them."""
+"""Interleaved rounds, medians, ratios, and the file that stores them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Wanted:
 
     Args:
         cost, to: names of contenders.
-        at_most, at_least: one of them at most; neither: the ratio is only reported.
+        at_most, at_least: the bound, at most one of the two; with neither, the ratio is only reported.
     """
 
     cost: str
@@ -49,12 +49,12 @@ class Comparison:
     Args:
         title: what is compared.
         contenders: name -> a function that does the work once and returns its seconds per `per`.
-        ratios: what is wanted of them.
-        per: step, example, command, ...: what the seconds are of.
-        unit: us, ms or s: in which they are shown.
-        examples: in one `per`, for a column of examples per second; None: no column.
+        ratios: the ratios to report, with their bounds.
+        per: step, example, command, ...: the unit of work that the seconds refer to.
+        unit: us, ms or s: the unit in which times are shown.
+        examples: number of examples in one `per`, for a column of examples per second; None: no column.
         once_before: run every contender once, unmeasured, before the first round.
-        limits: contender -> seconds that its median should not pass.
+        limits: contender -> the most seconds that its median should take.
     """
 
     title: str
@@ -69,11 +69,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio over the rounds: each round's two costs are divided, so that a machine that slows down cancels.
+    """A ratio over the rounds: the two costs of each round are divided, so that a slowdown of the machine cancels.
 
     Attributes:
         median, low, high: over the rounds.
-        met: whether the median keeps the bound; None: there is none.
+        met: whether the median meets the bound; None if there is no bound.
     """
 
     cost: str
@@ -98,18 +98,18 @@ class Ratio:
 
     @property
     def bound(self) -> str:
-        """`<= 1.1`, or empty."""
+        """`<= 1.1`, or empty if there is no bound."""
         return f"<= {self.at_most:g}" if self.at_most is not None else f">= {self.at_least:g}" if self.at_least is not None else ""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A comparison that was carried out.
+    """The results of a comparison.
 
     Attributes:
-        seconds: contender -> seconds per `per`, of each round.
-        medians: of them.
-        limits: contender -> seconds that its median should not pass.
+        seconds: contender -> seconds per `per`, for each round.
+        medians: contender -> the median of its seconds.
+        limits: contender -> the most seconds that its median should take.
     """
 
     title: str
@@ -123,7 +123,7 @@ class Measured:
 
 
 def measure(comparison: Comparison, rounds: int, console: Console) -> Measured:
-    """A B C D, A B C D, ...: every contender once per round; a line per round."""
+    """Run every contender once per round, in turn (A B C D, A B C D, ...), and print a line per round."""
     if comparison.once_before:
         for number, (name, contender) in enumerate(comparison.contenders.items(), start=1):
             console.print(f"{comparison.title}: warm-up {number} of {len(comparison.contenders)}: {name}")
@@ -134,7 +134,7 @@ def measure(comparison: Comparison, rounds: int, console: Console) -> Measured:
         started = time.perf_counter()
         for name, contender in comparison.contenders.items():
             gc.collect()
-            gc.freeze()  # what is there already is not searched again and again: so does train.py, here for all alike
+            gc.freeze()  # so that existing objects are not scanned again and again; train.py does it, too, and here all contenders get it
             seconds[name].append(contender())
             gc.unfreeze()
         costs = " / ".join(_digits(each[-1] * scale) for each in seconds.values())
@@ -149,7 +149,7 @@ def measure(comparison: Comparison, rounds: int, console: Console) -> Measured:
 
 
 def show(measured: Measured, console: Console) -> None:
-    """Two tables: medians, ratios."""
+    """Print two tables, of the medians and of the ratios."""
     scale = UNITS[measured.unit]
     costs = Table(title=f"\n{measured.title}", title_justify="left", title_style="bold")
     costs.add_column("")
@@ -158,7 +158,7 @@ def show(measured: Measured, console: Console) -> None:
     if measured.examples is not None:
         costs.add_column("examples/s", justify="right")
     if measured.limits:
-        costs.add_column("wanted")
+        costs.add_column("target")
     for name, value in measured.medians.items():
         low, high = min(measured.seconds[name]), max(measured.seconds[name])
         row = [name, _digits(value * scale), f"{_digits(low * scale)} to {_digits(high * scale)}"]
@@ -171,7 +171,7 @@ def show(measured: Measured, console: Console) -> None:
     if not measured.ratios:
         return
     ratios = Table()
-    for name in ("ratio", "median", "range", "wanted", ""):
+    for name in ("ratio", "median", "range", "target", ""):
         ratios.add_column(name, justify="left" if name in ("ratio", "") else "right")
     for each in measured.ratios:
         verdict = "" if each.met is None else "met" if each.met else "MISSED"
@@ -180,7 +180,7 @@ def show(measured: Measured, console: Console) -> None:
 
 
 def save(path: Path, part: str, measured: Sequence[Measured], rounds: int, quick: bool) -> None:
-    """Put one part into the file, with the machine that it ran on; other parts stay as they are."""
+    """Write one part to the file, with the machine that it ran on; other parts in the file stay as they are."""
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     found[part] = {
@@ -194,7 +194,7 @@ def save(path: Path, part: str, measured: Sequence[Measured], rounds: int, quick
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were measured on and with."""
+    """The machine and the versions with which the numbers were measured."""
     import torch
 
     from noisescale.app.results import versions

@@ -1,4 +1,4 @@
-"""Beyond the four of `steps`: what users would otherwise write, with images that torchvision transforms one by one."""
+"""More contenders than the four of `steps`: what users would otherwise write, with images that torchvision transforms one by one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ V2, V2_WORKERS = "torchvision v2 on tensors", "torchvision v2 on tensors, 2 work
 
 
 class AsTemplatesHaveIt(steps.LoggedTheUsualWay):
-    """Images are normalised by their data set, one by one."""
+    """The images are normalised by the data set, one by one."""
 
     def logits(self, images: Tensor) -> Tensor:
         logits: Tensor = self.net(images)
@@ -29,7 +29,7 @@ class AsTemplatesHaveIt(steps.LoggedTheUsualWay):
 
 
 def comparisons(quick: bool) -> Iterator[Comparison]:
-    """Two settings of `steps`, then the data path."""
+    """The first two settings of `steps`, then the data path."""
     for setting in steps.SETTINGS[:2]:
         yield _steps(setting, 8 if quick else setting.steps // 2)
     images, labels = steps.random_images(1000 if quick else 10_000, (3, 32, 32))
@@ -73,7 +73,7 @@ def _steps(setting: steps.Setting, per_epoch: int) -> Comparison:
 
 
 class _Tensors(Dataset[tuple[Tensor, int]]):
-    """Images that stay tensors; torchvision.transforms.v2, one by one."""
+    """Images that stay tensors and are transformed one by one by torchvision.transforms.v2."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         from torchvision.transforms import v2

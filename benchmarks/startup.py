@@ -1,4 +1,4 @@
-"""Seconds from a command to its answer, and to the first update, against the imports that no training can do without."""
+"""Seconds from a command to its answer and to the first update, compared with the imports that no training can do without."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ COMPLETION = "completion of scheduler=co"
 ANSWERS = (HELP, CONFIG, MISSPELT, COMPLETION)
 ANSWER = 0.8
 SLOW, SHARE = 2.0, 0.4
-"""Where `import torch` alone takes longer than SLOW seconds, an answer may take at most this share of it."""
+"""If `import torch` alone takes longer than SLOW seconds, an answer may take at most this share of its time."""
 
 
 @cache
 def scratch() -> Path:
-    """A folder that goes when this process ends, one for all commands."""
+    """A folder for all commands, which is removed when this process ends."""
     folder = Path(tempfile.mkdtemp(prefix="noisescale-bench-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
 def environment() -> dict[str, str]:
-    """One thread, and byte code that is kept, as users have it, in a place of its own."""
+    """Environment variables for one thread, and for byte code that is cached, as it is for users, in a separate folder."""
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPYCACHEPREFIX": str(scratch() / "bytecode"), "HYDRA_FULL_ERROR": "0"}
 
 
 def comparisons(quick: bool) -> Iterator[Comparison]:
-    """Every command once per round; each once before, so that its byte code is cached and its files are in memory."""
+    """Run every command once per round, and once before, so that its byte code is cached and its files are in memory."""
     train = str(ROOT / "train.py")
     commands = {
         TORCH: partial(_import, TORCH),
@@ -56,7 +56,7 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
     }
     if quick:
         commands = {name: commands[name] for name in (HELP, MISSPELT, COMPLETION)}
-    share = SHARE if not quick and min(_import(TORCH), _import(TORCH)) > SLOW else None  # the second with its byte code
+    share = SHARE if not quick and min(_import(TORCH), _import(TORCH)) > SLOW else None  # twice: the second has cached byte code
     ratios = [
         *(Wanted(name, TORCH, at_most=share) for name in ANSWERS),
         *(Wanted(name, LIGHTNING, at_most=1.5) for name in (FIRST, LEAN)),
@@ -73,7 +73,7 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
 
 
 def _answer(arguments: list[str], says: str, status: int = 0, typed: str = "") -> float:
-    """Seconds until the command has ended, with this in what it says."""
+    """Seconds until the command has ended; it must have printed `says`."""
     started = time.perf_counter()
     shell = {**environment(), "COMP_LINE": typed, "COMP_POINT": str(len(typed))}
     done = subprocess.run([sys.executable, *arguments], env=shell, cwd=scratch(), capture_output=True, text=True, check=False)
@@ -84,7 +84,7 @@ def _answer(arguments: list[str], says: str, status: int = 0, typed: str = "") -
 
 
 def _import(statement: str) -> float:
-    """Seconds until the modules are there; the end of the process, which is slow, is left out as it is for the first update."""
+    """Seconds until the modules are imported. Shutting the process down is slow and is not counted, as for the first update."""
     return _until(["-c", f"import os, sys, time; {statement}; open(sys.argv[1], 'w').write(repr(time.time())); os._exit(0)"], "{}")
 
 
@@ -96,9 +96,9 @@ def _first_update(options: list[str]) -> float:
 
 
 def _until(arguments: list[str], file: str) -> float:
-    """Seconds until the process has written the time to the file that it is given."""
-    told = scratch() / "time"
-    told.unlink(missing_ok=True)
+    """Seconds until the process has written the time to the file whose path it gets in the argument `file`."""
+    end = scratch() / "time"
+    end.unlink(missing_ok=True)
     started = time.time()
-    _answer([*arguments, file.format(told)], "")
-    return float(told.read_text()) - started
+    _answer([*arguments, file.format(end)], "")
+    return float(end.read_text()) - started

@@ -1,8 +1,8 @@
-"""Seconds per optimizer step: by hand, plain Lightning, Lightning that logs as a schedule study does, and ours, which logs more.
+"""Seconds per optimizer step: a hand-written loop, plain Lightning, Lightning with the usual logging, and ours, which logs more.
 
-All four train the same network on the same uint8 images in memory, one indexed gather and one normalisation per batch, SGD with
-momentum, and a new rate for every step. What is timed is whole epochs, from the end of the first to the end of the last, with all
-that lies between two steps and between two epochs; start-up is left out.
+All four train the same network on the same uint8 images in memory, with a single gather and one normalisation per batch, SGD with
+momentum, and a new learning rate for every step. Whole epochs are timed, from the end of the first to the end of the last, including
+everything that happens between two steps and between two epochs; start-up is not counted.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ CLASSES = 10
 TIMED_EPOCHS = 2
 LR = 0.01
 
-# With a bar and a checkpoint per epoch, as Trainer comes.
+# With a progress bar and a checkpoint per epoch, which are Trainer's defaults.
 SHOWN_AND_SAVED = {"enable_progress_bar": True, "enable_checkpointing": True}
 
 BY_HAND, PLAIN, USUAL, OURS = "by hand", "Lightning, all off", "Lightning, usual logging", "ours, all logging"
@@ -63,12 +63,12 @@ class Setting:
     """One network at one batch size.
 
     Args:
-        title: both, in words.
-        network: makes it.
+        title: names both.
+        network: builds the network.
         batch: B, examples.
-        steps: in each epoch; so N = steps x B.
-        by_hand: most that ours may cost, against the hand-written loop.
-        usual: least that the usual logging costs, against ours; None: no bound.
+        steps: number of steps in each epoch, so that N = steps x B.
+        by_hand: the most that ours may cost, relative to the hand-written loop.
+        usual: the least that the usual logging costs, relative to ours; None: no bound.
     """
 
     title: str
@@ -79,7 +79,7 @@ class Setting:
     usual: float | None
 
 
-# Both see 1 x 28 x 28. By hand on one thread of the machine of the README's table: 0.9 ms (B 64) and 12 ms per step.
+# Both take images of 1 x 28 x 28. The hand-written loop on one thread of the README's machine: 0.9 ms (B 64) and 12 ms per step.
 _mlp = partial(MLP, in_channels=1, num_classes=CLASSES, image_size=(28, 28), widths=[256, 128])
 _cnn = partial(
     CNN, in_channels=1, num_classes=CLASSES, image_size=(28, 28), widths=[16, 32], hidden=128, norm="none", ghost_batch_size=None
@@ -93,7 +93,7 @@ SETTINGS = (
 
 
 def comparisons(quick: bool) -> Iterator[Comparison]:
-    """Four contenders at each setting."""
+    """The four contenders at each setting."""
     for setting in SETTINGS:
         steps = 8 if quick else setting.steps
         run = Run.of(setting, *random_images(steps * setting.batch, (1, 28, 28)), steps)
@@ -114,11 +114,11 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """The contenders of one setting: each trains 1 + TIMED_EPOCHS epochs anew and returns its seconds per step.
+    """The contenders of one setting: each trains from scratch for 1 + TIMED_EPOCHS epochs and returns its seconds per step.
 
     Args:
         images, labels: uint8 and int64, steps x B of them.
-        steps: of each epoch.
+        steps: number of steps in each epoch.
         mean, std: of the images' channels, in units of [0, 1].
     """
 
@@ -131,7 +131,7 @@ class Run:
 
     @classmethod
     def of(cls, setting: Setting, images: Tensor, labels: Tensor, steps: int) -> Run:
-        """The run of these images."""
+        """The run with these images."""
         return cls(setting, images, labels, steps, *channel_statistics(images))
 
     @property
@@ -140,20 +140,20 @@ class Run:
         return (1 + TIMED_EPOCHS) * self.steps
 
     def by_hand(self) -> float:
-        """What a PyTorch user writes who counts every microsecond."""
+        """The loop of a PyTorch user for whom every microsecond counts."""
 
         def batches() -> Iterator[tuple[Tensor, Tensor]]:
             order = torch.randperm(len(self.labels))
             for start in range(0, len(order), self.setting.batch):
                 rows = order[start : start + self.setting.batch]
-                # A tenth of the time of images[rows].
+                # index_select takes a tenth of the time of images[rows].
                 yield normalize(self.images.index_select(0, rows), mean, std, torch.float32), self.labels[rows]
 
         mean, std = self._statistics()
         return self._loop(batches)
 
     def collated(self) -> float:
-        """The same loop over the most common loader: floats, fetched one by one and collated."""
+        """The same loop over the most common loader, which fetches floats one by one and collates them."""
         mean, std = self._statistics()
         data = TensorDataset(normalize(self.images, mean, std, torch.float32), self.labels)
         loader = DataLoader(data, batch_size=self.setting.batch, shuffle=True)
@@ -167,7 +167,7 @@ class Run:
         for _ in range(1 + TIMED_EPOCHS):
             for x, y in batches():
                 optimizer.param_groups[0]["lr"] = LR * cosine(step, self.total)
-                for parameter in parameters:  # as ours; optimizer.zero_grad() takes ten times as long
+                for parameter in parameters:  # as in ours; optimizer.zero_grad() takes ten times as long
                     parameter.grad = None
                 F.cross_entropy(net(x), y).backward()
                 optimizer.step()
@@ -176,17 +176,17 @@ class Run:
         return (ends[-1] - ends[0]) / (TIMED_EPOCHS * self.steps)
 
     def plain(self) -> float:
-        """Lightning with everything off. It sets the rate by hand, which costs less than a scheduler does."""
+        """Lightning with everything off. It sets the learning rate by hand, which costs less than a scheduler does."""
         return fit(Plain(self.setting.network(), self.mean, self.std, self.total), self._loader(), self.steps)
 
     def usual(self) -> float:
-        """Loss and accuracy by torchmetrics, the rate by LearningRateMonitor, each step to TensorBoard; Lightning's bar and checkpoint."""
+        """Lightning with torchmetrics, LearningRateMonitor, TensorBoard at every step, and its own progress bar and checkpoints."""
         module = LoggedTheUsualWay(self.setting.network(), self.mean, self.std, self.total)
         with unseen():
             return fit(module, self._loader(), self.steps, [LearningRateMonitor("step")], tensorboard={}, **SHOWN_AND_SAVED)
 
     def ours(self) -> float:
-        """What `train.py` does as it comes, with checkpoint and progress bar."""
+        """What `train.py` does by default, with checkpoints and progress bar."""
         with tempfile.TemporaryDirectory() as folder, unseen():
             data = InMemory(self.images, self.labels, self.setting.batch)
             data.setup()
@@ -212,7 +212,7 @@ def fit(
     tensorboard: dict[str, Any] | None = None,
     **options: Any,
 ) -> float:
-    """Seconds per step of a `trainer.fit` in which everything is off that is not asked for."""
+    """Seconds per step of a `trainer.fit` in which everything is off unless it is asked for."""
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         settings: dict[str, Any] = {
@@ -232,12 +232,12 @@ def fit(
         else:
             trainer.fit(module, train_dataloaders=data)
     if trainer.global_step != (1 + TIMED_EPOCHS) * steps:
-        raise RuntimeError(f"{trainer.global_step} steps where {(1 + TIMED_EPOCHS) * steps} were to be timed")
+        raise RuntimeError(f"took {trainer.global_step} steps instead of {(1 + TIMED_EPOCHS) * steps}")
     return (clock.ends[-1] - clock.ends[0]) / (TIMED_EPOCHS * steps)
 
 
 def watching(folder: Path) -> list[pl.Callback]:
-    """The callbacks of `train.py` beside the plan's, with checkpoint and progress bar, and their files in `folder`."""
+    """The callbacks of `train.py` other than the plan's, including checkpoints and progress bar; they write to `folder`."""
     return [
         SameRun({"seed": 0}),
         NoiseScaleMonitor(folder / "steps.csv"),
@@ -250,13 +250,13 @@ def watching(folder: Path) -> list[pl.Callback]:
 
 @contextmanager
 def unseen() -> Iterator[None]:
-    """Progress bars are drawn, but not shown."""
+    """Discard the output: progress bars are drawn, but not shown."""
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         yield
 
 
 class Clock(pl.Callback):
-    """When each epoch ended."""
+    """Records when each epoch ended."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -278,7 +278,7 @@ class Plain(pl.LightningModule):
         return self.sgd
 
     def logits(self, images: Tensor) -> Tensor:
-        """Of uint8 images."""
+        """The logits of uint8 images."""
         logits: Tensor = self.net(normalize(images, self.mean, self.std, torch.float32))
         return logits
 
@@ -289,7 +289,7 @@ class Plain(pl.LightningModule):
 
 
 class LoggedTheUsualWay(Plain):
-    """Loss and accuracy by metric objects, each step and each epoch, as the manuals and the popular templates have it."""
+    """Logs loss and accuracy with metric objects, at every step and every epoch, as the manuals and the popular templates do."""
 
     def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float], steps: int) -> None:
         super().__init__(net, mean, std, steps)
@@ -310,7 +310,7 @@ class LoggedTheUsualWay(Plain):
 
 
 class InMemory(ImageDataModule):
-    """Our datamodule with images of ours in place of a data set."""
+    """Our datamodule with given images instead of a data set."""
 
     def __init__(self, images: Tensor, labels: Tensor, batch: int, augment: str = "none") -> None:
         choices: dict[str, Any] = {"subset_size": None, "val_fraction": 0.0, "eval_batch_size": 1000, "seed": 0}
@@ -329,12 +329,12 @@ class InMemory(ImageDataModule):
 
 
 def random_images(n: int, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-    """Images uint8 of n examples, and their labels; the same each time."""
+    """n random images, uint8, and their labels; the same each time."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (n, *shape), dtype=torch.uint8, generator=generator)
     return images, torch.randint(0, CLASSES, (n,), generator=generator)
 
 
 def cosine(step: int, steps: int) -> float:
-    """The rate's factor at `step` of `steps`."""
+    """The factor of the learning rate at `step` of `steps`."""
     return (1 + math.cos(math.pi * step / steps)) / 2

@@ -1,4 +1,4 @@
-"""Seconds of 8 short runs on digits: one after the other, and two at once."""
+"""Seconds for 8 short runs on digits: one after the other, and two at once."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ RUNS = 8
 
 
 def comparisons(quick: bool) -> Iterator[Comparison]:
-    """train.py -m seed=0,...,7, the default run with 8 seeds: as it comes, of 820 updates, and three times as long.
+    """train.py -m seed=0,...,7: the default run, of 820 updates, with 8 seeds; then the same with three times as many updates.
 
-    The last contender is what the machine can do: two processes that have nothing to do with each other.
+    The last contender shows what the machine can do: two processes that are independent of each other.
     """
     pool, joblib = ((f"hydra/launcher={name}", "hydra.launcher.n_jobs=2") for name in ("pool", "joblib"))
-    for launcher in ((), pool, joblib):  # caches the byte code
+    for launcher in ((), pool, joblib):  # unmeasured, to cache the byte code
         _seconds([range(2)], ["epochs=1"], launcher)
     runs = 2 if quick else RUNS
     for epochs in [1] if quick else [20, 60]:
@@ -46,7 +46,7 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
 
 
 def _seconds(sweeps: Sequence[range], options: Sequence[str], launcher: Sequence[str] = ()) -> float:
-    """Seconds until all of `sweeps`, started together, have ended; each a range of seeds."""
+    """Seconds until all of `sweeps`, each a range of seeds, have ended; they are started together."""
     out = scratch() / f"sweep-{time.time_ns()}"
     common = [sys.executable, str(ROOT / "train.py"), "-m", "threads=1", *options, *launcher]
     commands = [[*common, f"seed={','.join(map(str, seeds))}", f"hydra.sweep.dir={out}/{seeds.start}"] for seeds in sweeps]

@@ -1,9 +1,9 @@
-"""Images per second of training on images of CIFAR-10's size: by hand, ours with all callbacks, ours with the plan alone; then what a
-larger micro-batch is worth.
+"""Images per second in training on images of CIFAR-10's size: a hand-written loop, ours with all callbacks, and ours with only the plan;
+then the gain from larger micro-batches.
 
-The images lie on the device, a GPU where there is one. All train the same network in channels_last under bfloat16 autocast, on a GPU
-compiled too, with SGD and momentum and a new rate for every step. What is timed is whole epochs, from the end of the first to the end of
-the last; only there the device is waited for. On the CPU networks and data are small.
+The images are on the device, which is a GPU if there is one. All contenders train the same network in channels_last under bfloat16
+autocast, on a GPU also compiled, with SGD with momentum and a new learning rate for every step. Whole epochs are timed, from the end of the
+first to the end of the last, and only at these two points is the device synchronised. On the CPU, networks and data are small.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ EPOCHS = 1 + steps.TIMED_EPOCHS
 
 @dataclass(frozen=True)
 class Setting:
-    """One network, and how much of it a device is done with soon.
+    """One network, with as much work as a device can finish soon.
 
     Args:
-        title: of the network.
+        title: names the network and the batch size.
         architecture, options: as in conf/model.
-        batch: B, examples, of all contenders but the last comparison's.
-        steps: in each epoch; so N = steps x B.
+        batch: B, examples, for all contenders except those of the last comparison.
+        steps: number of steps in each epoch, so that N = steps x B.
     """
 
     title: str
@@ -56,7 +56,7 @@ class Setting:
 
 
 def settings(device: torch.device, quick: bool) -> list[Setting]:
-    """ResNet-18 and WRN-16-4; on the CPU their smallest kin."""
+    """ResNet-18 and WRN-16-4; on the CPU, their smallest variants."""
     resnet, wrn = "noisescale.models.ResNet18", "noisescale.models.WideResNet"
     if device.type != "cpu" and not quick:
         return [
@@ -71,7 +71,7 @@ def settings(device: torch.device, quick: bool) -> list[Setting]:
 
 
 def comparisons(quick: bool) -> Iterator[Comparison]:
-    """The three contenders for each network; then B 128, 640, 3200 of the second in micro-batches of 128, and in one."""
+    """The three contenders for each network; then B 128, 640, 3200 of the second network, in micro-batches of 128 and in a single one."""
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     chosen = settings(device, quick)
     for setting in chosen:
@@ -84,7 +84,10 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
 
 
 def _micro_batches(setting: Setting, device: torch.device, micro: int, largest: int) -> Comparison:
-    """An epoch of `largest` updates of 25 micro: at B = micro, 5 micro and 25 micro, the last two in parts of `micro` and in one."""
+    """One epoch at B = micro, 5 micro and 25 micro, the last two in micro-batches of `micro` and in a single one.
+
+    It has `largest` updates at B = 25 micro.
+    """
     contenders: dict[str, Callable[[], float]] = {}
     ratios = []
     for parts in (1, 5, 25):
@@ -99,12 +102,12 @@ def _micro_batches(setting: Setting, device: torch.device, micro: int, largest: 
 
 
 class Trained:
-    """A network, and ways to train it `EPOCHS` epochs more; each returns seconds per image of all but the first.
+    """A network, and ways to train it for `EPOCHS` more epochs; each returns seconds per image, without the first epoch.
 
     Args:
         batch: B, examples.
-        updates: in each epoch; so N = updates x B.
-        limit: most examples of a micro-batch; None: B.
+        updates: number of updates in each epoch, so that N = updates x B.
+        limit: the most examples in a micro-batch; None: B.
     """
 
     def __init__(self, setting: Setting, device: torch.device, batch: int, updates: int, limit: int | None = None) -> None:
@@ -120,7 +123,7 @@ class Trained:
             self.compiled = True
 
     def by_hand(self) -> float:
-        """What a PyTorch user writes who counts every microsecond."""
+        """The loop of a PyTorch user for whom every microsecond counts."""
         self._compile(None)
         net = self.net.to(self.device).train()
         images, labels = self.images.to(self.device), self.labels.to(self.device)
@@ -143,15 +146,15 @@ class Trained:
         return (ends[-1] - ends[0]) / (steps.TIMED_EPOCHS * len(labels))
 
     def plan(self) -> float:
-        """Through our module, data and `BatchSizeScheduler`; nothing is logged."""
+        """With our module, data and `BatchSizeScheduler`; nothing is logged."""
         return self._fit([])
 
     def epoch(self) -> float:
-        """The same; seconds per epoch."""
+        """The same as `plan`, but in seconds per epoch."""
         return self.plan() * len(self.labels)
 
     def ours(self) -> float:
-        """What `train.py` does as it comes, with checkpoint and progress bar."""
+        """What `train.py` does by default, with checkpoints and progress bar."""
         with tempfile.TemporaryDirectory() as folder, steps.unseen():
             return self._fit(steps.watching(Path(folder)), tensorboard={"max_queue": 4096}, **steps.SHOWN_AND_SAVED)
 
@@ -167,7 +170,7 @@ class Trained:
 
 
 class _Waiting(pl.Callback):
-    """Waits for the device where the clock of `steps.fit` is read and counts: after the first epoch and the last."""
+    """Waits for the device at the two epoch ends between which `steps.fit` measures: after the first epoch and after the last."""
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.current_epoch in (0, EPOCHS - 1):

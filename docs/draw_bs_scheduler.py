@@ -1,7 +1,7 @@
-"""Draw docs/bs_scheduler.png: the noise of a cosine, carried by the batch: batch=dual beside PyPI's bs-scheduler, step by step.
+"""Draw docs/bs_scheduler.png: the noise of a cosine schedule, carried by the batch: batch=dual and PyPI's bs-scheduler.
 
 Run from the repository: pip install -c constraints.txt -e .[template,peers], then .venv/bin/python docs/draw_bs_scheduler.py
-The training is WRN on CIFAR-10 of Smith et al.: N = 50 000, 200 epochs, lr 0.1, B from 128 to N/10; nothing is trained.
+The setting is Smith et al.'s WRN on CIFAR-10: N = 50 000, 200 epochs, lr 0.1, B from 128 to N/10; nothing is trained.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CAP = N // 10
 
 
 def theirs() -> list[int]:
-    """B of each epoch as the library sets it in a DataLoader: from B0 to the cap, one step per epoch."""
+    """B of each epoch as bs-scheduler sets it in a DataLoader: from B0 to the cap, with one step per epoch."""
     loader = DataLoader(TensorDataset(torch.zeros(N, 1)), batch_size=B0, shuffle=True)
     scheduler = CosineAnnealingBS(loader, total_iters=EPOCHS, base_batch_size=B0, max_batch_size=CAP)
     sizes = []
@@ -38,7 +38,7 @@ def theirs() -> list[int]:
 
 
 def main() -> None:
-    """Draw, save, and print what is drawn."""
+    """Draw and save the figure, and print the numbers."""
     cosine = Cosine(T_max=EPOCHS)
     target = [LR * cosine(t) * (N / B0 - 1) for t in range(EPOCHS)]
     plan = Plan(cosine, Dual(B0, rule="sgd"), N, EPOCHS)

@@ -1,4 +1,4 @@
-"""Draw docs/dual_runs.png and print its table: cosine carried by the rate and by the batch, and no decay at all, 5 seeds each.
+"""Draw docs/dual_runs.png and print its table: a cosine carried by the learning rate and by the batch, and no decay, 5 seeds each.
 
 Run from the repository (about 10 minutes on one core), then .venv/bin/python docs/draw_dual_runs.py
     S="callbacks=light logger=csv-only threads=1 batch.last=partial seed=0,1,2,3,4"
@@ -8,8 +8,8 @@ Run from the repository (about 10 minutes on one core), then .venv/bin/python do
     python train.py -m $S $M scheduler=cosine batch=small,dual hydra.sweep.dir=outputs/dual_runs/mnist
     python train.py -m $S $M scheduler=constant batch=small hydra.sweep.dir=outputs/dual_runs/mnist_control
 
-The two arms of a seed share initial weights and the order of the examples. Margins of equivalence in test accuracy, set before the
-runs: 1 point on digits (360 test images, one standard error is about .6), 0.3 points on MNIST (10 000, about .13).
+For the same seed, the arms share the initial weights and the order of the examples. The margins for equivalence in test accuracy were set
+before the runs: 1 point on digits (360 test images, one standard error is about .6), 0.3 points on MNIST (10 000, about .13).
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ def runs_of(folder: Path) -> dict[str, dict[int, Run]]:
 
 
 def interval(differences: Sequence[float], confidence: float) -> tuple[float, float]:
-    """Of the mean of paired differences, by Student's t."""
+    """Confidence interval of the mean of paired differences, by Student's t."""
     half = stats.t.ppf((1 + confidence) / 2, len(differences) - 1) * statistics.stdev(differences) / math.sqrt(len(differences))
     return statistics.mean(differences) - half, statistics.mean(differences) + half
 
 
 def report(name: str, arms: dict[str, dict[int, Run]]) -> None:
-    """A line per arm, and the paired difference of each from the first."""
+    """Print a line per arm, and the paired difference between each arm and the first."""
     first = arms[ARMS["cosine", "small"][0]]
     for label, runs in arms.items():
         accuracies = [100 * run[0]["test/acc"] for run in runs.values()]
@@ -73,8 +73,8 @@ def report(name: str, arms: dict[str, dict[int, Run]]) -> None:
             logs = [math.log(runs[seed][0]["train/loss"] / first[seed][0]["train/loss"]) for seed in first]
             low, high = interval(points, 0.9)
             margin = MARGINS[name]
-            inside = "equivalent" if -margin < low and high < margin else "NOT shown equivalent"
-            words = f"90 % interval {low:+.2f} to {high:+.2f}: {inside} at {margin}"
+            verdict = "equivalent" if -margin < low and high < margin else "NOT shown to be equivalent"
+            words = f"90 % interval {low:+.2f} to {high:+.2f}: {verdict} within {margin}"
             print(f"    test - first: {statistics.mean(points):+.2f} points, {words}")
             ratios = [math.exp(bound) for bound in interval(logs, 0.95)]
             print(
@@ -83,7 +83,7 @@ def report(name: str, arms: dict[str, dict[int, Run]]) -> None:
 
 
 def main(folder: Path) -> None:
-    """Draw and save."""
+    """Draw and save the figure."""
     figure, axes = plt.subplots(2, 3, figsize=(13, 7), layout="constrained")
     for row, name in zip(axes, MARGINS, strict=True):
         arms = runs_of(folder / name) | runs_of(folder / f"{name}_control")

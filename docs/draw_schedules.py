@@ -1,4 +1,4 @@
-"""Draw docs/schedules.png: every schedule and batch strategy of conf/ with its defaults over 20 epochs of digits, from their plans.
+"""Draw docs/schedules.png from plans: every schedule and batch strategy of conf/, with its defaults, over 20 epochs of digits.
 
 Run from the repository: .venv/bin/python docs/draw_schedules.py
 """
@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 mpl.use("agg")
 from matplotlib import pyplot as plt
 
-from noisescale.app.command import build
+from noisescale.app.config import build
 from noisescale.plans.duality import resolve_rule
 from noisescale.plans.plan import Plan
 
@@ -24,7 +24,7 @@ CARRIERS = ("dual", "hybrid", "seesaw", "split")  # the batch follows the schedu
 
 
 def plan_of(*overrides: str) -> tuple[Plan, float]:
-    """The plan that train.py would carry out, and the optimizer's rate."""
+    """The plan that train.py would carry out, and the optimizer's learning rate."""
     cfg = compose("config", overrides=[f"epochs={EPOCHS}", "output_dir=.", *overrides])
     schedule = build(cfg, "warmup").before(build(cfg, "scheduler"), EPOCHS)
     return Plan(schedule, resolve_rule(build(cfg, "batch"), cfg.optimizer._target_), N, EPOCHS), cfg.optimizer.lr
@@ -36,7 +36,7 @@ def options(group: str) -> list[str]:
 
 
 def main() -> None:
-    """Draw and save."""
+    """Draw and save the figure."""
     panels = [(f"scheduler={name}", [f"scheduler={name}"], "lr") for name in options("scheduler")]
     panels += [
         (f"scheduler=cosine warmup={name}", ["scheduler=cosine", f"warmup={name}"], "lr") for name in options("warmup") if name != "none"
@@ -51,7 +51,7 @@ def main() -> None:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         for axis, (title, overrides, quantity) in zip(axes.flat, panels, strict=False):
             plan, lr = plan_of(*overrides)
-            updates = [u for u in plan if u.effective_batch_size == u.planned_batch_size]  # without the ends of passes
+            updates = [u for u in plan if u.effective_batch_size == u.planned_batch_size]  # without smaller windows at the ends of passes
             values = [lr * u.lr_factor if quantity == "lr" else u.effective_batch_size for u in updates]
             axis.step([u.epoch for u in updates], values, where="post", color="C0" if quantity == "lr" else "C1", linewidth=1.2)
             axis.set_title(title, fontsize=9)

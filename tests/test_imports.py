@@ -1,18 +1,20 @@
-"""The one-way street: every import of every module, those inside functions too, goes down the table of rooms."""
+"""The one-way street: every import of every module, those inside functions too, goes down; and tests import helpers, not each other."""
 
 from __future__ import annotations
 
 import ast
 import graphlib
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-SRC = ROOT / "src"
+from tests.helpers.processes import python
+from tests.helpers.repository import REPOSITORY
+
+SRC = REPOSITORY / "src"
+TESTS = REPOSITORY / "tests"
 
 # A room imports from the rows below its own, and from itself. A new room gets a place here first.
 LAYERS = (
@@ -31,12 +33,12 @@ PURE = {"errors", "files", "seeding", "schedules", "plans"}  # the standard libr
 
 def dotted(path: Path) -> str:
     """src/noisescale/data/__init__.py -> noisescale.data; train.py -> train."""
-    parts = path.relative_to(SRC if path.is_relative_to(SRC) else ROOT).with_suffix("").parts
+    parts = path.relative_to(SRC if path.is_relative_to(SRC) else REPOSITORY).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 FILES = {dotted(path): path for path in sorted((SRC / "noisescale").rglob("*.py"))}
-SCRIPTS = {dotted(path): path for path in sorted(ROOT.glob("*.py"))}
+SCRIPTS = {dotted(path): path for path in sorted(REPOSITORY.glob("*.py"))}
 
 
 def imported(source: str, package: str, modules: set[str]) -> Iterator[str]:
@@ -133,13 +135,23 @@ def test_schedules_and_plans_need_the_standard_library_only(name: str) -> None:
 def test_planning_loads_no_torch() -> None:
     heavy = "('torch', 'numpy', 'pytorch_lightning', 'hydra', 'omegaconf')"
     code = f"import sys, {', '.join(IN_PURE)}; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = python("-c", code)
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 
 @pytest.mark.parametrize("name", IN_ROOMS)
 def test_hydra_lives_in_the_app_alone(name: str) -> None:
     assert room(name) == "app" or not top_level(imports_of(name)) & {"hydra", "omegaconf"}
+
+
+def test_no_test_imports_from_another() -> None:
+    """What tests share is in tests/helpers, and the helpers know of no test: so a file can be read, moved and run by itself."""
+    helpers = {dotted(path) for path in (TESTS / "helpers").rglob("*.py")}
+    for path in TESTS.rglob("*.py"):
+        package = dotted(path.parent / "__init__.py")
+        found = set(imported(path.read_text(encoding="utf-8"), package, helpers))
+        strangers = {name for name in found if name.split(".")[0] in ("tests", "conftest")} - helpers
+        assert not strangers, f"{path.relative_to(REPOSITORY)} imports {strangers}"
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

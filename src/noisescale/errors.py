@@ -1,4 +1,4 @@
-"""Errors for people: one line with the key, the value, the range, the remedy."""
+"""Errors for users to read: one line with the key, the value, the valid range and the remedy."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ __all__ = [
 
 
 class ConfigError(ValueError):
-    """A choice that cannot be carried out: `key=value: problem; remedy`.
+    """A setting that cannot be used: `key=value: problem; remedy`.
 
     Args:
         key: the name that the user typed, without its group (`gamma`); `under` adds the group.
-        value: what was given.
-        problem: what is wrong and which range is valid, a phrase ("must be in (0, 1]").
-        remedy: what to do instead, a phrase, or empty.
+        value: the value that was given.
+        problem: what is wrong with it and which range is valid, as a phrase ("must be in (0, 1]").
+        remedy: what to do instead, as a phrase; may be empty.
     """
 
     def __init__(self, key: str, value: Any, problem: str, remedy: str = "") -> None:
         self.key, self.value, self.problem, self.remedy = key, value, problem, remedy
-        super().__init__(key, value, problem, remedy)  # the arguments, so that it can be pickled
+        super().__init__(key, value, problem, remedy)  # the same arguments, so that the error can be pickled
 
     def under(self, group: str) -> ConfigError:
         """The same error with its key inside a config group: `gamma` -> `scheduler.gamma`."""
@@ -52,19 +52,19 @@ def check_number(
 ) -> None:
     """Raise `ConfigError` unless `value` is a finite number in the given range.
 
-    `above` and `below` exclude their bound, `at_least` and `at_most` include it.
+    `above` and `below` exclude the bound, `at_least` and `at_most` include it.
     """
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if number and math.isfinite(value) and above < value < below and at_least <= value <= at_most:
         return
-    low = f"({_exactly(above)}" if above > -math.inf else f"[{_exactly(at_least)}" if at_least > -math.inf else "(-inf"
-    high = f"{_exactly(below)})" if below < math.inf else f"{_exactly(at_most)}]" if at_most < math.inf else "inf)"
+    low = f"({_shortest(above)}" if above > -math.inf else f"[{_shortest(at_least)}" if at_least > -math.inf else "(-inf"
+    high = f"{_shortest(below)})" if below < math.inf else f"{_shortest(at_most)}]" if at_most < math.inf else "inf)"
     words = f"must be a finite number in {low}, {high}" + (f", in {unit}" if unit else "")
     raise ConfigError(key, value, words, remedy)
 
 
-def _exactly(bound: float) -> str:
-    """As short as can be without changing the number: 1, 0.1, 1281167."""
+def _shortest(bound: float) -> str:
+    """The shortest text that does not change the number: 1, 0.1, 1281167."""
     short = f"{bound:g}"
     return short if float(short) == bound else str(bound)
 

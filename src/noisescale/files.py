@@ -1,4 +1,4 @@
-"""Rows of a run, as CSV files that survive an interruption."""
+"""Text and CSV files of a run, written so that an interruption cannot damage them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["AppendedRows", "read_rows", "set_aside", "write_atomically", "write_
 
 
 def write_atomically(path: Path, text: str, durable: bool = True) -> None:
-    """Replace `path` by `text`: a reader sees the old file or the new one, never a part.
+    """Write `text` to `path`, replacing the file: a reader sees the old file or the new one, never part of one.
 
     Args:
-        durable: wait for the disk, so that this holds after a power cut too; some milliseconds.
+        durable: wait for the disk, so that this holds even after a power cut; takes a few milliseconds.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
@@ -28,7 +28,7 @@ def write_atomically(path: Path, text: str, durable: bool = True) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The complete rows of a CSV file; none where there is no file. A last line that was cut off by a crash is left out."""
+    """The complete rows of a CSV file, or none if there is no file. A last line that a crash has cut off is left out."""
     if not path.exists():
         return []
     text = path.read_text()
@@ -37,14 +37,14 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]], durable: bool = True) -> None:
-    """Replace a CSV file atomically; a missing value is an empty field. `durable` as in `write_atomically`."""
+    """Write a CSV file atomically, replacing any old one; a missing value becomes an empty field. `durable`: see `write_atomically`."""
     lines = [",".join(columns)]
     lines += [",".join(_field(row.get(column, "")) for column in columns) for row in rows]
     write_atomically(path, "\n".join(lines) + "\n", durable)
 
 
 def set_aside(path: Path) -> None:
-    """Rename a file that a new run would overwrite to `name.1`, `name.2`, ...: the first that is free."""
+    """Rename a file that a new run would overwrite to the first free name of `name.1`, `name.2`, ..."""
     if path.exists():
         number = 1
         while (aside := path.with_name(f"{path.name}.{number}")).exists():
@@ -56,9 +56,9 @@ class AppendedRows:
     """A CSV file that grows: rows are numbered by their first column and appended in batches.
 
     Args:
-        path: the file; a file of an earlier run is set aside when a run starts at 0.
+        path: the file. If `start` is 0, a file that an earlier run left there is set aside.
         columns: its header.
-        start: the number of the first row to come; rows from there on, which a resumed run makes again, are removed.
+        start: the number of the next row. Existing rows from there on are removed, because a resumed run writes them again.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], start: int) -> None:
@@ -68,7 +68,7 @@ class AppendedRows:
         write_rows(path, columns, [row for row in read_rows(path) if int(row[columns[0]]) < start])
 
     def append(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Write `rows`, each a value per column."""
+        """Append `rows`, each with one value per column."""
         text = "".join(",".join(map(_field, row)) + "\n" for row in rows)
         with self.path.open("a", newline="") as file:
             file.write(text)

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 from hydra.errors import MissingConfigException
 from PIL import Image
 
+import train
 from noisescale.data import DigitsData
 from noisescale.errors import ConfigError
-from tests.app.test_train import REPOSITORY, Outcome, command, run
-from tests.helpers.cases import ignored
+from tests.helpers.front_door import Outcome, command, run
+from tests.helpers.images import write_images
+from tests.helpers.processes import python
+from tests.helpers.repository import REPOSITORY
+from tests.helpers.trainings import ignored
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
 
@@ -79,10 +80,13 @@ TABLE: list[tuple[str, str]] = [
         "experiment=smith2017/decai",
         f"experiment=smith2017/decai: no such option, did you mean smith2017/decay?; valid: {EXPERIMENTS}",
     ),
-    ("batch=_dual", "batch=_dual: is what options share, not one of them"),
-    ("experiment=smith2017/_base", "experiment=smith2017/_base: is what options share, not one of them"),
+    ("batch=_dual", "batch=_dual: holds keys that several options share, and is not an option itself"),
+    ("experiment=smith2017/_base", "experiment=smith2017/_base: holds keys that several options share, and is not an option itself"),
     # the noise carried by the batch
-    ("batch=dual batch.growth=1.5", "batch.growth=1.5: must be a finite number in [0, 1]; 0 lets the rate decay, 1 the batch grow"),
+    (
+        "batch=dual batch.growth=1.5",
+        "batch.growth=1.5: must be a finite number in [0, 1]; 0 decays the learning rate, 1 grows the batch",
+    ),
     ("batch=dual batch.size=1293", "batch.size=1293: must be below N = 1293: a full batch has no noise to match; use batch=full"),
     (
         "batch=dual batch.max_size=16",
@@ -103,7 +107,7 @@ TABLE: list[tuple[str, str]] = [
     ("scheduler.shape=full", "scheduler.shape=full: must be one of half, quarter"),
     ("scheduler=cyclic scheduler.wave=sine", "scheduler.wave=sine: must be one of triangle, square"),
     ("warmup.epochs=3", "warmup.epochs=3: contradicts warmup=none; choose warmup=linear, or set warmup.epochs=0"),
-    ("data.size=5", "data.size=5: stands in place of data, for plan.py; leave it at null to train"),
+    ("data.size=5", "data.size=5: replaces the data, and is only for plan.py; leave it at null to train"),
     ("-m scheduler=cosine,foo", f"scheduler=foo: no such option; valid: {SCHEDULERS}"),
     ("scheduler=null", f"scheduler=null: no such option; valid: {SCHEDULERS}"),
     ("batch=128", f"batch=128: no such option; valid: {BATCHES}"),
@@ -137,7 +141,7 @@ TABLE: list[tuple[str, str]] = [
     ("max_micro_batch_size=1.5", f"max_micro_batch_size=1.5: {EXAMPLES}; null for no limit"),
     (
         "model=resnet18 model.ghost_batch_size=16 max_micro_batch_size=24",
-        "max_micro_batch_size=24: must be a multiple of model.ghost_batch_size=16; else the limit would change what batch norm sees",
+        "max_micro_batch_size=24: must be a multiple of the ghost batch of 16 examples; else it would change what batch norm sees",
     ),
     # schedules
     (
@@ -157,16 +161,16 @@ TABLE: list[tuple[str, str]] = [
     ("scheduler=inverse scheduler.gamma=-1", "scheduler.gamma=-1: must be a finite number in [0, inf), in 1/epochs"),
     (
         "scheduler=exponential scheduler.rate=0.1",
-        "scheduler.gamma=0.9: exactly one of gamma (base, s = gamma^t) and rate (s = exp(-rate t)) must be given, rate is 0.1; "
+        "scheduler.gamma=0.9: exactly one of gamma (base, s = gamma^t) and rate (s = exp(-rate t)) must be given, but rate is 0.1; "
         "set the other one to null",
     ),
     ("scheduler=cyclic scheduler.mode=saw", "scheduler.mode=saw: must be one of triangular, triangular2, exp_range"),
-    ("+scheduler.foo=3", f"scheduler.foo=3: is no key of scheduler=cosine; {ANOTHER} scheduler"),
-    ("experiment=step_gamma065 scheduler=cosine", f"scheduler.step_size=5: is no key of scheduler=cosine; {ANOTHER} scheduler"),
+    ("+scheduler.foo=3", f"scheduler.foo=3: is not a key of scheduler=cosine; {ANOTHER} scheduler"),
+    ("experiment=step_gamma065 scheduler=cosine", f"scheduler.step_size=5: is not a key of scheduler=cosine; {ANOTHER} scheduler"),
     ("~scheduler", "scheduler: Key 'scheduler' is not in struct"),
     (
         "warmup=linear warmup.mode=shift warmup.epochs=30",
-        "warmup.epochs=30: must be a finite number in [0, 20), in epochs; a warm-up that shifts must end before the training",
+        "warmup.epochs=30: must be a finite number in [0, 20), in epochs; with mode=shift the warm-up must end before the training does",
     ),
     # rates
     *((f"optimizer.lr={lr}", f"optimizer.lr={lr}: {POSITIVE}") for lr in ("-0.1", "0", "nan", "inf", "abc", "null", "true")),
@@ -175,7 +179,7 @@ TABLE: list[tuple[str, str]] = [
     ("optimizer.decay_biases_and_norms=no", "optimizer.decay_biases_and_norms=no: must be true or false; true is what torch does"),
     ("optimizer.fused=yes", "optimizer.fused=yes: must be true, false or null; null is torch's own choice"),
     ("optimizer.foreach=1", "optimizer.foreach=1: must be true, false or null; null is torch's own choice"),
-    ("optimizer.fused=true optimizer.foreach=true", "optimizer.fused=true: excludes optimizer.foreach=true; set one of them to null"),
+    ("optimizer.fused=true optimizer.foreach=true", "optimizer.fused=true: cannot be combined with foreach=true; set one of them to null"),
     # lengths and seeds
     *((f"epochs={epochs}", f"epochs={epochs}: {EPOCHS}") for epochs in ("0", "-1", "2.5", "abc", "null")),
     ("epochs=???", "epochs: Missing mandatory value: epochs"),
@@ -203,7 +207,7 @@ TABLE: list[tuple[str, str]] = [
     ("data=imagefolder data.root={tmp}/images", f"batch.size=32: {TO_N.replace('1293', '7')}"),
     (
         "data=imagefolder data.root={tmp}/images batch.size=4 data.image_size=0",
-        "data.image_size=0: must be a whole number of pixels, at least 1; null takes the images as they are",
+        "data.image_size=0: must be a whole number of pixels, at least 1; null uses the images as they are",
     ),
     (
         "data=mnist data.root=nowhere data.download=false",
@@ -254,9 +258,9 @@ TABLE: list[tuple[str, str]] = [
     ),
     ("full_error=maybe", "full_error=maybe: must be true or false"),
     # the grammar of overrides
-    ("epochs", f"epochs: is no override (Error parsing override 'epochs' missing EQUAL at '<EOF>'); {QUOTE}"),
-    ("scheduler.milestones=[1,", f"scheduler.milestones=[1,: is no override (no viable alternative at input '[1,'); {QUOTE}"),
-    ("hydra.run.dir=a=b", f"hydra.run.dir=a=b: is no override (mismatched input '=' expecting <EOF>); {QUOTE}"),
+    ("epochs", f"epochs: is not an override (Error parsing override 'epochs' missing EQUAL at '<EOF>'); {QUOTE}"),
+    ("scheduler.milestones=[1,", f"scheduler.milestones=[1,: is not an override (no viable alternative at input '[1,'); {QUOTE}"),
+    ("hydra.run.dir=a=b", f"hydra.run.dir=a=b: is not an override (mismatched input '=' expecting <EOF>); {QUOTE}"),
     ("hydra.run.dir=null", "Error merging override hydra.run.dir=null: field 'hydra.run.dir' is not Optional"),
     (
         "scheduler=cosine,step",
@@ -270,8 +274,8 @@ TABLE: list[tuple[str, str]] = [
 BOUNDARY_SLACK: list[tuple[str, str]] = [
     ("model.widths=[0]", "model.widths=0: must be a whole number of units or channels, at least 1"),
     ("model.widths=3", "model.widths=3: must be a list of whole numbers; write [128] for one layer"),
-    ("+model.foo=3", f"model.foo=3: is no key of model=mlp; {ANOTHER} model"),
-    ("+trainer.foo=1", f"trainer.foo=1: is no key of trainer=cpu; {ANOTHER} trainer"),
+    ("+model.foo=3", f"model.foo=3: is not a key of model=mlp; {ANOTHER} model"),
+    ("+trainer.foo=1", f"trainer.foo=1: is not a key of trainer=cpu; {ANOTHER} trainer"),
     ("+callbacks.foo=3", "callbacks.foo=3: must be a callback; give callbacks.foo._target_ and its arguments"),
     (
         "trainer.accelerator=abacus",
@@ -306,14 +310,8 @@ def tmp(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (tmp / "file").write_text("not a folder, and not a checkpoint")
     (tmp / "empty" / "train" / "a").mkdir(parents=True)
     (tmp / "empty" / "test" / "a").mkdir(parents=True)
-    random = np.random.default_rng(0)
     for name in ("images", "cut_train", "cut_test", "sizes"):
-        for split in ("train", "test"):
-            for label in "ab":
-                (tmp / name / split / label).mkdir(parents=True)
-                for number in range(4):
-                    pixels = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-                    Image.fromarray(pixels).save(tmp / name / split / label / f"{number}.jpg")
+        write_images(tmp / name, size=(16, 16), kind="jpg", classes=("a", "b"))
     for image in (tmp / "cut_train" / "train" / "b" / "2.jpg", tmp / "cut_test" / "test" / "a" / "1.jpg"):
         image.write_bytes(image.read_bytes()[:-200])
     Image.new("RGB", (9, 9)).save(tmp / "sizes" / "train" / "b" / "0.jpg")
@@ -380,14 +378,14 @@ def test_every_group_of_the_table_is_refused_an_unknown_option() -> None:
 def test_the_whole_trace_on_request(typed: list[str], environment: dict[str, str], tmp_path: Path) -> None:
     """By `full_error=true`, or by Hydra's own variable; whoever runs a command in a shell sees Python's traceback of it."""
     with pytest.raises(ConfigError, match="epochs=0: must be") as caught:
-        command(*typed, "epochs=0", f"hydra.run.dir={tmp_path}", f"hydra.sweep.dir={tmp_path}", **environment)
+        command(train, *typed, "epochs=0", f"hydra.run.dir={tmp_path}", f"hydra.sweep.dir={tmp_path}", **environment)
     names = [entry.name for entry in caught.traceback]
-    assert {"train", "schedule_and_strategy", "check_count"} <= set(names)
+    assert {"train", "read_config", "check_count"} <= set(names)
 
 
 def test_the_whole_trace_of_what_hydra_refuses(tmp_path: Path) -> None:
     with pytest.raises(MissingConfigException, match="Could not find 'scheduler/x'"):
-        command("scheduler=x", "full_error=true", f"hydra.run.dir={tmp_path}")
+        command(train, "scheduler=x", "full_error=true", f"hydra.run.dir={tmp_path}")
 
 
 def test_a_fault_of_ours_is_not_made_a_fault_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -409,14 +407,7 @@ def test_what_needs_no_torch_is_refused_without_importing_it(typed: str, tmp_pat
         "except SystemExit as error:\n    status = error.code\n"
         "print(status, sorted({'torch', 'pytorch_lightning', 'torchvision', 'sklearn'} & set(sys.modules)))"
     )
-    found = subprocess.run(
-        [sys.executable, "-c", program, f"hydra.run.dir={tmp_path}", typed],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=REPOSITORY,
-        check=True,
-    )
+    found = python("-c", program, f"hydra.run.dir={tmp_path}", typed)
     assert found.stdout == "2 []\n"
     assert found.stderr.startswith("error: ")
     assert found.stderr.count("\n") == 1

@@ -17,17 +17,16 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-import train
-from noisescale.app.command import build
-from noisescale.app.composed import ghost_batch_size, num_examples, schedule_and_strategy
+from noisescale.app.composed import num_examples, read_config
+from noisescale.app.config import build
 from noisescale.data import ImageDataModule
 from noisescale.models.optimizers import OptimizerFactory
 from noisescale.plans.duality import resolve_rule
 from noisescale.plans.plan import Cursor, Plan, Update
 from noisescale.plans.strategies import BatchStrategy
 from noisescale.schedules import Schedule, Warmup
+from tests.helpers.repository import CONF
 
-CONF = Path(train.__file__).resolve().parent / "conf"
 N = 1293
 """Training examples of the default data set."""
 
@@ -222,8 +221,7 @@ def planned(monkeypatch: pytest.MonkeyPatch, experiment: str, *overrides: str) -
     assert isinstance(cfg, DictConfig)
     monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
     HydraConfig.instance().set_config(cfg)
-    schedule, strategy = schedule_and_strategy(cfg)
-    return Plan(schedule, strategy, num_examples(cfg), cfg.epochs, 1, cfg.max_micro_batch_size, ghost_batch_size(cfg))
+    return read_config(cfg).plan(num_examples(cfg))
 
 
 def header_of(name: str) -> str:

@@ -4,41 +4,26 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
-import plan as plan_script
 from noisescale import schedules
 from noisescale.files import read_rows
 from noisescale.plans.duality import CyclicBatch, Dual
 from noisescale.plans.plan import Plan, Update
 from noisescale.plans.strategies import Fixed, Full
-from tests.app.test_train import REPOSITORY, Outcome, fresh_process, outcome_of, run_dir
-from tests.app.test_train import run as train
-from tests.helpers.cases import ignored
+from tests.helpers.front_door import Outcome, plan, run, run_dir
+from tests.helpers.processes import python
+from tests.helpers.repository import REPOSITORY
+from tests.helpers.trainings import ignored
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
 
 N = 1293
 LR = 0.05
 COLUMNS = ["step", "epoch", "examples_seen", "lr", "effective_batch_size", "micro_batch_size", "accumulate_grad_batches", "g"]
-
-
-def command(*arguments: str) -> NoReturn:
-    """`python plan.py ARGUMENTS` in this process."""
-    with fresh_process():
-        sys.argv = ["plan.py", *arguments]
-        plan_script.main()
-
-
-def plan(*arguments: str) -> Outcome:
-    """The same, until it exits."""
-    return outcome_of(command, *arguments)
 
 
 def planned(folder: Path, *arguments: str) -> Outcome:
@@ -84,28 +69,33 @@ CASES: dict[str, tuple[list[str], Plan]] = {
 }
 
 
-def to(values: list[str]) -> str:
-    return " to ".join(dict.fromkeys(values))
+def to(values: list[float]) -> str:
+    """Two numbers of three digits, or one of four where the two are written alike."""
+    short = list(dict.fromkeys(f"{value:.3g}" for value in values))
+    return " to ".join(short) if len(short) > 1 else f"{values[0]:.4g}"
 
 
-def row_of(part: list[Update], plan: Plan, momentum: float) -> list[str]:
+def whole(values: list[int]) -> str:
+    return " to ".join(dict.fromkeys(map(str, values)))
+
+
+def row_of(part: list[Update], plan: Plan) -> list[str]:
     """The cells of a row of the table but for its epochs, from the updates that it stands for."""
     full = [u for u in part if u.effective_batch_size == u.planned_batch_size] or part
     ends = [full[0], full[-1]]
-    g = [plan.noise(u, LR) for u in ends]
-    micro = [max(size for rank in range(plan.world_size) for _, size in plan.pieces(u, rank)) for u in ends]
-    cells = [
-        to([f"{LR * u.lr_factor:.4g}" for u in ends]),
-        to([str(u.effective_batch_size) for u in ends]),
-        to([f"{size} x {u.accumulate_grad_batches}" for size, u in zip(micro, ends, strict=True)]),
-        to([f"{noise:.4g}" for noise in g]),
+    return [
+        to([LR * u.lr_factor for u in ends]),
+        whole([u.effective_batch_size for u in ends]),
+        whole([u.accumulate_grad_batches for u in ends]),
+        to([plan.noise(u, LR) for u in ends]),
+        str(len(part)),
     ]
-    return [*cells, *([to([f"{noise / (1 - momentum):.4g}" for noise in g])] if momentum else []), str(len(part))]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_plan_is_seen_before_training(case: str, tmp_path: Path) -> None:
+def test_a_plan_is_seen_before_training(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The table, the totals, plan.csv and plan.png, each against the plan made by hand."""
+    monkeypatch.setenv("COLUMNS", "240")  # so that no cell of the table takes two lines
     words, expected = CASES[case]
     outcome = planned(tmp_path, *words)
     updates = list(expected)
@@ -113,22 +103,20 @@ def test_a_plan_is_seen_before_training(case: str, tmp_path: Path) -> None:
 
     rows = [re.split(r" {2,}", line.strip()) for line in lines if re.match(r"\s*[\d.e-]+ to [\d.e-]+  ", line)]
     assert sum(int(row[-1]) for row in rows) == len(updates)
-    momentum = 0.0 if case in ("adam", "full") else 0.9
     first = 0
     for row in rows:
         part = updates[first : first + int(row[-1])]
-        cells = row_of(part, expected, momentum)
-        assert [*row[1:5], row[-1]] == [*cells[:4], cells[-1]]
-        assert not momentum or row[5] == cells[4]
+        assert [*row[1:5], row[-1]] == row_of(part, expected)
         assert row[0].startswith(f"{part[0].epoch:.4g} to ")
         first += len(part)
     assert all(a[0].split(" to ")[1] == b[0].split(" to ")[0] for a, b in pairwise(rows))
-    assert lines[0].strip() == f"N = {expected.num_examples}, {expected.epochs} epochs"
-    assert f"micro x accumulate x {expected.world_size} device" in outcome.out
+    devices = "1 device" if expected.world_size == 1 else f"{expected.world_size} devices"
+    assert lines[0].strip() == f"N = {expected.num_examples}, {expected.epochs} epochs; B = micro x accumulate x {devices}"
 
     total = f"{len(updates):,} update".replace(",", " ")
     assert any(line.startswith(total) for line in lines)
-    assert lines[-1] == f"{os.path.relpath(tmp_path)}/plan.csv, {os.path.relpath(tmp_path)}/plan.png"
+    assert lines[-2:] == [f"{os.path.relpath(tmp_path)}/plan.csv", f"{os.path.relpath(tmp_path)}/plan.png"]
+    assert ("with momentum 0.9 the noise is g/(1-m) = 10 g" in lines) == (case not in ("adam", "full"))
 
     written = read_rows(tmp_path / "plan.csv")
     assert list(written[0]) == COLUMNS
@@ -149,7 +137,22 @@ def test_a_plan_is_seen_before_training(case: str, tmp_path: Path) -> None:
 def test_devices_are_in_the_table(tmp_path: Path) -> None:
     out = planned(tmp_path, *CASES["devices"][0]).out
     assert "micro x accumulate x 2 devices" in out
-    assert re.search(r" 8 x 2 ", out), "32 = 8 micro x 2 accumulate x 2 devices"
+    assert re.search(r"  32 to \d+  +2(  | to \d)", out), "32 = 8 micro x 2 accumulate x 2 devices"
+
+
+WIDE = (
+    *CASES.values(),
+    (["batch=seesaw", "optimizer=adam", "max_micro_batch_size=20"], None),
+    (["data.size=1281167", "experiment=smith2017_imagenet/increase", "max_micro_batch_size=64", "trainer.devices=8"], None),
+)
+
+
+@pytest.mark.parametrize("words", [words for words, _ in WIDE], ids=" ".join)
+def test_a_plan_fits_80_columns_when_it_is_piped(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    lines = planned(tmp_path, *words).out.splitlines()
+    assert max(map(len, lines[:-2])) <= 80  # all but the two names of files
+    assert "…" not in "".join(lines)
 
 
 # -- the training that follows -------------------------------------------------------------------------------------------------
@@ -173,7 +176,7 @@ def test_training_does_what_was_planned(words: tuple[str, ...], tmp_path: Path) 
     """plan.csv beside the steps.csv of train.py with the same overrides, number by number."""
     words = (*SHORT, *words)
     planned(tmp_path / "plan", *words)
-    outcome = train(*words, run_dir(tmp_path / "train"))
+    outcome = run(*words, run_dir(tmp_path / "train"))
     assert outcome.status == 0, outcome.err
     before, after = read_rows(tmp_path / "plan" / "plan.csv"), read_rows(tmp_path / "train" / "steps.csv")
     assert len(before) > 2
@@ -186,7 +189,7 @@ def test_training_does_what_was_planned(words: tuple[str, ...], tmp_path: Path) 
 def test_training_warns_of_the_same(tmp_path: Path) -> None:
     """Of a rule that is not the optimizer's, and of a cap, with its epoch."""
     words = ("batch=seesaw", "epochs=2", "callbacks=light", "logger=csv-only")
-    outcome = train(*words, run_dir(tmp_path / "train"))
+    outcome = run(*words, run_dir(tmp_path / "train"))
     said = [line for line in outcome.err.splitlines() if line.startswith("note: ")]
     assert len(said) == 2
     assert set(said) <= set(planned(tmp_path / "plan", *words).lines)
@@ -212,14 +215,8 @@ HEAVY = {"torch", "pytorch_lightning", "lightning", "torchvision", "sklearn", "t
 )
 def test_neither_torch_nor_data_are_loaded(words: list[str], updates: list[str], places: list[str], tmp_path: Path) -> None:
     """In an empty folder, where Hydra has its own place for the output."""
-    found = subprocess.run(
-        [sys.executable, "-W", "error", "-X", "importtime", str(REPOSITORY / "plan.py"), *words],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=tmp_path,
-        check=True,
-    )
+    found = python("-W", "error", "-X", "importtime", str(REPOSITORY / "plan.py"), *words, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
     imported = {line.rpartition("|")[2].strip().split(".")[0] for line in found.stderr.splitlines() if line.startswith("import time:")}
     assert {"hydra", "matplotlib", "noisescale"} <= imported
     assert not imported & HEAVY
@@ -229,7 +226,7 @@ def test_neither_torch_nor_data_are_loaded(words: list[str], updates: list[str],
     for place in places:
         (folder,) = tmp_path.glob(place)
         assert {path.name for path in folder.iterdir()} == {".hydra", "plan.csv", "plan.png"}
-        assert f"{folder.relative_to(tmp_path)}/plan.csv, {folder.relative_to(tmp_path)}/plan.png" in found.stdout
+        assert f"{folder.relative_to(tmp_path)}/plan.csv\n{folder.relative_to(tmp_path)}/plan.png" in found.stdout
 
 
 def test_the_data_need_not_be_there(tmp_path: Path) -> None:
@@ -258,8 +255,8 @@ def test_imagenet_in_batches_of_256(tmp_path: Path) -> None:
     [
         ("batch=dual", r"B reaches its cap N/10 = 129 at epoch 13\.6\d: .*"),
         ("batch=dual batch.max_size=1000", r"B = \d+ at epoch [\d.]+ is above N/10 = 129[:,] .*"),
-        ("scheduler=multistep batch=dual batch.max_size=1293", r"at the cut of epoch 10 lr is 0\.0\d+, .* lr h.*"),
-        ("batch.size=1000", r"momentum 0\.9 at B = 1000 fills in B/\(N\(1-m\)\) = 7\.7 epochs: .*"),
+        ("scheduler=multistep batch=dual batch.max_size=1293", r"after the cut at epoch 10 lr is 0\.0\d+, .* lr h.*"),
+        ("batch.size=1000", r"momentum 0\.9 at B = 1000 takes B/\(N\(1-m\)\) = 7\.7 epochs to fill .*"),
         ("", r"the window that ends epoch 1 has 13 of 32 examples, 2\.(46|5)x the noise; .*"),
         ("optimizer=adam batch=dual batch.rule=sgd", r"batch\.rule=sgd keeps .* Adam.*"),
         ("optimizer=sgd batch=seesaw", r"batch\.rule=adaptive keeps .* SGD.*"),
@@ -287,7 +284,7 @@ def test_a_sweep_is_a_line_per_plan(tmp_path: Path) -> None:
     assert [line.partition(":")[0] for line in lines] == [
         f"scheduler={scheduler} batch={batch} epochs=20" for scheduler in ("cosine", "constant") for batch in ("small", "dual")
     ]
-    assert lines[0].endswith(": 820 updates; with the same noise in the batch (batch=dual) 466, 1.8x fewer")
+    assert lines[0].endswith(": 820 updates; 466 with the same noise carried by the batch (batch=dual), 1.8x fewer")
     assert lines[1].endswith(": 466 updates instead of 820 at B = 32 with the same noise, 1.8x fewer")
     assert "accumulate" not in outcome.out, "no tables in a sweep"
     for number in range(4):
@@ -311,9 +308,9 @@ EXAMPLES = "must be a whole number of examples, at least 1"
 TABLE: list[tuple[str, str]] = [
     ("scheduler=cosin", "scheduler=cosin: no such option, did you mean cosine?; valid: ..."),
     ("batch=duel", "batch=duel: no such option, did you mean dual?; valid: ..."),
-    ("data.size=0", f"data.size=0: {EXAMPLES}"),
-    ("data.size=-1", f"data.size=-1: {EXAMPLES}"),
-    ("data.size=2.5", f"data.size=2.5: {EXAMPLES}"),
+    ("data.size=0", f"data.size=0: {EXAMPLES}; null for the size of the data set"),
+    ("data.size=-1", f"data.size=-1: {EXAMPLES}; null for the size of the data set"),
+    ("data.size=2.5", f"data.size=2.5: {EXAMPLES}; null for the size of the data set"),
     ("data.subset_size=9999", "data.subset_size=9999: the training set has 1437 examples; choose 1 to 1437, or null for all"),
     ("data.val_fraction=1", "data.val_fraction=1: must be a finite number in [0, 1)"),
     ("epochs=0", "epochs=0: must be a whole number of epochs, at least 1"),
@@ -337,7 +334,10 @@ TABLE: list[tuple[str, str]] = [
         "batch=dual batch.max_size=1294",
         "batch.max_size=1294: must be at most N = 1293, the examples of one pass; use batch=full for all of them",
     ),
-    ("batch=dual batch.growth=2", "batch.growth=2: must be a finite number in [0, 1]; 0 lets the rate decay, 1 the batch grow"),
+    (
+        "batch=dual batch.growth=2",
+        "batch.growth=2: must be a finite number in [0, 1]; 0 decays the learning rate, 1 grows the batch",
+    ),
     ("batch=dual batch.rule=x", "batch.rule=x: must be one of sgd, adaptive"),
     ("batch=dual batch.match=x", "batch.match=x: must be one of exact, ratio"),
     ("batch=cyclic batch.base_factor=0", "batch.base_factor=0: must be a finite number in (0, 1]"),
@@ -363,13 +363,16 @@ def test_bad_input_is_one_line(typed: str, line: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("typed", "line"),
     [
-        ("data.size=100", "data.size=100: stands in place of data, for plan.py; leave it at null to train"),
+        ("data.size=100", "data.size=100: replaces the data, and is only for plan.py; leave it at null to train"),
         ("batch=dual batch.size=1293", "batch.size=1293: must be below N = 1293: a full batch has no noise to match; use batch=full"),
-        ("batch=dual batch.growth=2", "batch.growth=2: must be a finite number in [0, 1]; 0 lets the rate decay, 1 the batch grow"),
+        (
+            "batch=dual batch.growth=2",
+            "batch.growth=2: must be a finite number in [0, 1]; 0 decays the learning rate, 1 grows the batch",
+        ),
     ],
 )
 def test_train_refuses_the_same_and_a_size_without_data(typed: str, line: str, tmp_path: Path) -> None:
-    outcome = train(*typed.split(), run_dir(tmp_path))
+    outcome = run(*typed.split(), run_dir(tmp_path))
     assert outcome.status == 2
     assert outcome.lines[-1] == f"error: {line}"
     assert not list(tmp_path.glob("*.csv"))

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.app.test_train import QUICK, REPOSITORY, process, run
-from tests.helpers.cases import ignored
+from tests.helpers.front_door import QUICK, process, run
+from tests.helpers.processes import PATIENCE, environment_with, python
+from tests.helpers.repository import REPOSITORY
+from tests.helpers.trainings import ignored
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
 
@@ -34,15 +36,7 @@ print("modules", *sorted(set(sys.modules) - theirs), file=sys.stderr)
 
 def modules_after(*arguments: str, baseline: bool = False, script: str = "train.py") -> set[str]:
     """What is imported when `python SCRIPT ARGUMENTS` ends well, beyond `import torch, pytorch_lightning` with `baseline`."""
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, script, "yes" if baseline else "", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
+    done = python("-c", PROGRAM, script, "yes" if baseline else "", *arguments)
     lines = done.stderr.splitlines()
     assert "status 0" in lines, done.stderr
     return set(lines[-1].split()[1:])
@@ -94,9 +88,9 @@ printf '%s\\n' "${COMPREPLY[@]}"
         ["bash", "-c", script, "bash", said.stdout, line],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         cwd=REPOSITORY,
-        env={**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+        env=environment_with({"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}),
         check=False,
     )
     return found.stdout.split()
@@ -164,21 +158,16 @@ for typed in json.loads(sys.argv[1]):
 
 
 def test_bad_input_is_refused_without_torch_wherever_it_can_be(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", REFUSALS, json.dumps(WITHOUT_TORCH)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        check=True,
-    )
+    done = python("-c", REFUSALS, json.dumps(WITHOUT_TORCH), cwd=tmp_path)
     assert done.stdout.splitlines() == [f"2 {typed}" for typed in WITHOUT_TORCH]
 
 
 def test_a_key_that_a_logger_does_not_know_is_one_line(tmp_path: Path) -> None:
     for logger, line in (
-        ("tensorboard", "logger.foo=1: is no key of logger=tensorboard; an experiment or debug option that sets it is for another logger"),
+        (
+            "tensorboard",
+            "logger.foo=1: is not a key of logger=tensorboard; an experiment or debug option that sets it is for another logger",
+        ),
         ("csv-only", "logger.foo=1: has no logger to go to; choose logger=tensorboard, or set logger._target_"),
     ):
         outcome = run(*QUICK, f"logger={logger}", "+logger.foo=1", f"hydra.run.dir={tmp_path}/{logger}")
@@ -189,5 +178,5 @@ def test_a_key_that_a_logger_does_not_know_is_one_line(tmp_path: Path) -> None:
 def test_what_is_imported_is_left_out_of_the_searches_for_garbage() -> None:
     load = "from noisescale.app.train import import_libraries; import_libraries()"
     program = f"import gc; {load}; print(gc.isenabled(), gc.get_freeze_count() > 100_000)"
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
-    assert found.stdout == "True True\n"
+    found = python("-c", program)
+    assert found.stdout == "True True\n", found.stderr

@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import time
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from noisescale.files import read_rows
-from tests.app.test_train import (
-    QUICK,
-    REPOSITORY,
-    process,
-    results_of,
-    run,
-)
-from tests.helpers.cases import ignored
+from tests.helpers.front_door import QUICK, process, results_of, run
+from tests.helpers.processes import PATIENCE, started, wait_until
+from tests.helpers.trainings import ignored
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
 
@@ -67,27 +58,24 @@ def test_a_pool_without_processes_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_error_that_does_not_travel_between_processes_stops_no_other_run(tmp_path: Path) -> None:
-    failing = ("+callbacks.end._target_=tests.helpers.cases.FailsWithSeed0", "callbacks=light", "logger=csv-only")
-    done = process("-m", f"hydra.sweep.dir={tmp_path}", "hydra/launcher=pool", *QUICK, *failing, "seed=0,1,2", PYTHONPATH=str(REPOSITORY))
+    failing = ("+callbacks.end._target_=tests.helpers.callbacks.FailsWithSeed0", "callbacks=light", "logger=csv-only")
+    done = process("-m", f"hydra.sweep.dir={tmp_path}", "hydra/launcher=pool", *QUICK, *failing, "seed=0,1,2")
     assert done.returncode == 1
     assert "Unpicklable: first second" in done.stderr
     assert "was killed" not in done.stderr
     assert [results_of(tmp_path / number)["status"] for number in ("1", "2")] == ["completed", "completed"]
 
 
+ENDLESS = ("-m", "hydra/launcher=pool", "epochs=100000", "threads=1")
+
+
 @pytest.mark.parametrize("group", [True, False])
 def test_an_interrupted_pool_ends_and_starts_nothing_more(group: bool, tmp_path: Path) -> None:
-    command = [sys.executable, str(REPOSITORY / "train.py"), "-m", "hydra/launcher=pool", "seed=0,1,2", "epochs=100000", "threads=1"]
-    start = partial(subprocess.Popen, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    with start([*command, f"hydra.sweep.dir={tmp_path}"], cwd=REPOSITORY) as running:
+    with started("train.py", *ENDLESS, "seed=0,1,2", f"hydra.sweep.dir={tmp_path}") as running:
         try:
-            deadline = time.monotonic() + 120
-            while not all(read_rows(tmp_path / number / "epochs.csv") for number in ("0", "1")):
-                assert running.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.2)
+            wait_until(lambda: all(read_rows(tmp_path / number / "epochs.csv") for number in ("0", "1")), running)
             (os.killpg if group else os.kill)(running.pid, signal.SIGINT)
-            _, said = running.communicate(timeout=60)
+            _, said = running.communicate(timeout=PATIENCE)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(running.pid, signal.SIGKILL)
@@ -99,20 +87,14 @@ def test_an_interrupted_pool_ends_and_starts_nothing_more(group: bool, tmp_path:
 
 @pytest.mark.slow
 def test_a_pool_whose_sweep_is_killed_ends_too(tmp_path: Path) -> None:
-    command = [sys.executable, str(REPOSITORY / "train.py"), "-m", "hydra/launcher=pool", "seed=0,1", "epochs=100000", "threads=1"]
-    with subprocess.Popen(
-        [*command, f"hydra.sweep.dir={tmp_path}"], stderr=subprocess.PIPE, cwd=REPOSITORY, start_new_session=True
-    ) as running:
-        deadline = time.monotonic() + 120
-        while not read_rows(tmp_path / "0" / "epochs.csv"):
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+    with started("train.py", *ENDLESS, "seed=0,1", f"hydra.sweep.dir={tmp_path}") as running:
+        wait_until(lambda: read_rows(tmp_path / "0" / "epochs.csv"), running)
         running.kill()
-        running.communicate(timeout=30)  # ends when nobody holds stderr any more: the processes of the pool have ended
+        running.communicate(timeout=PATIENCE)  # ends when nobody holds stderr any more: the processes of the pool have ended
 
 
 def test_a_pool_whose_process_is_killed_says_so(tmp_path: Path) -> None:
-    killer = ("+callbacks.end._target_=tests.helpers.cases.KilledByTheSystem", "callbacks=light", "logger=csv-only")
-    done = process("-m", f"hydra.sweep.dir={tmp_path}", "hydra/launcher=pool", *QUICK, *killer, "seed=0,1", PYTHONPATH=str(REPOSITORY))
+    killer = ("+callbacks.end._target_=tests.helpers.callbacks.KilledByTheSystem", "callbacks=light", "logger=csv-only")
+    done = process("-m", f"hydra.sweep.dir={tmp_path}", "hydra/launcher=pool", *QUICK, *killer, "seed=0,1")
     assert done.returncode == 1
     assert "a process of the sweep was killed" in done.stderr

@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import csv
-import io
-import json
-import logging
 import math
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from torchmetrics import Metric
 
 import train
-from noisescale.app import train as training
-from noisescale.app.command import build
+from noisescale.app.config import build
 from noisescale.files import read_rows
 from noisescale.models.classifier import Classifier
-from tests.helpers.cases import ignored
+from tests.helpers.front_door import Outcome, checkpoint_of, losses_of, process, results_of, run, run_dir
+from tests.helpers.processes import PATIENCE, started, wait_until
+from tests.helpers.repository import CONF
+from tests.helpers.trainings import ignored
 
 REPOSITORY = Path(train.__file__).resolve().parent
 QUICK = ("data.subset_size=200", "epochs=1", "threads=1")
@@ -42,88 +35,6 @@ STEPS = "step,epoch,examples_seen,lr,effective_batch_size,micro_batch_size,accum
 SCALARS = {"train/loss", "lr", "batch/effective", "batch/micro", "batch/accumulate", "noise/g", "noise/g_momentum"}
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command left to its user: exit status, stdout, stderr."""
-
-    status: int | str | None
-    out: str
-    err: str
-
-    @property
-    def lines(self) -> list[str]:
-        """Of stderr."""
-        return self.err.splitlines()
-
-
-@contextmanager
-def fresh_process() -> Iterator[None]:
-    """Give environment, loggers and Hydra back as they were: a front door owns its process and does not tidy up."""
-    environment, arguments = dict(os.environ), sys.argv
-    loggers = [logging.getLogger(name) for name in ("", "hydra", "lightning_fabric", "pytorch_lightning.utilities.rank_zero")]
-    before = [(logger, logger.handlers[:], logger.filters[:], logger.level, logger.propagate) for logger in loggers]
-    for name in ("HYDRA_FULL_ERROR", "NOISESCALE_FULL_ERROR"):
-        os.environ.pop(name, None)
-    training._quiet.cache_clear()
-    try:
-        yield
-    finally:
-        for logger, handlers, filters, level, propagate in before:
-            logger.handlers, logger.filters, logger.propagate = handlers, filters, propagate
-            logger.setLevel(level)
-        GlobalHydra.instance().clear()
-        sys.argv = arguments
-        os.environ.clear()
-        os.environ.update(environment)
-
-
-def command(*arguments: str, **environment: str) -> NoReturn:
-    """`ENVIRONMENT python train.py ARGUMENTS` in this process: a process of its own would spend its time importing torch."""
-    with fresh_process():
-        os.environ.update(environment)
-        sys.argv = ["train.py", *arguments]
-        train.main()
-
-
-def outcome_of(command: Callable[..., NoReturn], *arguments: str) -> Outcome:
-    """What a command says, until it exits."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as caught:
-        command(*arguments)
-    return Outcome(caught.value.code, out.getvalue(), err.getvalue())
-
-
-def run(*arguments: str) -> Outcome:
-    """`python train.py ARGUMENTS`, until it exits."""
-    return outcome_of(command, *arguments)
-
-
-def run_dir(folder: Path) -> str:
-    """The override, quoted for Hydra."""
-    escaped = str(folder).replace("'", "\\'")
-    return f"hydra.run.dir='{escaped}'"
-
-
-def results_of(folder: Path) -> dict[str, Any]:
-    return cast(dict[str, Any], json.loads((folder / "results.json").read_text()))
-
-
-def losses_of(folder: Path) -> list[float]:
-    return [float(row["loss"]) for row in read_rows(folder / "steps.csv")]
-
-
-def checkpoint_of(folder: Path, name: str = "last") -> dict[str, Any]:
-    return cast(dict[str, Any], torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True))
-
-
-def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`python train.py ARGUMENTS` in a process of its own."""
-    command = [sys.executable, str(REPOSITORY / "train.py"), *arguments]
-    variables = {name: value for name, value in os.environ.items() if name not in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")}
-    variables |= {"OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=variables, cwd=REPOSITORY, check=False)
 
 
 # -- what a run leaves behind --------------------------------------------------------------------------------------------------
@@ -469,19 +380,6 @@ def test_two_processes_in_a_sweep(tmp_path: Path) -> None:
 # -- signals -------------------------------------------------------------------------------------------------------------------
 
 
-class RaiseSignal(pl.Callback):
-    """A signal to this process after update `at`."""
-
-    def __init__(self, number: int, at: int) -> None:
-        self.number, self.at = number, at
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if trainer.global_step == self.at:
-            if signal.getsignal(self.number) in (signal.SIG_DFL, signal.SIG_IGN):
-                pytest.fail("nobody handles the signal")
-            signal.raise_signal(self.number)
-
-
 @pytest.fixture
 def _handlers() -> Iterator[None]:
     """A handler of SIGINT as in any Python process, where the runner of the tests may have another."""
@@ -495,7 +393,7 @@ def _handlers() -> Iterator[None]:
 @pytest.mark.usefixtures("_handlers")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_keeps_its_files(tmp_path: Path, number: int) -> None:
-    stop = (f"+callbacks.stop._target_={__name__}.RaiseSignal", f"+callbacks.stop.number={int(number)}", "+callbacks.stop.at=8")
+    stop = ("+callbacks.stop._target_=tests.helpers.callbacks.RaiseSignal", f"+callbacks.stop.number={int(number)}", "+callbacks.stop.at=8")
     outcome = run(*QUICK, "epochs=20", *stop, f"hydra.run.dir={tmp_path}")
     assert outcome.status == 130
     assert outcome.lines[-1] == "error: interrupted"
@@ -511,7 +409,11 @@ def test_an_interrupted_run_keeps_its_files(tmp_path: Path, number: int) -> None
 
 @pytest.mark.usefixtures("_handlers")
 def test_an_interrupted_sweep_ends(tmp_path: Path) -> None:
-    stop = (f"+callbacks.stop._target_={__name__}.RaiseSignal", f"+callbacks.stop.number={int(signal.SIGINT)}", "+callbacks.stop.at=2")
+    stop = (
+        "+callbacks.stop._target_=tests.helpers.callbacks.RaiseSignal",
+        f"+callbacks.stop.number={int(signal.SIGINT)}",
+        "+callbacks.stop.at=2",
+    )
     outcome = run("-m", *QUICK, "seed=0,1", "logger=csv-only", *stop, f"hydra.sweep.dir={tmp_path}")
     assert (outcome.status, outcome.lines[-1]) == (130, "error: interrupted")
     assert results_of(tmp_path / "0")["status"] == "interrupted"
@@ -521,16 +423,11 @@ def test_an_interrupted_sweep_ends(tmp_path: Path) -> None:
 @pytest.mark.slow  # 2 x 12 s
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_process_keeps_its_files(tmp_path: Path, number: signal.Signals) -> None:
-    command = [sys.executable, str(REPOSITORY / "train.py"), "epochs=100000", "threads=1", f"hydra.run.dir={tmp_path}"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY) as running:
+    with started("train.py", "epochs=100000", "threads=1", f"hydra.run.dir={tmp_path}") as running:
         try:
-            deadline = time.monotonic() + 120
-            while not read_rows(tmp_path / "epochs.csv"):
-                assert running.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.2)
+            wait_until(lambda: read_rows(tmp_path / "epochs.csv"), running)
             running.send_signal(number)
-            _, said = running.communicate(timeout=60)
+            _, said = running.communicate(timeout=PATIENCE)
         finally:
             running.kill()
     assert running.returncode == 130, said
@@ -563,7 +460,7 @@ def test_a_csv_of_a_run_is_a_csv(full: Finished) -> None:
 
 
 def test_the_order_of_groups_on_the_command_line_does_not_matter(tmp_path: Path) -> None:
-    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         one = compose("config", ["optimizer.lr=0.3", "optimizer=adam", "output_dir=x"])
         two = compose("config", ["optimizer=adam", "optimizer.lr=0.3", "output_dir=x"])
     assert one == two

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,9 +22,7 @@ from noisescale.data import (
     Examples,
     ImageDataModule,
     ImageDataset,
-    ImageFolderData,
     Split,
-    TorchvisionData,
     balanced_order,
     channel_statistics,
     crop_flip,
@@ -35,45 +32,11 @@ from noisescale.data import (
     split_train_val,
 )
 from noisescale.data.digits import _digits
-from noisescale.errors import ConfigError
 from noisescale.plans.dataset_size import split_sizes
-
-REPOSITORY = Path(__file__).parents[2]
-COMMON: dict[str, Any] = {
-    "subset_size": None,
-    "val_fraction": 0.1,
-    "augment": "none",
-    "num_workers": 0,
-    "eval_batch_size": 1000,
-    "seed": 0,
-    "in_memory": "auto",
-    "memory_limit_gb": 4,
-}
-
-
-def digits(**changes: Any) -> DigitsData:
-    return DigitsData(**{**COMMON, **changes})
-
-
-def folder(root: Path | str | None, **changes: Any) -> ImageFolderData:
-    return ImageFolderData(**{**COMMON, "root": root, "image_size": None, "cache": False, **changes})
-
-
-def known(name: str, root: Path | str, **changes: Any) -> TorchvisionData:
-    return TorchvisionData(**{**COMMON, "name": name, "root": root, "download": False, **changes})
-
-
-def error_of(action: Callable[[], object], key: str, *words: object) -> str:
-    """The one line of the ConfigError that `action` raises: `key=...`, with all the words in it."""
-    with pytest.raises(ConfigError) as caught:
-        action()
-    line = str(caught.value)
-    assert "\n" not in line
-    assert line.startswith(f"{key}=")
-    assert [str(word) for word in words if str(word) not in line] == [], line
-    assert caught.value.__suppress_context__ or caught.value.__context__ is None
-    return line
-
+from tests.helpers.images import COMMON, digits
+from tests.helpers.refusals import error_of
+from tests.helpers.repository import CONF
+from tests.helpers.trainings import quiet_trainer
 
 # ---- splits ----
 
@@ -259,11 +222,6 @@ class Recorder(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def trainer(**changes: Any) -> pl.Trainer:
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    return pl.Trainer(**{"accelerator": "cpu", "max_epochs": 2, "num_sanity_val_steps": 0, **quiet, **changes})
-
-
 class Ordered(DigitsData):
     """Digits whose training batches come in the order of the indices, `batch_size` at a time."""
 
@@ -281,7 +239,7 @@ FORKS = pytest.mark.filterwarnings("ignore:.*use of fork", "ignore:.*worker proc
 def epochs_of(batch_size: int, num_workers: int = 0) -> list[tuple[Tensor, Tensor]]:
     module = Recorder()
     common = {**COMMON, "subset_size": 70, "augment": "crop_flip", "num_workers": num_workers}
-    trainer().fit(module, datamodule=Ordered(**common, batch_size=batch_size))
+    quiet_trainer(max_epochs=2).fit(module, datamodule=Ordered(**common, batch_size=batch_size))
     return [(torch.cat([x for x, _ in epoch]), torch.cat([y for _, y in epoch])) for epoch in module.seen]
 
 
@@ -302,7 +260,7 @@ def test_batching_and_workers_change_no_pixel_but_epochs_do() -> None:
 def test_training_is_augmented_and_normalised_and_evaluation_only_normalised() -> None:
     module = Recorder()
     data = Ordered(**{**COMMON, "augment": "crop_flip", "subset_size": 100}, batch_size=30)
-    trainer(max_epochs=1).fit(module, datamodule=data)
+    quiet_trainer(max_epochs=1).fit(module, datamodule=data)
     dataset: Any = data.train_dataloader().dataset
     table = crop_flip_table(seed=0, epoch=0, num_examples=90, image_size=(8, 8))
     plain = crop_flip(dataset.images, table).numpy() / 255
@@ -313,17 +271,17 @@ def test_training_is_augmented_and_normalised_and_evaluation_only_normalised() -
     np.testing.assert_allclose(validated[0].numpy(), (images.numpy() / 255 - data.mean[0]) / data.std[0], rtol=1e-5, atol=1e-6)
     assert torch.equal(validated[1], labels)
     module.evaluated.clear()
-    trainer().test(module, datamodule=data, verbose=False)
+    quiet_trainer().test(module, datamodule=data, verbose=False)
     assert sum(y.numel() for _, y in module.evaluated) == 360
     module.evaluated.clear()
-    trainer().validate(module, dataloaders=data.train_dataloader(), verbose=False)
+    quiet_trainer().validate(module, dataloaders=data.train_dataloader(), verbose=False)
     assert len(module.evaluated[0]) == 3  # a bare loader: the hook of the data module is not in play
 
 
 @FITS
 def test_batches_come_in_the_dtype_of_the_module() -> None:
     module = Recorder()
-    trainer(max_epochs=1, precision="64-true").fit(module, datamodule=digits())
+    quiet_trainer(max_epochs=1, precision="64-true").fit(module, datamodule=digits())
     assert module.seen[0][0][0].dtype == torch.float64
     assert module.evaluated[0][0].dtype == torch.float64
 
@@ -331,7 +289,7 @@ def test_batches_come_in_the_dtype_of_the_module() -> None:
 @FITS
 def test_without_validation_lightning_validates_nothing_and_says_nothing() -> None:
     module, data = Recorder(), digits(val_fraction=0, subset_size=100)
-    one = trainer(max_epochs=1, num_sanity_val_steps=2)
+    one = quiet_trainer(max_epochs=1, num_sanity_val_steps=2)
     one.fit(module, datamodule=data)
     assert one.limit_val_batches == 1.0
     assert data.val_dataloader() == []
@@ -555,7 +513,7 @@ def test_a_source_that_announces_another_size_is_caught() -> None:
     class Wrong(DigitsData):
         NUM_TRAIN = 1400
 
-    with pytest.raises(RuntimeError, match="1437 training images, announced 1400"):
+    with pytest.raises(RuntimeError, match="found 1437 training images, but `train_examples` returned 1400"):
         Wrong(**COMMON).setup("fit")
 
 
@@ -593,7 +551,7 @@ def test_sizes_that_the_data_do_not_allow_are_refused() -> None:
 @pytest.mark.parametrize("option", ["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "imagefolder"])
 def test_every_option_composes_into_a_data_module(option: str) -> None:
     hydra = pytest.importorskip("hydra")
-    with hydra.initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         overrides = ["+seed=7", "data.augment=none", *(["data.root=data"] if option == "imagefolder" else [])]
         config = hydra.compose(f"data/{option}", overrides)
     data = hydra.utils.instantiate(config.data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +15,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from noisescale.data import ImageFolderData, image_cache
+from noisescale.data import image_cache
 from noisescale.errors import ConfigError
-from tests.data.test_datamodule import COMMON
-from tests.data.test_imagefolder import write_images
+from tests.helpers import images
+from tests.helpers.images import images_of, kept, same, write_images
 
-
-def folder(root: Path, **changes: Any) -> ImageFolderData:
-    return ImageFolderData(**{**COMMON, "root": root, "image_size": None, "cache": True, **changes})
-
-
-def images_of(data: ImageFolderData) -> tuple[Tensor, Tensor]:
-    """All training and all test images, in the order of the data set."""
-    data.setup()
-    train: Any = data.train_dataloader().dataset
-    test: Any = data.test_dataloader().dataset
-    return train.take(torch.arange(len(train)))[0], test.take(torch.arange(len(test)))[0]
-
-
-def same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-
-
-def kept(root: Path) -> list[Path]:
-    return sorted((root / ".noisescale").iterdir())
+folder = partial(images.folder, cache=True)
 
 
 @pytest.fixture
@@ -208,7 +191,7 @@ def test_where_nothing_can_be_written_the_run_goes_on_and_says_so_once(
     for _ in range(2):
         assert same(images_of(folder(root)), images_of(folder(root, cache=False)))
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"note: decoded images are not kept: {root / '.noisescale'} cannot be written (")
+    assert line.startswith(f"note: decoded images are not cached: {root / '.noisescale'} cannot be written to (")
     assert not list(root.rglob(".part-*"))
 
 
@@ -278,7 +261,7 @@ def test_a_file_that_has_gone_is_named(root: Path) -> None:
     data = folder(root)
     data.train_examples()
     (root / "train/dog/1.png").unlink()
-    with pytest.raises(ConfigError, match=f"{root / 'train/dog/1.png'} is there no longer"):
+    with pytest.raises(ConfigError, match=f"{root / 'train/dog/1.png'} no longer exists"):
         data.setup()
 
 

@@ -11,21 +11,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from tests.data.test_datamodule import (
-    error_of,
-    folder,
-)
-
-
-def write_images(root: Path, *, size: tuple[int, int] = (8, 6), mode: str = "RGB", kind: str = "png", n: int = 4) -> None:
-    """`n` training and 2 test images of each class, cat and dog; size is (width, height)."""
-    rng = np.random.default_rng(0)
-    for split, count in (("train", n), ("test", 2)):
-        for name in ("cat", "dog"):
-            (root / split / name).mkdir(parents=True)
-            for i in range(count):
-                pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-                Image.fromarray(pixels).convert(mode).save(root / split / name / f"{i}.{kind}")
+from tests.helpers.images import folder, write_images
+from tests.helpers.refusals import error_of
 
 
 def pixels_of(path: Path) -> npt.NDArray[np.uint8]:

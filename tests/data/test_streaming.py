@@ -16,20 +16,18 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from noisescale import schedules
-from noisescale.app import train as training
 from noisescale.callbacks import BatchSizeScheduler
 from noisescale.data import ImageFolderData, decoding
+from noisescale.data.decoding import ImageFileError
 from noisescale.data.images import ImageDataset
 from noisescale.data.streaming import FileImages
 from noisescale.errors import ConfigError
 from noisescale.execution.loader import PlannedLoader
 from noisescale.plans import strategies as batching
 from noisescale.plans.plan import Plan
-from tests.data.test_datamodule import COMMON
-from tests.data.test_image_cache import images_of, kept, same
-from tests.data.test_imagefolder import write_images
-from tests.execution.test_resume import SaveAndDie, Stop
-from tests.helpers.cases import ignored, weights
+from tests.helpers import images
+from tests.helpers.images import images_of, kept, same, write_images
+from tests.helpers.trainings import SaveAndDie, Stop, ignored, quiet_trainer, weights
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in (*ignored, "ignore:.*use of fork", "ignore:.*worker processes in total")]
 
@@ -43,8 +41,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def folder(root: Path, **changes: Any) -> ImageFolderData:
-    given = {"root": root, "image_size": None, "cache": False, "augment": "crop_flip", "val_fraction": 0.25, **changes}
-    return ImageFolderData(**{**COMMON, **given})
+    return images.folder(root, **{"augment": "crop_flip", "val_fraction": 0.25, **changes})
 
 
 class Net(pl.LightningModule):
@@ -73,9 +70,7 @@ def train(data: ImageFolderData, *callbacks: pl.Callback, ckpt_path: Path | None
     net = Net(3 * 16 * 16)
     growing = batching.MultiStep(size=6, milestones=[1], factor=2, last="partial")
     batches = BatchSizeScheduler(growing, schedules.Cosine(), max_micro_batch_size=4, seed=5)
-    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = pl.Trainer(accelerator="cpu", max_epochs=3, num_sanity_val_steps=0, callbacks=[batches, *callbacks], **quiet)
-    trainer.fit(net, datamodule=data, ckpt_path=ckpt_path)
+    quiet_trainer(batches, *callbacks).fit(net, datamodule=data, ckpt_path=ckpt_path)
     return net
 
 
@@ -252,9 +247,9 @@ def test_a_file_that_goes_bad_in_training_is_one_line(workers: int, tmp_path: Pa
     with pytest.raises(Exception, match=r"ImageFileError|cannot be used") as caught:
         train(folder(tmp_path, in_memory=False, num_workers=workers, cache=False), Spoiler())
     assert isinstance(caught.value, Exception)
-    words = training._unreadable(caught.value)
+    words = ImageFileError.reason_in(caught.value)
     assert words is not None
     assert words.startswith(str(tmp_path / "train"))
     assert words.count("\n") == 0
     assert "cannot be used (" in words
-    assert training._unreadable(RuntimeError("of another kind")) is None
+    assert ImageFileError.reason_in(RuntimeError("of another kind")) is None

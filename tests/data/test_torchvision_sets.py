@@ -18,11 +18,9 @@ from noisescale.data import (
     Split,
     torchvision_sets,
 )
-from tests.data.test_datamodule import (
-    REPOSITORY,
-    error_of,
-    known,
-)
+from tests.helpers.images import known
+from tests.helpers.refusals import error_of
+from tests.helpers.repository import REPOSITORY
 
 
 def write_idx(path: Path, array: npt.NDArray[np.uint8]) -> None:

@@ -16,10 +16,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -30,12 +27,16 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from benchmarks.__main__ import ON_REQUEST, ROUNDS
-from tests.docs.doors import ignored, plan, planned, run
-from tests.docs.pages import PAGES, ROOT, Command, blocks, commands, commands_of, name
+from noisescale.app.composed import num_examples, read_config
+from tests.docs.pages import PAGES, Command, blocks, commands, commands_of, name
+from tests.helpers.front_door import plan, run
+from tests.helpers.processes import python
+from tests.helpers.repository import CONF, REPOSITORY
+from tests.helpers.trainings import ignored
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
 
-SHARED_DATA = ROOT.parent / "shared" / "data"
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 """Where data sets may lie; what is not there is not downloaded, and the slow tests that need it are skipped."""
 
 OTHERS = {
@@ -56,7 +57,7 @@ MADE = [
     if command.starts_with("make", "train")
     for word in command.words[2:]
 ]
-README = [command for command in commands_of(ROOT / "README.md") if "-m" not in command.words]
+README = [command for command in commands_of(REPOSITORY / "README.md") if "-m" not in command.words]
 SHORT = [command for command in TRAININGS if command in README or "ckpt_path" in str(command)]
 REST = [command for command in dict.fromkeys([*TRAININGS, *MADE]) if command not in SHORT]
 
@@ -197,7 +198,7 @@ def runs_of(arguments: list[str]) -> int:
 
 def composed(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> DictConfig:
     """The config as train.py gets it."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", [*arguments, "output_dir=run", "hydra.runtime.output_dir=run"], return_hydra_config=True)
     monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
     HydraConfig.instance().set_config(cfg)
@@ -209,7 +210,7 @@ def test_up_to_the_start_of_training(command: Command, saved: Path, pictures: Pa
     for arguments in samples(concrete(command, saved, pictures)):
         cfg = composed(arguments, monkeypatch)
         assert cfg.data.size is None  # which is for plan.py
-        assert next(iter(planned(cfg))).effective_batch_size > 0
+        assert next(iter(read_config(cfg).plan(num_examples(cfg)))).effective_batch_size > 0
 
 
 def needs(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
@@ -219,14 +220,6 @@ def needs(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
     if folder and not (SHARED_DATA / folder).is_dir():
         return folder
     return "GPUs" if cfg.trainer.accelerator == "gpu" and torch.cuda.device_count() < cfg.trainer.devices else ""
-
-
-def in_its_own_process(arguments: list[str], folder: Path) -> tuple[int | str | None, str]:
-    """Exit status and stderr of `python train.py` in `folder`."""
-    program = [sys.executable, str(ROOT / "train.py"), *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(program, capture_output=True, text=True, timeout=600, cwd=folder, env=environment, check=False)
-    return done.returncode, done.stderr
 
 
 @pytest.mark.slow
@@ -241,11 +234,11 @@ def test_two_updates_of_the_rest(command: Command, saved: Path, pictures: Path, 
         arguments.append(f"data.root={SHARED_DATA}")
     short = [*arguments, "trainer.max_steps=2", "threads=1"]
     if any(argument.startswith(("hydra/launcher", "trainer=ddp")) for argument in arguments):
-        status, said = in_its_own_process(short, tmp_path)
+        done = python(str(REPOSITORY / "train.py"), *short, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
     else:
         outcome = run(*short)
-        status, said = outcome.status, outcome.err
-    assert status == 0, said
+        assert outcome.status == 0, outcome.err
     folders = [path.parent for path in tmp_path.glob("outputs/**/results.json")]
     assert len(folders) == runs_of(arguments)
     for folder in folders:
@@ -254,7 +247,7 @@ def test_two_updates_of_the_rest(command: Command, saved: Path, pictures: Path, 
 
 # -- the others ----------------------------------------------------------------------------------------------------------------
 
-TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+TARGETS = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if kind(command) == "make"], ids=str)
@@ -265,7 +258,7 @@ def test_make(command: Command) -> None:
         assert word.startswith("ARGS=")
         passed_on = word.removeprefix("ARGS=").split()
         if target.startswith("test"):
-            assert [part for part in passed_on if not part.startswith("-") and not (ROOT / part).exists()] == []
+            assert [part for part in passed_on if not part.startswith("-") and not (REPOSITORY / part).exists()] == []
         elif target == "bench":
             assert passed_on[0] in ROUNDS | ON_REQUEST
         else:
@@ -275,7 +268,7 @@ def test_make(command: Command) -> None:
 @pytest.mark.parametrize("command", [command for command in COMMANDS if kind(command) == "script"], ids=str)
 def test_scripts(command: Command) -> None:
     if not command.starts_with("python", "-m"):
-        assert (ROOT / command.words[1]).is_file()
+        assert (REPOSITORY / command.words[1]).is_file()
         return
     assert importlib.util.find_spec(command.words[2]) is not None
     if command.words[2] == "benchmarks":

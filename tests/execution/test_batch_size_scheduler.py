@@ -23,10 +23,12 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from noisescale import schedules
 from noisescale.callbacks import BatchSizeScheduler
 from noisescale.errors import ConfigError
-from noisescale.execution.loader import PlannedLoader, seed_random_generators
+from noisescale.execution.loader import PlannedLoader
+from noisescale.execution.random_generators import seed_random_generators
 from noisescale.plans import strategies as batching
 from noisescale.plans.plan import Plan
-from tests.helpers.cases import GradientErrors, N, Plain, Regression, fit, ignored, network, scheduler_of, weights
+from tests.helpers.regression import N, Plain, Regression, network
+from tests.helpers.trainings import GradientErrors, fit, ignored, scheduler_of, weights
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
 

@@ -18,11 +18,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import Metric
 
 from noisescale.callbacks import Checkpoint, TimedProgressBar
-from noisescale.execution.lean import LeanCallback, NoProfiler
-from noisescale.measures import dashboards
+from noisescale.execution.lean import LeanCallback, NoProfiler, use_fast_checksums
 from noisescale.models import classifier as module_file
 from noisescale.models.classifier import Classifier
-from tests.app.test_train import losses_of, run
+from tests.helpers.front_door import losses_of, run
+from tests.helpers.trainings import quiet_trainer
 
 BATCHES = 5
 
@@ -32,17 +32,7 @@ pytestmark = [
 
 
 def trainer(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
-    settings: dict[str, Any] = {
-        "max_epochs": 2,
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "limit_val_batches": 0,
-        "log_every_n_steps": 1,
-    }
-    return pl.Trainer(**{**settings, **options}, callbacks=list(callbacks))
+    return quiet_trainer(*callbacks, **{"max_epochs": 2, "limit_val_batches": 0, "log_every_n_steps": 1, **options})
 
 
 def batches(sizes: list[int]) -> list[tuple[Tensor, Tensor]]:
@@ -240,7 +230,7 @@ def test_checksums_are_those_of_tensorboard(monkeypatch: pytest.MonkeyPatch) -> 
 
     pytest.importorskip("google_crc32c")
     monkeypatch.setattr(record_writer, "masked_crc32c", None)
-    dashboards._fast_checksums.__wrapped__()
+    use_fast_checksums.__wrapped__()
     numbers = random.Random(0)
     for length in [0, 1, 8, *(numbers.randrange(400) for _ in range(50))]:
         data = numbers.randbytes(length)

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
 from noisescale import schedules
 from noisescale.callbacks import BatchSizeScheduler, NoiseScaleMonitor
 from noisescale.errors import ConfigError
 from noisescale.files import read_rows
 from noisescale.plans import strategies as batching
-from tests.helpers.cases import N, Plain, Regression, fit, ignored, network, weights
+from tests.helpers.regression import N, Plain, Regression, Validated, network
+from tests.helpers.trainings import SaveAndDie, Stop, fit, ignored, weights
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in (*ignored, "ignore:.*callbacks used to create the checkpoint.*")]
 
@@ -27,39 +24,6 @@ CARRIED = batching.Linear(size=6, max_size=40, epochs=3, last="carry")
 
 def planned(strategy: batching.BatchStrategy = GROWING, limit: int = 4) -> BatchSizeScheduler:
     return BatchSizeScheduler(strategy, schedules.Cosine(), max_micro_batch_size=limit, seed=5)
-
-
-class Validated(Plain):
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.log("val/loss", F.mse_loss(self.net(batch[0]), batch[1]))
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(Regression(), batch_size=N)
-
-
-class Stop(Exception):
-    pass
-
-
-class SaveAndDie(pl.Callback):
-    """Save a checkpoint after micro-batch `at` of the whole run, then fail."""
-
-    def __init__(self, at: int, path: Path, where: str = "batch_end") -> None:
-        self.at, self.path, self.where, self.count = at, path, where, 0
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        self.count += 1
-        if self.count == self.at and self.where == "batch_end":
-            trainer.save_checkpoint(self.path)
-            raise Stop
-
-    def on_before_backward(self, trainer: pl.Trainer, *_: Any) -> None:
-        if self.count == self.at and self.where == "inside":
-            raise Stop
-
-    def on_exception(self, trainer: pl.Trainer, *_: Any) -> None:
-        if self.where == "inside":
-            trainer.save_checkpoint(self.path)
 
 
 def uninterrupted(module: Plain, strategy: batching.BatchStrategy) -> torch.Tensor:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from noisescale.files import read_rows
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.helpers.processes import PATIENCE, started
 
 EQUAL = {
     "float64-partial": {"dtype": "float64", "last": "partial", "size": 7, "limit": 3},
@@ -32,25 +29,14 @@ def run(jobs: list[dict[str, Any]], world: int) -> list[list[dict[str, Any]]]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    env = {key: value for key, value in os.environ.items() if key not in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE")}
-    env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    if world > 1:
-        env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "NODE_RANK": "0"}
-    command = [sys.executable, "-m", "tests.helpers.ddp_job", json.dumps([{**job, "world": world} for job in jobs])]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "NODE_RANK": "0"}
+    command = ["-m", "tests.helpers.ddp_job", json.dumps([{**job, "world": world} for job in jobs])]
     ranks = [
-        subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**env, "LOCAL_RANK": str(rank)} if world > 1 else env,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(world)
+        started(*command, out=subprocess.PIPE, environment={**place, "LOCAL_RANK": str(rank)} if world > 1 else {}) for rank in range(world)
     ]
     results = []
     for process in ranks:
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=PATIENCE)
         lines = [json.loads(line.removeprefix("RESULT ")) for line in out.splitlines() if line.startswith("RESULT ")]
         assert len(lines) == len(jobs), err[-1500:]
         results.append(lines)

@@ -15,7 +15,8 @@ from pytorch_lightning.strategies import DDPStrategy, Strategy
 from noisescale import schedules
 from noisescale.callbacks import BatchSizeScheduler, NoiseScaleMonitor, StopOnDivergence, TrainingDiverged
 from noisescale.plans import strategies as batching
-from tests.helpers.cases import GradientErrors, Plain, Regression, fit, network, weights
+from tests.helpers.regression import Plain, Regression, network
+from tests.helpers.trainings import GradientErrors, fit, weights
 
 
 class Saver(pl.Callback):

@@ -7,24 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
 from noisescale.callbacks import BatchSizeScheduler, EpochRecorder, SameRun
 from noisescale.errors import ConfigError
 from noisescale.files import read_rows
 from noisescale.plans import strategies as batching
-from tests.helpers.cases import N, Plain, Regression, fit, ignored, network
+from tests.helpers.regression import N, Plain, Validated, network
+from tests.helpers.trainings import fit, ignored
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
-
-
-class Validated(Plain):
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.log("val/loss", F.mse_loss(self.net(batch[0]), batch[1]))
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(Regression(), batch_size=N)
 
 
 def test_a_row_per_epoch_with_totals_and_rates(tmp_path: Path) -> None:

@@ -17,14 +17,16 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from noisescale import schedules
-from noisescale.app.command import build
+from noisescale.app.config import build
 from noisescale.callbacks import BatchSizeScheduler, NoiseScaleMonitor, StopOnDivergence, TrainingDiverged
 from noisescale.errors import ConfigError
 from noisescale.files import AppendedRows, read_rows, write_atomically
 from noisescale.plans import strategies as batching
 from noisescale.plans.duality import Matched
 from noisescale.plans.plan import Plan
-from tests.helpers.cases import N, Plain, Regression, fit, ignored, network, weights
+from tests.helpers.regression import N, Plain, Regression, network
+from tests.helpers.repository import CONF
+from tests.helpers.trainings import fit, ignored, quiet_trainer, weights
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
 
@@ -71,12 +73,10 @@ class TextModel(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.5, momentum=0.9)
 
 
-def fit_text(*callbacks: pl.Callback, **trainer: Any) -> TextModel:
+def fit_text(*callbacks: pl.Callback, **options: Any) -> TextModel:
     model = TextModel()
     pl.seed_everything(4, verbose=False)
-    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_checkpointing": False, "enable_model_summary": False, "logger": False}
-    made = pl.Trainer(**{**quiet, "max_epochs": 2, "accelerator": "cpu", **trainer}, callbacks=list(callbacks))
-    made.fit(model, datamodule=TextData())
+    quiet_trainer(*callbacks, **{"max_epochs": 2, **options}).fit(model, datamodule=TextData())
     return model
 
 
@@ -139,8 +139,7 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def strategies() -> dict[str, batching.BatchStrategy]:
-    folder = Path(__file__).resolve().parents[2] / "conf"
-    with initialize_config_dir(str(folder), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return {
             name: build(compose("config", ["output_dir=somewhere", f"batch={name}", *sizes]), "batch") for name, sizes in OPTIONS.items()
         }
@@ -324,10 +323,31 @@ class SteppingByHand(pl.LightningModule):
 
 def test_a_step_by_hand_counts_all_batches_since_the_last_one(tmp_path: Path) -> None:
     loader = DataLoader(TensorDataset(torch.ones(64, 2)), batch_size=8)
-    settings: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = pl.Trainer(max_epochs=1, accelerator="cpu", callbacks=[NoiseScaleMonitor(tmp_path / "steps.csv")], **settings)
-    trainer.fit(SteppingByHand(), loader)
+    fit(SteppingByHand(), NoiseScaleMonitor(tmp_path / "steps.csv"), loader=loader, max_epochs=1)
     rows = read_rows(tmp_path / "steps.csv")
     assert [int(row["examples_seen"]) for row in rows] == [0, 16, 32, 48]
     assert {(row["effective_batch_size"], row["micro_batch_size"], row["accumulate_grad_batches"]) for row in rows} == {("16", "8", "2")}
     assert float(rows[0]["g"]) == pytest.approx(0.1 * (64 / 16 - 1))
+
+
+class SkipsEverySeventh(Regression):
+    """Gives fewer examples than it is asked for, as data sets do that skip files they cannot read."""
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        return [self[index] for index in indices if index % 7]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_b_is_the_count_of_examples_that_the_data_set_gave_not_the_plans(tmp_path: Path, workers: int) -> None:
+    module = Plain(network())
+    scheduler = BatchSizeScheduler(batching.Fixed(size=20), max_micro_batch_size=10)
+    with pytest.warns(UserWarning, match=r"the data set gave \d+ examples for a micro-batch of \d+; ") as said:
+        fit(module, scheduler, NoiseScaleMonitor(tmp_path / "steps.csv"), data=SkipsEverySeventh(), workers=workers)
+    assert len([each for each in said if "the data set gave" in str(each.message)]) == 1
+    rows = read_rows(tmp_path / "steps.csv")
+    given = [sum(map(len, module.seen[2 * k : 2 * k + 2])) for k in range(5)]  # of the first pass, without its last window
+    assert [int(row["effective_batch_size"]) for row in rows[:5]] == given
+    assert given != [20] * 5
+    assert [int(row["examples_seen"]) for row in rows[:6]] == [sum(given[:k]) for k in range(6)]
+    assert [float(row["g"]) for row in rows[:5]] == pytest.approx([0.1 * (N / b - 1) for b in given], rel=1e-15)
+    assert sum(int(row["effective_batch_size"]) for row in rows) == sum(map(len, module.seen)) == 3 * (N - len(range(0, N, 7)))

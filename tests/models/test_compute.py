@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +17,13 @@ from torch.nn import functional as F
 
 from benchmarks import compute, throughput
 from benchmarks.__main__ import main
-from noisescale.app.train import _identity
+from noisescale.app.config import build as built
+from noisescale.app.trainer import _choices_of_run
 from noisescale.errors import ConfigError
-from noisescale.models.compiling import CompileFirst
-from tests.app.test_train import REPOSITORY, run
-from tests.helpers.cases import ignored
-from tests.models.test_models import SMALL, build
+from noisescale.execution.compile_first import CompileFirst
+from tests.helpers.front_door import process, run
+from tests.helpers.models import SMALL, build
+from tests.helpers.trainings import ignored, quiet_trainer
 
 COMPILING = [
     "ignore:.*CUDA.*",
@@ -127,8 +125,7 @@ def test_compiling_first_leaves_no_trace_and_nothing_to_compile(capsys: pytest.C
     counters.clear()
     net = build("cnn", 1, 8, widths=[4], hidden=8, norm="batch", compile=True)
     before, state = copy.deepcopy(net.state_dict()), torch.get_rng_state()
-    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    CompileFirst((1, 8, 8), True).on_fit_start(trainer, Module(net))
+    CompileFirst((1, 8, 8), True).on_fit_start(quiet_trainer(), Module(net))
     assert capsys.readouterr().err.splitlines()[-1].startswith("note: compiled the network in ")
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     assert all(p.grad is None for p in net.parameters())
@@ -149,31 +146,21 @@ def test_what_cannot_be_compiled_is_one_line() -> None:
         raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nand forty lines more")
 
     net.register_forward_pre_hook(broken)
-    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     with pytest.raises(ConfigError) as caught:
-        CompileFirst((1, 8, 8), "max-autotune").on_fit_start(trainer, Module(net))
+        CompileFirst((1, 8, 8), "max-autotune").on_fit_start(quiet_trainer(), Module(net))
     assert str(caught.value) == (
         "model.compile=max-autotune: the network cannot be compiled here (InvalidCxxCompiler: No working C++ compiler found); "
         "a C++ compiler (g++) must be there; or set model.compile=false"
     )
 
 
-def command(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """train.py, as a user runs it."""
-    return subprocess.run(
-        [sys.executable, "train.py", "threads=1", "epochs=1", *words],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=REPOSITORY,
-        env={**os.environ, **environment},
-    )
+SHORT = ("threads=1", "epochs=1")
 
 
 @pytest.mark.slow
 def test_without_a_compiler_one_line_before_training(tmp_path: Path) -> None:
     there = {"CXX": str(tmp_path / "no-compiler"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
-    done = command("model.compile=true", f"hydra.run.dir={tmp_path}/run", **there)
+    done = process(*SHORT, "model.compile=true", f"hydra.run.dir={tmp_path}/run", **there)
     assert done.returncode == 2
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
@@ -186,12 +173,12 @@ def test_without_a_compiler_one_line_before_training(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_checkpoint_moves_between_ways_to_compute(tmp_path: Path) -> None:
     """From a compiled run into one that is not, in another memory order, with a fused optimizer."""
-    first = command("model=cnn", "model.widths=[4]", "model.compile=true", f"hydra.run.dir={tmp_path}/a")
+    first = process(*SHORT, "model=cnn", "model.widths=[4]", "model.compile=true", f"hydra.run.dir={tmp_path}/a")
     assert first.returncode == 0, first.stderr
     assert "note: compiled the network in " in first.stderr
     checkpoint = tmp_path / "a" / "checkpoints" / "last.ckpt"
     words = ("model=cnn", "model.widths=[4]", "model.channels_last=false", "optimizer.fused=true", "epochs=2", f"ckpt_path={checkpoint}")
-    resumed = command(*words, f"hydra.run.dir={tmp_path}/b")
+    resumed = process(*SHORT, *words, f"hydra.run.dir={tmp_path}/b")
     assert resumed.returncode == 0, resumed.stderr
     results = json.loads((tmp_path / "b" / "results.json").read_text())
     assert results["updates"] == 2 * json.loads((tmp_path / "a" / "results.json").read_text())["updates"]
@@ -201,7 +188,7 @@ def test_how_a_step_is_computed_is_no_part_of_what_a_run_is() -> None:
     def identity(*words: str) -> dict[str, Any]:
         cfg = OmegaConf.create(run("--cfg", "job", *words).out)
         assert isinstance(cfg, DictConfig)
-        return _identity(cfg)
+        return _choices_of_run(cfg, built(cfg, "data"))
 
     others = ("model.channels_last=true", "model.compile=true", "optimizer.fused=true")
     assert identity(*others) == identity()

@@ -4,35 +4,20 @@ from __future__ import annotations
 
 import copy
 import pickle
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from noisescale.errors import ConfigError
 from noisescale.models import CNN, MLP, VGG11, GhostBatchNorm2d, Logistic, ResNet9, ResNet18, WideResNet
+from tests.helpers.models import SMALL, build, config_of
+from tests.helpers.repository import CONF
 
-CONF = Path(__file__).parents[2] / "conf" / "model"
 NAMES = ["logistic", "mlp", "cnn", "resnet9", "resnet18", "wrn", "vgg11"]
-SMALL: dict[str, dict[str, Any]] = {"resnet9": {"width": 4}, "resnet18": {"width": 8}, "wrn": {"depth": 10, "width": 1}}
-
-
-def config_of(name: str, **options: Any) -> Any:
-    own = OmegaConf.load(CONF / f"{name}.yaml")
-    assert isinstance(own, DictConfig)
-    assert own.pop("defaults") == ["_common", "_self_"]
-    return OmegaConf.merge(OmegaConf.load(CONF / "_common.yaml"), own, options)
-
-
-def build(name: str, channels: int = 3, size: int = 32, **options: Any) -> nn.Module:
-    config = config_of(name, **options)
-    model: nn.Module = instantiate(config, in_channels=channels, num_classes=10, image_size=(size, size))
-    return model
 
 
 def parameters(model: nn.Module) -> int:
@@ -44,7 +29,7 @@ def gradients(model: nn.Module) -> list[Tensor]:
 
 
 def test_every_config_is_known_here() -> None:
-    assert {path.stem for path in CONF.glob("[!_]*.yaml")} == set(NAMES)
+    assert {path.stem for path in (CONF / "model").glob("[!_]*.yaml")} == set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -26,14 +26,15 @@ from torch.optim import Optimizer
 from noisescale.errors import ConfigError
 from noisescale.models import GhostBatchNorm2d
 from noisescale.models.optimizers import OptimizerFactory, RMSpropNesterov, parameter_groups
+from tests.helpers.repository import CONF
 
-CONF = Path(__file__).parents[2] / "conf" / "optimizer"
+OPTIMIZERS = CONF / "optimizer"
 NAMES = ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "rmsprop_nesterov", "adadelta", "adam", "adamw"]
 Vector = npt.NDArray[np.float64]
 
 
 def factory(name: str, **options: Any) -> OptimizerFactory:
-    return OptimizerFactory.from_config(instantiate(OmegaConf.merge(OmegaConf.load(CONF / f"{name}.yaml"), options)))
+    return OptimizerFactory.from_config(instantiate(OmegaConf.merge(OmegaConf.load(OPTIMIZERS / f"{name}.yaml"), options)))
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -67,12 +68,12 @@ def equal(a: nn.Module, b: nn.Module) -> bool:
 
 
 def test_every_config_is_known_here() -> None:
-    assert {path.stem for path in CONF.glob("*.yaml")} == set(NAMES)
+    assert {path.stem for path in OPTIMIZERS.glob("*.yaml")} == set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_composed_config_builds_and_learns(name: str) -> None:
-    with initialize_config_dir(str(CONF.parent), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose(overrides=[f"+optimizer={name}", "optimizer.weight_decay=1e-4"])
     make = pickle.loads(pickle.dumps(OptimizerFactory.from_config(instantiate(config.optimizer))))
     model = network()
@@ -85,7 +86,7 @@ def test_a_composed_config_builds_and_learns(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_with_everything_decayed_it_is_plain_torch_bit_for_bit(name: str) -> None:
-    options: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"))
+    options: Any = OmegaConf.to_container(OmegaConf.load(OPTIMIZERS / f"{name}.yaml"))
     options["weight_decay"] = 0.01
     assert options.pop("decay_biases_and_norms") is True
     ours, plain = network(), network()
@@ -159,7 +160,7 @@ def test_every_implementation_takes_the_same_steps(name: str, how: str, spared: 
 
 def test_the_configs_offer_what_torch_has() -> None:
     for name in NAMES:
-        config: Any = OmegaConf.load(CONF / f"{name}.yaml")
+        config: Any = OmegaConf.load(OPTIMIZERS / f"{name}.yaml")
         assert ("fused" in config, "foreach" in config) == (name in FUSED, name in FOREACH)
         assert config.get("fused") is config.get("foreach") is None
 
@@ -296,7 +297,7 @@ def test_frozen_parameters_and_empty_groups_are_left_out() -> None:
         ("adam", {"betas": 0.9}, "betas=0.9: must be two numbers in [0, 1)"),
         ("adam", {"eps": -1.0}, "eps=-1.0: must be a finite number in [0, inf)"),
         ("sgd", {"fused": "yes"}, "fused=yes: must be true, false or null; null is torch's own choice"),
-        ("adam", {"fused": True, "foreach": True}, "fused=True: excludes foreach=true; set one of them to null"),
+        ("adam", {"fused": True, "foreach": True}, "fused=True: cannot be combined with foreach=true; set one of them to null"),
         ("sgd", {"decay_biases_and_norms": "no"}, "decay_biases_and_norms=no: must be true or false; true is what torch does"),
         (
             "sgd",

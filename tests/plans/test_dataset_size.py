@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,13 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig
 
-from noisescale.app.command import build
 from noisescale.app.composed import num_examples
+from noisescale.app.config import build
 from noisescale.data import ImageDataModule
 from noisescale.errors import ConfigError
 from noisescale.plans.dataset_size import TRAINING_EXAMPLES, split_sizes
-
-CONF = Path(__file__).resolve().parents[2] / "conf"
+from tests.helpers.repository import CONF
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +86,7 @@ def test_a_given_size_stands_in_place_of_the_datas_own(composed: dict[str, DictC
         assert num_examples(cfg) == 1_281_167
     with (
         front_door(composed["cifar10"], size=1_281_167, subset_size=7) as cfg,
-        pytest.raises(ConfigError, match=r"^data\.subset_size=7: means nothing beside data\.size"),
+        pytest.raises(ConfigError, match=r"^data\.subset_size=7: has no effect with data\.size"),
     ):
         num_examples(cfg)
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -15,113 +14,20 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from noisescale import schedules
-from noisescale.app.command import build
-from noisescale.errors import ConfigError
+from noisescale.app.config import build
 from noisescale.plans import strategies as batching
 from noisescale.plans.duality import CyclicBatch, Dual, Matched, counterpart, resolve_rule
 from noisescale.plans.plan import Plan, Update
 from noisescale.plans.strategies import LAST_WINDOW, BatchStrategy, Fixed, Full
 from noisescale.schedules import Schedule, warmup_and_rest
+from tests.helpers.plans import duals, matched_plans, warmed, waves
+from tests.helpers.refusals import refusal_of
+from tests.helpers.repository import CONF
 
 many = settings(deadline=None, max_examples=250)
 CIFAR = 50_000
 POWER = {"sgd": 1.0, "adaptive": 0.5}
 TIGHT = 1e-12
-
-
-# -- random cases -------------------------------------------------------------------------------------------------------------
-
-
-@st.composite
-def decays(draw: st.DrawFn) -> Schedule:
-    """Every schedule there is, with zeros, values above 1 and a horizon that may end before the training does."""
-    horizon, share, base = draw(st.floats(0.5, 5.0)), draw(st.floats(0.01, 1.0)), draw(st.sampled_from([0.0, 0.001, 0.2, 1.0]))
-    kinds: list[Callable[[], Schedule]] = [
-        schedules.Constant,
-        lambda: schedules.Step(horizon / 3, share),
-        lambda: schedules.MultiStep([horizon / 4, horizon / 2, 1.01 * horizon], share),
-        lambda: schedules.Inverse(10 * share),
-        lambda: schedules.Exponential(gamma=share),
-        lambda: schedules.Exponential(rate=5 * share),
-        lambda: schedules.Polynomial(draw(st.sampled_from([0.3, 1, 2, 7])), horizon),
-        lambda: schedules.Linear(draw(st.sampled_from([0.001, 1, 3, 300])), draw(st.sampled_from([0.0, 0.1, 1, 5])), horizon),
-        lambda: schedules.Cosine(horizon, base, shape=draw(st.sampled_from(["half", "quarter"]))),
-        lambda: schedules.CosineRestarts(horizon / 2, draw(st.sampled_from([1, 2])), base),
-        lambda: schedules.Cyclic(
-            horizon / 5,
-            draw(st.none() | st.just(horizon / 3)),
-            draw(st.sampled_from(["triangular", "triangular2", "exp_range"])),
-            share,
-            base,
-            wave=draw(st.sampled_from(["triangle", "square"])),
-        ),
-        lambda: schedules.OneCycle(horizon, min(share, 0.9), draw(st.sampled_from(["cos", "linear"]))),
-        lambda: schedules.WSD(share, draw(st.sampled_from(["linear", "cosine", "sqrt"])), base, horizon),
-    ]
-    return draw(st.sampled_from(kinds))()
-
-
-@st.composite
-def warmed(draw: st.DrawFn) -> Schedule:
-    """`decays`, most of them with a warm-up."""
-    length, first = draw(st.sampled_from([0.0, 0.3, 1.5])), draw(st.floats(0.01, 1.0))
-    shape, mode = draw(st.sampled_from(["linear", "constant"])), draw(st.sampled_from(["overlap", "shift"]))
-    return schedules.Warmup(length, first, shape, mode).before(draw(decays()), 4)
-
-
-@st.composite
-def common_keys(draw: st.DrawFn, n: int) -> dict[str, Any]:
-    """What every matched strategy has; `size` is below n, a multiple of the micro-batch."""
-    micro = draw(st.none() | st.integers(1, max(1, min(n - 1, 40))))
-    step = micro or 1
-    return {
-        "size": step * draw(st.integers(1, (n - 1) // step)),
-        "rule": draw(st.sampled_from(["sgd", "adaptive"])),
-        "match": draw(st.sampled_from(["exact", "ratio"])),
-        "last": draw(st.sampled_from(LAST_WINDOW)),
-        "micro_batch_size": micro,
-        "lr_rule": draw(st.sampled_from(["none", "linear", "sqrt"])),
-        "reference_size": draw(st.integers(1, 64)),
-    }
-
-
-@st.composite
-def duals(draw: st.DrawFn, n: int) -> Dual:
-    common = draw(common_keys(n))
-    size, step = common["size"], common["micro_batch_size"] or 1
-    cap = st.none() | st.just(size) | st.integers(size // step, n // step).map(lambda steps: steps * step)
-    growth = draw(st.sampled_from([0.0, 0.5, 1.0]) | st.floats(0.0, 1.0))
-    return Dual(**common, growth=growth, max_size=draw(cap))
-
-
-@st.composite
-def waves(draw: st.DrawFn, n: int) -> CyclicBatch:
-    return CyclicBatch(
-        **draw(common_keys(n)),
-        step_size_up=draw(st.floats(0.1, 2.0)),
-        step_size_down=draw(st.none() | st.floats(0.1, 2.0)),
-        mode=draw(st.sampled_from(["triangular", "triangular2", "exp_range"])),
-        gamma=draw(st.floats(0.1, 1.0)),
-        base_factor=draw(st.sampled_from([0.001, 0.2, 1.0])),
-        wave=draw(st.sampled_from(["triangle", "square"])),
-    )
-
-
-@st.composite
-def plans(draw: st.DrawFn, match_last: bool | None = None) -> Plan:
-    """Of a matched strategy, over 2 to 200 examples or a few updates of a large set."""
-    n = draw(st.integers(2, 5) | st.integers(2, 200) | st.sampled_from([CIFAR, 1_281_167]))
-    strategy = draw(duals(n) | waves(n))
-    return Plan(
-        draw(warmed()),
-        replace(strategy, match_last=draw(st.booleans()) if match_last is None else match_last),
-        n,
-        4,
-        world_size=draw(st.integers(1, 5)),
-        max_micro_batch_size=draw(st.none() | st.integers(1, 50)),
-        max_updates=200,
-        max_updates_per_epoch=draw(st.none() | st.just(40 if n > 200 else 3)),
-    )
 
 
 def strategy_of(plan: Plan) -> Matched:
@@ -174,7 +80,7 @@ def off(found: float, wanted: float) -> float:
 
 
 @many
-@given(plan=plans())
+@given(plan=matched_plans())
 @example(plan=Plan(schedules.Polynomial(2, 1), Dual(1, rule="sgd", max_size=2), 2, 3))  # s = 0 for two of three epochs: B = N
 @example(plan=Plan(schedules.Linear(300, 0, 2), Dual(90, rule="adaptive", growth=0.5), 100, 3))  # B = 1 cannot take all the noise
 def test_every_full_update_has_the_noise_of_the_schedule(plan: Plan) -> None:
@@ -185,7 +91,7 @@ def test_every_full_update_has_the_noise_of_the_schedule(plan: Plan) -> None:
 
 
 @many
-@given(plan=plans(match_last=True))
+@given(plan=matched_plans(match_last=True))
 def test_with_match_last_so_has_every_smaller_window(plan: Plan) -> None:
     for update in plan:
         noise, target = noise_and_target(plan, update)
@@ -193,7 +99,7 @@ def test_with_match_last_so_has_every_smaller_window(plan: Plan) -> None:
 
 
 @many
-@given(plan=plans(), lr=st.floats(1e-4, 10.0))
+@given(plan=matched_plans(), lr=st.floats(1e-4, 10.0))
 def test_of_sgd_and_exact_that_is_g(plan: Plan, lr: float) -> None:
     n = plan.num_examples
     plan = replace(plan, strategy=replace(strategy_of(plan), rule="sgd", match="exact", lr_rule="none", match_last=True))
@@ -238,7 +144,7 @@ def closed_form(strategy: Matched, share: float, num_examples: int) -> float:
 
 
 @many
-@given(plan=plans())
+@given(plan=matched_plans())
 @example(plan=Plan(schedules.Polynomial(0.3, 1.0), Dual(1, rule="sgd", growth=0.5, max_size=2), 2, 4))
 def test_the_batch_is_the_nearest_realisable_one_to_the_closed_form(plan: Plan) -> None:
     assume(plan.num_examples <= 200)
@@ -373,7 +279,7 @@ def test_where_rate_and_batch_share_the_noise_the_rate_goes_to_0_with_it(rule: s
 
 
 @many
-@given(plan=plans(), world=st.integers(1, 8), limit=st.none() | st.integers(1, 20))
+@given(plan=matched_plans(), world=st.integers(1, 8), limit=st.none() | st.integers(1, 20))
 def test_rate_and_batch_depend_on_neither_memory_nor_devices(plan: Plan, world: int, limit: int | None) -> None:
     other = list(replace(plan, world_size=world, max_micro_batch_size=limit))
     assert [replace(u, accumulate_grad_batches=0) for u in other] == [replace(u, accumulate_grad_batches=0) for u in plan]
@@ -575,13 +481,7 @@ def test_a_rule_left_open_follows_the_optimizer(optimizer: str, rule: str) -> No
 # -- refusals -----------------------------------------------------------------------------------------------------------------
 
 
-def refusal_of(make: Callable[[], object]) -> str:
-    with pytest.raises(ConfigError) as refusal:
-        make()
-    return str(refusal.value)
-
-
-GROWTH = "must be a finite number in [0, 1]; 0 lets the rate decay, 1 the batch grow"
+GROWTH = "must be a finite number in [0, 1]; 0 decays the learning rate, 1 grows the batch"
 CAP = "must be a whole number of examples, at least 32; the batch starts at `size`; null for N/10"
 
 
@@ -626,8 +526,8 @@ BEYOND = "must be at most N = 100, the examples of one pass; use batch=full for 
         (CyclicBatch(100, 2, rule="adaptive"), f"size=100: {FULL}"),
         (Dual(101, rule="sgd"), f"size=101: {BEYOND}"),
         (Dual(32, rule="sgd", max_size=101), f"max_size=101: {BEYOND}"),
-        (Dual(32), "rule=null: no optimizer to follow; set it to sgd or adaptive"),
-        (CyclicBatch(32, 2), "rule=null: no optimizer to follow; set it to sgd or adaptive"),
+        (Dual(32), "rule=null: there is no optimizer to take it from; set it to sgd or adaptive"),
+        (CyclicBatch(32, 2), "rule=null: there is no optimizer to take it from; set it to sgd or adaptive"),
         (Dual(30, rule="sgd", micro_batch_size=16), "size=30: must be a multiple of micro_batch_size=16; for example 16"),
         (Dual(32, rule="sgd", max_size=50, micro_batch_size=16), "max_size=50: must be a multiple of micro_batch_size=16; for example 48"),
     ],
@@ -643,7 +543,6 @@ def test_n_of_1_has_no_batch_that_could_carry_noise() -> None:
 
 # -- the table: every schedule with every dual, as conf/ has them -------------------------------------------------------------
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 SCHEDULERS = sorted(file.stem for file in (CONF / "scheduler").glob("[!_]*.yaml"))
 DUALS = ("dual", "hybrid", "split", "seesaw", "cyclic")
 

@@ -152,11 +152,11 @@ def test_the_linear_rule_keeps_lr_over_b_and_not_g(lr: float, case: tuple[int, i
         (lambda: batch_size_for_noise(math.nan, 0.1, 10), "noise=nan: must be a finite number in [0, inf)"),
         (
             lambda: lr_for_noise(1.0, 1_281_167, 1_281_167),
-            "batch_size=1281167: must be a finite number in (0, 1281167), in examples; a full batch has no noise at any rate",
+            "batch_size=1281167: must be a finite number in (0, 1281167), in examples; a full batch has no noise at any learning rate",
         ),
         (
             lambda: lr_for_noise(1.0, 10, 0),
-            "batch_size=0: must be a finite number in (0, 10), in examples; a full batch has no noise at any rate",
+            "batch_size=0: must be a finite number in (0, 10), in examples; a full batch has no noise at any learning rate",
         ),
         (lambda: with_momentum(1.0, 1.0), "momentum=1.0: must be a finite number in [0, 1)"),
         (lambda: with_momentum(1.0, -0.1), "momentum=-0.1: must be a finite number in [0, 1)"),

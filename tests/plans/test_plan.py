@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from fractions import Fraction
 from itertools import groupby, islice, pairwise
 from typing import Any
@@ -16,88 +16,13 @@ from hypothesis import strategies as st
 
 from noisescale import schedules
 from noisescale.errors import ConfigError
-from noisescale.plans.duality import CyclicBatch, Dual, Matched
+from noisescale.plans.duality import Matched
 from noisescale.plans.plan import Cursor, Plan, Update, split_evenly
-from noisescale.plans.strategies import LAST_WINDOW, BatchStrategy, Fixed, Full, Linear, MultiStep
-from noisescale.schedules import Constant, Schedule, warmup_and_rest
+from noisescale.plans.strategies import LAST_WINDOW, BatchStrategy, Fixed, MultiStep
+from noisescale.schedules import Constant, warmup_and_rest
+from tests.helpers.plans import plans
 
 many = settings(deadline=None, max_examples=150)
-
-
-# -- random plans -------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Wild(BatchStrategy):
-    """A size that jumps from example to example: the hardest a strategy can be to a plan."""
-
-    seed: int
-
-    def check(self, num_examples: int) -> None:
-        pass
-
-    def size_at(self, epoch: float, factor: float, num_examples: int) -> int:
-        return 1 + (round(epoch * num_examples) * 7919 + self.seed) % num_examples
-
-
-SCHEDULES: st.SearchStrategy[Schedule] = st.sampled_from(
-    [
-        Constant(),
-        schedules.Step(0.3, 0.5),
-        schedules.MultiStep([0.5, 1, 2], 0.2),
-        schedules.Cosine(5, 0.1),
-        schedules.CosineRestarts(0.7, 2),
-        schedules.Warmup(0.5, 0.1).before(schedules.Exponential(gamma=0.9), 5),
-        schedules.Linear(3, 0, 2),
-    ]
-)
-
-
-@st.composite
-def strategies(draw: st.DrawFn, n: int, last: str) -> BatchStrategy:
-    rule = draw(st.sampled_from(["none", "linear", "sqrt"]))
-    micro = draw(st.none() | st.integers(1, n))
-    step = micro or 1
-    sizes = st.integers(1, n // step).map(lambda m: m * step)
-    common: dict[str, Any] = {
-        "last": last,
-        "lr_rule": rule,
-        "reference_size": draw(st.integers(1, 64)),
-        "micro_batch_size": micro,
-    }
-    common["match_last"] = draw(st.booleans())
-    kind = draw(st.sampled_from(["fixed", "full", "multistep", "linear", "wild", "dual", "cyclic"]))
-    if kind in ("dual", "cyclic") and n > step:
-        common |= {"rule": draw(st.sampled_from(["sgd", "adaptive"])), "match": draw(st.sampled_from(["exact", "ratio"]))}
-        size = step * draw(st.integers(1, (n - 1) // step))
-        if kind == "cyclic":
-            return CyclicBatch(size, draw(st.floats(0.1, 2)), base_factor=draw(st.floats(0.01, 1)), **common)
-        return Dual(size, growth=draw(st.floats(0, 1)), max_size=draw(st.none() | sizes.map(lambda cap: max(cap, size))), **common)
-    if kind == "fixed":
-        return Fixed(draw(sizes), **common)
-    if kind == "multistep":
-        return MultiStep(draw(sizes), [0.4, 1, 2.5], draw(st.floats(1, 6)), **common)
-    if kind == "linear":
-        return Linear(draw(sizes), draw(sizes), draw(st.floats(0.2, 5)), **common)
-    common["micro_batch_size"] = None
-    return Full(**common) if kind == "full" else Wild(draw(st.integers(0, 100)), **common)
-
-
-@st.composite
-def plans(draw: st.DrawFn, last: str | None = None, limited: bool = False) -> Plan:
-    """A plan of up to 4 passes over up to 200 examples; `limited` may also bound the updates."""
-    n = draw(st.integers(1, 200))
-    bounds = st.none() | st.integers(1, 30) if limited else st.none()
-    return Plan(
-        schedule=draw(SCHEDULES),
-        strategy=draw(strategies(n, last or draw(st.sampled_from(LAST_WINDOW)))),
-        num_examples=n,
-        epochs=draw(st.integers(1, 4)),
-        world_size=draw(st.integers(1, 5)),
-        max_micro_batch_size=draw(st.none() | st.integers(1, 50)),
-        max_updates=draw(bounds),
-        max_updates_per_epoch=draw(bounds),
-    )
 
 
 def planned_size(plan: Plan, update: Update) -> int:
@@ -438,5 +363,5 @@ def test_a_batch_beyond_n_is_refused_before_the_first_update() -> None:
 
 
 def test_a_schedule_without_a_horizon_is_refused_at_the_first_update() -> None:
-    with pytest.raises(ConfigError, match=r"^T_max=null: has no horizon yet"):
+    with pytest.raises(ConfigError, match=r"^T_max=null: the horizon is not set yet"):
         next(iter(Plan(schedules.Cosine(), Fixed(1), 10, 1)))

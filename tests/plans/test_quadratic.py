@@ -290,23 +290,23 @@ def test_the_replicas_reject_equivalence(lr_h: float) -> None:
         (lambda: steady_risk(0.1, 1.0, 1.0, 1, 1.0), "momentum=1.0: must be a finite number in [0, 1)"),
         (
             lambda: steady_risk(0.5, 4.0, 1.0, 1),
-            "lr * curvature=2.0: must be a finite number in (0, 2); from the upper bound on the updates diverge",
+            "lr * curvature=2.0: must be a finite number in (0, 2); from the upper bound on, the updates diverge",
         ),
         (
             lambda: steady_risk(1.0, 4.0, 1.0, 1, 0.9),
-            "lr * curvature=4.0: must be a finite number in (0, 3.8); from the upper bound on the updates diverge",
+            "lr * curvature=4.0: must be a finite number in (0, 3.8); from the upper bound on, the updates diverge",
         ),
         (
             lambda: steady_risk(math.nextafter(30.0, 0.0), 0.1, 1.0, 1, 0.5),  # below 3 / 0.1, and yet 0.1 times it is 3
-            "lr * curvature=3.0: must be a finite number in (0, 3); from the upper bound on the updates diverge",
+            "lr * curvature=3.0: must be a finite number in (0, 3); from the upper bound on, the updates diverge",
         ),
         (
             lambda: momentum_amplification(3.0, 1.0, 0.9),  # stable with momentum, not without
-            "lr * curvature=3.0: must be a finite number in (0, 2); from the upper bound on the updates diverge",
+            "lr * curvature=3.0: must be a finite number in (0, 2); from the upper bound on, the updates diverge",
         ),
         (
             lambda: duality_gap(2.5, 1.0, 5),
-            "lr * curvature=2.5: must be a finite number in (0, 2); from the upper bound on the updates diverge",
+            "lr * curvature=2.5: must be a finite number in (0, 2); from the upper bound on, the updates diverge",
         ),
         (lambda: duality_gap(0.1, 1.0, 0.5), "factor=0.5: must be a finite number in [1, inf)"),
         (lambda: lr_for_gap(1.0, 1.0, 5), "gap=1.0: must be a finite number in (1, inf)"),
@@ -318,7 +318,7 @@ def test_the_replicas_reject_equivalence(lr_h: float) -> None:
         (lambda: risk(1, 0.1, 1.0, 1.0, 1, -1.0), "initial_risk=-1.0: must be a finite number in [0, inf)"),
         (
             lambda: risk(1, 2.0, 1.0, 1.0, 1, 1.0),
-            "lr * curvature=2.0: must be a finite number in (0, 2); from the upper bound on the updates diverge",
+            "lr * curvature=2.0: must be a finite number in (0, 2); from the upper bound on, the updates diverge",
         ),
     ],
 )

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from noisescale.errors import ConfigError
 from noisescale.plans.strategies import LAST_WINDOW, BatchStrategy, Fixed, Full, Linear, MultiStep, realisable
+from tests.helpers.refusals import refusal_of
 
 many = settings(deadline=None, max_examples=300)
 
@@ -171,12 +171,6 @@ MAKERS: dict[str, tuple[Callable[..., BatchStrategy], str]] = {
     "Full micro_batch_size": (Full, MICRO),
 }
 OPTIONAL = ("reference_size", MICRO)
-
-
-def refusal_of(make: Callable[[], object]) -> str:
-    with pytest.raises(ConfigError) as refusal:
-        make()
-    return str(refusal.value)
 
 
 @pytest.mark.parametrize("value", NOT_COUNTS, ids=repr)

@@ -21,17 +21,9 @@ from noisescale.plans.strategies import BatchStrategy, Fixed, Full
 from noisescale.plans.summary import PlanSummary, summarize, write_plan
 from noisescale.plans.warnings import plan_warnings
 from noisescale.schedules import Schedule
-from tests.plans.test_plan import plans
+from tests.helpers.plans import CUT, TO_THE_FULL_BATCH, N, plan_of, plans
 
 many = settings(deadline=None, max_examples=150)
-
-N = 1293
-CUT = schedules.MultiStep([10, 15], 0.1)
-TO_THE_FULL_BATCH = batching.MultiStep(32, [1], 1000)
-
-
-def plan_of(schedule: Schedule, strategy: BatchStrategy, epochs: int = 20, **options: Any) -> Plan:
-    return Plan(schedule.with_horizon(epochs), strategy, options.pop("num_examples", N), epochs, **options)
 
 
 def notes_of(plan: Plan, words: str = "", weight_decay: float = 0.0, **options: Any) -> list[str]:
@@ -131,7 +123,7 @@ def test_a_training_cut_short_ends_where_it_is_cut() -> None:
 @pytest.mark.parametrize(
     ("strategy", "line"),
     [
-        (Fixed(32), "820 updates; with the same noise in the batch (batch=dual) 466, 1.8x fewer"),
+        (Fixed(32), "820 updates; 466 with the same noise carried by the batch (batch=dual), 1.8x fewer"),
         (Dual(32, rule="sgd"), "466 updates instead of 820 at B = 32 with the same noise, 1.8x fewer"),
         (batching.Linear(32, 8, 20), r"1 \d\d\d updates instead of 820 at B = 32 with the same noise, \d.\dx more"),
         (Full(), "20 updates"),
@@ -192,14 +184,14 @@ def test_a_cap_is_named_as_it_was_given() -> None:
 
 
 def test_a_cap_that_is_b0_is_said_to_save_nothing() -> None:
-    note = "B0 = 200 is not below its cap N/10 = 129: the rate carries all of the noise, and no update is saved"
-    assert note_of(plan_of(schedules.Cosine(), Dual(200, rule="sgd")), "no update is saved") == note
-    assert not notes_of(plan_of(schedules.Cosine(), Dual(200, rule="sgd", growth=0.0)), "no update is saved")
+    note = "B0 = 200 is not below its cap N/10 = 129: the learning rate carries all of the noise, and no updates are saved"
+    assert note_of(plan_of(schedules.Cosine(), Dual(200, rule="sgd")), "no updates are saved") == note
+    assert not notes_of(plan_of(schedules.Cosine(), Dual(200, rule="sgd", growth=0.0)), "no updates are saved")
 
 
 @pytest.mark.parametrize(("schedule", "noted"), [(schedules.Linear(100, 1, 10), True), (schedules.Linear(2, 1, 10), False)])
 def test_where_the_batch_cannot_be_smaller_the_rate_rises(schedule: Schedule, noted: bool) -> None:
-    assert bool(notes_of(plan_of(schedule, Dual(8, rule="sgd")), "where more noise is wanted, the rate rises")) == noted
+    assert bool(notes_of(plan_of(schedule, Dual(8, rule="sgd")), "for more noise, the learning rate rises instead")) == noted
 
 
 @pytest.mark.parametrize(("size", "noted"), [(129, False), (130, True), (N, True)])
@@ -215,17 +207,17 @@ def test_the_batch_above_a_tenth_is_dated() -> None:
 
 
 def test_the_rate_at_a_cut_is_named_beside_that_of_the_batch_of_before() -> None:
-    found = note_of(plan_of(CUT, Dual(32, rule="sgd", max_size=N)), "at the cut of")
+    found = note_of(plan_of(CUT, Dual(32, rule="sgd", max_size=N)), "after the cut at")
     plan = plan_of(CUT, Dual(32, rule="sgd", max_size=N))
     rate = next(0.05 * update.lr_factor for update in plan if update.epoch >= 10)
-    assert found.startswith(f"at the cut of epoch 10 lr is {rate:.4g}, the counterpart's 0.005: ")
+    assert found.startswith(f"after the cut at epoch 10 lr is {rate:.4g}, in the counterpart 0.005: ")
     published = plan_of(CUT, Dual(32, rule="sgd", match="ratio", max_size=N))
-    assert "as (3.8 - lr h/10) to (3.8 - lr h)" in note_of(published, "at the cut of", momentum=0.9)
+    assert "is (3.8 - lr h/10) to (3.8 - lr h)" in note_of(published, "after the cut at", momentum=0.9)
     adaptive = plan_of(CUT, Dual(32, rule="adaptive", max_size=N))
-    assert not notes_of(adaptive, "at the cut of", optimizer="Adam"), "the model is one of SGD"
+    assert not notes_of(adaptive, "after the cut at", optimizer="Adam"), "the model is one of SGD"
     for strategy in (Fixed(32), Dual(32, rule="sgd", growth=0.0), Dual(32, rule="sgd", growth=0.0, match="ratio")):
-        assert not notes_of(plan_of(CUT, strategy), "at the cut of")
-    assert not notes_of(plan_of(schedules.Cosine(), Dual(32, rule="sgd", max_size=N)), "at the cut of"), "a cosine has no cut"
+        assert not notes_of(plan_of(CUT, strategy), "after the cut at")
+    assert not notes_of(plan_of(schedules.Cosine(), Dual(32, rule="sgd", max_size=N)), "after the cut at"), "a cosine has no cut"
 
 
 def test_a_cut_to_the_full_batch_is_no_division_by_zero() -> None:
@@ -233,10 +225,10 @@ def test_a_cut_to_the_full_batch_is_no_division_by_zero() -> None:
 
 
 def test_the_memory_of_momentum() -> None:
-    found = note_of(plan_of(schedules.Constant(), Fixed(400)), "fills in", momentum=0.9)
-    assert found.startswith(f"momentum 0.9 at B = 400 fills in B/(N(1-m)) = {400 / N / 0.1:.1f} epochs")
-    assert not notes_of(plan_of(schedules.Constant(), Fixed(400)), "fills in", momentum=0.0)
-    assert not notes_of(plan_of(schedules.Constant(), Fixed(100)), "fills in", momentum=0.9)
+    found = note_of(plan_of(schedules.Constant(), Fixed(400)), "epochs to fill", momentum=0.9)
+    assert found.startswith(f"momentum 0.9 at B = 400 takes B/(N(1-m)) = {400 / N / 0.1:.1f} epochs to fill")
+    assert not notes_of(plan_of(schedules.Constant(), Fixed(400)), "epochs to fill", momentum=0.0)
+    assert not notes_of(plan_of(schedules.Constant(), Fixed(100)), "epochs to fill", momentum=0.9)
 
 
 def test_a_small_last_window() -> None:

@@ -397,7 +397,7 @@ def test_an_open_horizon_is_filled_in_once(schedule: Schedule, key: str) -> None
 
 @pytest.mark.parametrize(("schedule", "key"), OPEN)
 def test_an_open_horizon_cannot_be_called(schedule: Schedule, key: str) -> None:
-    with pytest.raises(ConfigError, match=rf"^{key}=null: has no horizon yet; set it in epochs"):
+    with pytest.raises(ConfigError, match=rf"^{key}=null: the horizon is not set yet; set it in epochs"):
         schedule(0.0)
 
 
@@ -451,7 +451,7 @@ def test_no_warmup_is_the_schedule_itself(mode: str) -> None:
 
 @pytest.mark.parametrize("length", [30, 30.5, 100])
 def test_a_shift_that_leaves_no_time_is_refused(length: float) -> None:
-    line = f"epochs={length}: must be a finite number in [0, 30), in epochs; a warm-up that shifts must end before the training"
+    line = f"epochs={length}: must be a finite number in [0, 30), in epochs; with mode=shift the warm-up must end before the training does"
     with pytest.raises(ConfigError) as refusal:
         Warmup(length, mode="shift").before(Constant(), 30)
     assert str(refusal.value) == line

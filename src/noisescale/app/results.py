@@ -11,28 +11,53 @@ from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from noisescale.app.command import in_sweep, output_dir
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from pytorch_lightning.loggers import TensorBoardLogger
+from rich.console import Console
+from rich.table import Table
 
-if TYPE_CHECKING:
-    import pytorch_lightning as pl
+from noisescale import __version__
+from noisescale.app.config import as_plain, in_sweep, options, output_dir
+from noisescale.app.outcome import Outcome
+from noisescale.files import write_atomically
 
-__all__ = ["log_hyperparameters", "report", "versions", "write_results"]
+__all__ = ["leave_results", "versions"]
 
 
-def write_results(results: dict[str, Any]) -> None:
-    """results.json, atomically; a number that is none becomes null."""
-    from noisescale.files import write_atomically
+def leave_results(cfg: DictConfig, outcome: Outcome, trainer: pl.Trainer, num_examples: int) -> None:
+    """Write results.json, give the loggers the final metrics, and print the short table.
 
+    Args:
+        cfg: the composed config.
+        outcome: what became of the run.
+        trainer: that carried it out.
+        num_examples: N.
+    """
+    results = {
+        **outcome.metrics,
+        "updates": outcome.updates,
+        "examples": outcome.examples,
+        "seconds": round(outcome.seconds, 3),
+        "examples_per_second": round(outcome.examples_per_second, 1),
+        "num_examples": num_examples,
+        "status": outcome.status,
+        "message": outcome.message,
+        "seed": cfg.seed,
+        **versions(),
+    }
+    # JSON has neither nan nor inf.
     plain = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in results.items()}
     write_atomically(output_dir() / "results.json", json.dumps(plain, indent=2) + "\n")
+    _log_hyperparameters(trainer, _parameters(cfg), outcome.metrics)
+    _print_table(results)
 
 
-def log_hyperparameters(trainer: pl.Trainer, parameters: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-    """Give TensorBoard's hparams page the choices of the run and its final metrics, as hp/..."""
-    from pytorch_lightning.loggers import TensorBoardLogger
-
+def _log_hyperparameters(trainer: pl.Trainer, parameters: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+    """Give TensorBoard's hparams page the choices of the run, and its final metrics as hp/..."""
     finals = {f"hp/{name}": value for name, value in metrics.items() if math.isfinite(value)}
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
@@ -40,15 +65,18 @@ def log_hyperparameters(trainer: pl.Trainer, parameters: Mapping[str, Any], metr
             logger.finalize("success")
 
 
-def report(results: dict[str, Any]) -> None:
-    """The short table at the end."""
-    from rich.console import Console
-    from rich.table import Table
+def _parameters(cfg: DictConfig) -> dict[str, Any]:
+    """What distinguishes one run from another."""
+    left_out = ("callbacks", "logger", "trainer", "output_dir", "full_error", "ckpt_path")
+    params = {key: value for key, value in as_plain(cfg).items() if key not in left_out}
+    return params | {f"{group}/option": name for group, name in options().items() if group in params}
 
+
+def _print_table(results: Mapping[str, Any]) -> None:
     run = os.path.relpath(output_dir())
     if in_sweep():
         accuracy = f"test accuracy {results['test/acc']:.4f}" if results.get("test/acc") is not None else "no test accuracy"
-        # At once: the output of another process is else held back until it ends.
+        # Flushed, because the output of another process would otherwise be held back until it ends.
         print(f"{run}: {results['status']}, {accuracy}, {results['updates']} updates", flush=True)
     else:
         table = Table(show_header=False)
@@ -66,10 +94,6 @@ def report(results: dict[str, Any]) -> None:
 
 def versions() -> dict[str, Any]:
     """Versions of what ran, and the commit; null outside a checkout."""
-    import torch
-
-    from noisescale import __version__
-
     commit = None
     with suppress(OSError, subprocess.SubprocessError):
         found = subprocess.run(

@@ -1,4 +1,4 @@
-"""Image data sets held in memory as one uint8 tensor; augmented and normalised on the device, a batch at a time."""
+"""Image data sets, in memory as one uint8 tensor or streamed from files; augmented and normalised on the device, one batch at a time."""
 
 from noisescale.data.augment import crop_flip, crop_flip_table
 from noisescale.data.datamodule import ImageDataModule

@@ -17,7 +17,7 @@ from noisescale.data.augment import crop_flip, crop_flip_table
 from noisescale.data.images import Batch, Examples, ImageDataset, Split, as_is, channel_sums, normalize, statistics_of_sums
 from noisescale.data.splits import split_train_val
 from noisescale.errors import ConfigError, check_choice, check_count, check_number
-from noisescale.plans.dataset_size import split_sizes
+from noisescale.plans.dataset_size import check_stand_in_size, refuse_stand_in_size, split_sizes
 
 __all__ = ["ImageDataModule"]
 
@@ -25,37 +25,43 @@ __all__ = ["ImageDataModule"]
 class ImageDataModule(pl.LightningDataModule, ABC):
     """uint8 images, in memory as one tensor or streamed; augmented and normalised on the device, once per batch.
 
-    A source overrides `train_examples` and `read`. Loaders give uint8: training batches (images, labels, indices), where
-    `indices` are positions in the training set, evaluation batches (images, labels). `on_after_batch_transfer` makes
-    (x, y) of either, x floating with mean 0 and standard deviation 1 per channel over the training set.
+    A source overrides `train_examples` and `read`. The loaders return uint8: training batches are (images, labels, indices), where
+    `indices` are positions in the training set; evaluation batches are (images, labels). `on_after_batch_transfer` turns either
+    into (x, y), where x is floating point with mean 0 and standard deviation 1 per channel over the training set.
 
     Args:
-        subset_size: examples, the first of a class-balanced order given by `seed`: a subset is a prefix of every larger
-            subset of the same seed. None: all.
-        val_fraction: in [0, 1), the share of the (sub)set that validates instead of training, class-balanced.
-        augment: `none`, or `crop_flip`: random crop after zero padding by an eighth of the image, and horizontal flip,
-            a function of (seed, epoch, example) alone.
-        in_memory: `auto`, True or False. Images that are in memory live on the training device, where a batch is one gather,
-            unless workers fetch the batches; else the images of each batch travel there. auto: in memory where they fit
-            `memory_limit_gb`. True: refused where they do not. The batches are the same, bit for bit.
-        memory_limit_gb: 10^9 bytes that the training (sub)set and the test set may take together, one byte per pixel and channel.
-        num_workers: processes that fetch batches. None: 0 with the images in memory, else one per core of each device, up to 8.
-        eval_batch_size: examples per validation and test batch; changes no result.
-        seed: of the subset, the validation split and the augmentation.
-        batch_size: examples per training batch when nothing else plans the batches.
-        size: N in place of the data's own, to plan with: nothing can be set up then.
+        subset_size: how many training examples to use, taken from the start of a class-balanced order that `seed` determines, so
+            that a subset is a prefix of every larger subset of the same seed. None: all.
+        val_fraction: in [0, 1), the share of the (sub)set that is held out for validation, class-balanced.
+        augment: `none`, or `crop_flip`: random crop after zero padding by an eighth of the image, and random horizontal flip,
+            as a function of (seed, epoch, example) alone.
+        in_memory: `auto`, True or False. Images in memory are kept on the training device, where fetching a batch is a single
+            gather, unless workers fetch the batches; otherwise the images of each batch are copied there. auto: in memory if they
+            fit `memory_limit_gb`. True: refused if they do not fit. The batches are the same, bit for bit.
+        memory_limit_gb: the most memory for the training (sub)set and the test set together, in 10^9 bytes, at one byte per pixel
+            and channel.
+        num_workers: processes that fetch batches. None: 0 if the images are in memory, otherwise the cores per device, up to 8.
+        eval_batch_size: examples per validation and test batch; does not change the results.
+        seed: determines the subset, the validation split and the augmentation.
+        batch_size: examples per training batch, if nothing else plans the batches.
+        size: N to plan with, instead of the data set's own; `setup` then refuses to run.
 
     Attributes, after `setup`:
-        num_examples: N, what one pass of training draws from.
+        num_examples: N, the number of examples that one training pass draws from.
         num_classes, class_names: of the labels.
-        in_channels, image_size: c and (h, w) in pixels.
+        in_channels, image_size: c, and (h, w) in pixels.
         mean, std: per channel, in units of [0, 1], over the N training examples; std is at least 1/255.
 
     Raises:
-        ConfigError: a value out of its range; from `train_size` and `setup`, also data that are missing or unusable.
+        ConfigError: a value is out of range; from `train_size` and `setup`, also if the data are missing or unusable.
     """
 
     AUGMENTATIONS: ClassVar[tuple[str, ...]] = ("none", "crop_flip")
+
+    free_on_resume: ClassVar[frozenset[str]] = frozenset(
+        {"size", "num_workers", "eval_batch_size", "in_memory", "memory_limit_gb", "batch_size"}
+    )
+    """Arguments that a resumed run may change, because they decide how examples are fetched, not which examples."""
 
     num_examples: int
     num_classes: int
@@ -92,8 +98,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             raise ConfigError("in_memory", in_memory, "must be auto, true or false")
         check_number("memory_limit_gb", memory_limit_gb, above=0, unit="GB")
         check_count("batch_size", batch_size, unit="examples")
-        if size is not None:
-            check_count("size", size, unit="examples", remedy="null for the data's own")
+        check_stand_in_size(size, subset_size)
         self.subset_size = subset_size
         self.val_fraction = val_fraction
         self.augment = augment
@@ -109,11 +114,11 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         self._test: ImageDataset | None = None
         self._resident = False
         self._limit_val_batches: float | None = None  # the trainer's own, while `setup` has set it to 0
-        self._on_device: dict[str, Any] = {}  # copies, remade when the epoch or the device changes
+        self._on_device: dict[str, Any] = {}  # copies, made again when the epoch or the device changes
 
     @abstractmethod
     def train_examples(self) -> int:
-        """Number of training images that the source holds, before any subset or split, without decoding them.
+        """The number of training images in the source, before any subset or split, found without decoding them.
 
         Raises:
             ConfigError: the source is missing or unusable.
@@ -125,18 +130,18 @@ class ImageDataModule(pl.LightningDataModule, ABC):
 
         Args:
             split: `train` or `test`.
-            select: given the labels of the whole split, int64 (n,), returns the positions to deliver, in their order:
-                a source that decodes can decode only those.
+            select: given the labels of the whole split, int64 (n,), returns the positions of the images to deliver, in order, so
+                that a source needs to decode only those.
 
         Raises:
             ConfigError: the source is missing or unusable.
         """
 
     def fits(self, num_train: int, num_test: int, shape: tuple[int, ...], smaller: str = "data.subset_size") -> bool:
-        """Whether so many images of `shape` are to be in memory, by `in_memory` and `memory_limit_gb`. For sources.
+        """Whether this many images of `shape` belong in memory, according to `in_memory` and `memory_limit_gb`. For sources to call.
 
         Raises:
-            ConfigError: they must be, and do not fit; `smaller` names the keys that make them fewer or smaller.
+            ConfigError: `in_memory` is True and they do not fit; `smaller` names the keys that make them fewer or smaller.
         """
         needed = (num_train + num_test) * math.prod(shape) / 1e9
         if self.in_memory is False or needed <= self.memory_limit_gb:
@@ -151,8 +156,12 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             f"lower {smaller}, raise data.memory_limit_gb, or let data.in_memory=auto decide",
         )
 
+    def explain(self, error: BaseException) -> ConfigError | None:
+        """The `ConfigError` for an error that was raised while batches were fetched; None if the arguments have nothing to do with it."""
+        return None
+
     def train_size(self) -> int:
-        """N = `num_examples`, known before anything is decoded.
+        """N = `num_examples`, before anything is decoded.
 
         Raises:
             ConfigError: `subset_size` or `val_fraction` does not fit the data, or the data are missing.
@@ -162,24 +171,23 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         return split_sizes(self.train_examples(), subset_size=self.subset_size, val_fraction=self.val_fraction)[0]
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the training set (any stage needs its statistics) and, for stage `test` or None, the test set; once each.
+        """Read the training set (every stage needs its statistics) and, for stage `test` or None, the test set; each only once.
 
         Raises:
-            ConfigError: the data are missing or unusable, or do not fit `subset_size`, `val_fraction`.
+            ConfigError: the data are missing or unusable, or do not fit `subset_size` or `val_fraction`.
         """
-        if self.size is not None:
-            raise ConfigError("size", self.size, "stands in place of data, for plans", "leave it at null to read them")
+        refuse_stand_in_size(self.size)
         if self._train is None:
             self._set_up_train()
         if stage in (None, "test") and self._test is None:
             found = self.read("test", lambda labels: torch.arange(labels.numel()))
             self._test = found.part(0, found.labels.numel(), with_indices=False)
         if self.trainer is not None and self.val_fraction == 0 and self._limit_val_batches is None:
-            # The one way to skip validation in which Lightning does not warn: of a missing or empty loader it does.
+            # The only way to skip validation without a warning from Lightning: it warns about a missing or an empty loader.
             self._limit_val_batches, self.trainer.limit_val_batches = self.trainer.limit_val_batches, 0
 
     def teardown(self, stage: str | None = None) -> None:
-        """Give the trainer its own `limit_val_batches` back, if `setup` set it to 0 for want of validation examples."""
+        """Restore the trainer's own `limit_val_batches`, if `setup` set it to 0 because there are no validation examples."""
         if self.trainer is not None and self._limit_val_batches is not None:
             self.trainer.limit_val_batches, self._limit_val_batches = self._limit_val_batches, None
 
@@ -198,17 +206,18 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         self._on_device.clear()
 
     def _select_train(self, labels: Tensor) -> Tensor:
-        """Positions of the training examples, followed by those of the validation examples."""
+        """The positions of the training examples, followed by those of the validation examples."""
         if labels.numel() != self.train_examples():
-            raise RuntimeError(f"{type(self).__name__}: {labels.numel()} training images, announced {self.train_examples()}")
+            found = f"`read` found {labels.numel()} training images, but `train_examples` returned {self.train_examples()}"
+            raise RuntimeError(f"{type(self).__name__}: {found}")
         return torch.cat(split_train_val(labels, subset_size=self.subset_size, val_fraction=self.val_fraction, seed=self.seed))
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled batches (images uint8, labels, indices). A planned batch sampler may take the place of the shuffle."""
+        """Shuffled batches (images uint8, labels, indices). A planned batch sampler may replace the shuffling."""
         return self._loader("train", self._train, self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
-        """Batches (images uint8, labels); an empty list if `val_fraction` is 0, and a trainer then validates nothing."""
+        """Batches (images uint8, labels); an empty list if `val_fraction` is 0, so that a trainer does not validate."""
         return self._loader("val", self._val, self.eval_batch_size) if self.val_fraction > 0 else []
 
     def test_dataloader(self) -> DataLoader[Batch]:
@@ -228,7 +237,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             collate_fn=as_is,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
-            # Evaluation gains nothing: and Lightning warns of pinned memory with persistent workers and reloaded loaders.
+            # Not for evaluation: it gains nothing, and Lightning warns about pinned memory with persistent workers and reloaded loaders.
             pin_memory=shuffle and not moved and device.type == "cuda",
         )
 
@@ -250,16 +259,16 @@ class ImageDataModule(pl.LightningDataModule, ABC):
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """`batch` on `device`."""
-        if batch[0].device == device:  # Lightning's own looks through it for tensors first
+        if batch[0].device == device:  # a shortcut: Lightning would first search the batch for tensors
             return batch
         moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
         return moved
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """(images, labels[, indices]) -> (x, y) on the device: augmented if the trainer trains, then normalised.
+        """(images, labels[, indices]) -> (x, y) on the device: augmented during training, then normalised.
 
-        x is in the dtype of the trainer's module, float32 without a trainer. An example's augmentation depends on
-        (seed, trainer.current_epoch, its index) only, hence not on batches, workers, devices or a resume.
+        x has the dtype of the trainer's module, or float32 without a trainer. The augmentation of an example depends only on
+        (seed, trainer.current_epoch, its index), and so not on batches, workers, devices or a resume.
         """
         images, labels = batch[0], batch[1]
         trainer = self.trainer
@@ -287,13 +296,13 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         return found
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but what was copied to a device, which another process makes for itself."""
+        """Everything except the copies on a device, which another process makes for itself."""
         return {**self.__dict__, "_on_device": {}}
 
 
 def _sums(dataset: ImageDataset, known: Tensor | None) -> Tensor:
-    """`channel_sums` of a data set, by those of each of its `images` where they are known."""
+    """`channel_sums` of a data set, added up from the sums of each of its `images` if they are known."""
     if known is not None:
         return (known if dataset.rows is None else known.index_select(0, dataset.rows)).sum(0)
-    parts = torch.arange(len(dataset)).split(1000)  # the copies stay small
+    parts = torch.arange(len(dataset)).split(1000)  # in parts, so that the copies stay small
     return torch.stack([channel_sums(dataset.take(part)[0]) for part in parts]).sum(0)

@@ -1,4 +1,4 @@
-"""Image files to uint8 tensors: every file decoded completely."""
+"""Decodes image files into uint8 tensors; every file is decoded completely."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ __all__ = ["ImageFileError", "NotGreyError", "OtherSizeError", "decode_batch", "
 T = TypeVar("T")
 
 GREY_MODES = frozenset({"1", "L", "LA", "La"})
-CHUNK = 64  # files per task: large enough that threads do not wait for each other, small enough for a smooth bar
+CHUNK = 64  # files per task: large enough to keep the threads busy, small enough for a smooth progress bar
 
 
 class ImageFileError(Exception):
-    """A file that cannot be used as an image: `file`, and why, `problem`, a phrase."""
+    """A file that cannot be used as an image: `file`, and the reason `problem`, as a phrase."""
 
     def __init__(self, file: str, problem: str) -> None:
         super().__init__(file, problem)
@@ -35,13 +35,22 @@ class ImageFileError(Exception):
     def __str__(self) -> str:
         return f"{self.file} cannot be used ({self.problem})"
 
+    @classmethod
+    def reason_in(cls, error: BaseException) -> str | None:
+        """The message of such an error, raised in this process or in a worker of a DataLoader; None for any other error."""
+        if isinstance(error, cls):
+            return str(error)
+        # A worker sends its traceback as text; the last line contains the name of the class and the message.
+        _, found, reason = str(error).rpartition(f"{cls.__name__}: ")
+        return reason.strip() if found else None
+
 
 class NotGreyError(ImageFileError):
-    """A colour image where one channel was asked for."""
+    """A colour image, although one channel was asked for."""
 
 
 class OtherSizeError(ImageFileError):
-    """An image of another size than was asked for, with no resizing."""
+    """An image whose size is not the one asked for, without resizing."""
 
 
 def image_header(file: str) -> tuple[bool, tuple[int, int]]:
@@ -53,24 +62,24 @@ def image_header(file: str) -> tuple[bool, tuple[int, int]]:
     try:
         with Image.open(file) as image:
             return image.mode in GREY_MODES, (image.height, image.width)
-    except Exception as error:  # decoders raise what they like: OSError, SyntaxError, struct.error, ...
+    except Exception as error:  # decoders raise all kinds of errors: OSError, SyntaxError, struct.error, ...
         raise ImageFileError(file, _reason(error)) from None
 
 
 def decode_batch(files: Sequence[str], *, channels: int, size: tuple[int, int], resize: bool) -> Tensor:
-    """Decode `files`, here and now.
+    """Decode `files` in the calling thread.
 
     Args:
         channels: 1 (grey) or 3 (RGB).
-        size: (h, w) in pixels of the result.
-        resize: bring images to `size`, by resizing and a central crop; else each must have it.
+        size: (h, w) of the result, in pixels.
+        resize: bring images to `size` by resizing and a central crop; otherwise every image must have that size.
 
     Returns:
         uint8, shape (n, channels, h, w).
 
     Raises:
-        ImageFileError: the first file, in order, that is truncated, unreadable or not of 8 bits.
-        NotGreyError, OtherSizeError: likewise, a file that is not as asked for.
+        ImageFileError: for the first file, in order, that is truncated, unreadable or not 8-bit.
+        NotGreyError, OtherSizeError: likewise, for a file that does not have the channels or the size asked for.
     """
     images = torch.empty((len(files), channels, *size), dtype=torch.uint8)
     for row, file in zip(images.numpy(), files, strict=True):
@@ -79,7 +88,7 @@ def decode_batch(files: Sequence[str], *, channels: int, size: tuple[int, int], 
 
 
 def decode_images(files: Sequence[str], *, channels: int, size: tuple[int, int], resize: bool, title: str) -> Tensor:
-    """As `decode_batch`, in threads, with a progress bar that says `title`, shown in a terminal only."""
+    """Like `decode_batch`, but in several threads and with a progress bar named `title`, which is shown only in a terminal."""
     images = torch.empty((len(files), channels, *size), dtype=torch.uint8)
 
     def decode(start: int, stop: int) -> None:
@@ -91,7 +100,7 @@ def decode_images(files: Sequence[str], *, channels: int, size: tuple[int, int],
 
 
 def sum_images(files: Sequence[str], *, channels: int, size: tuple[int, int], resize: bool, title: str) -> Tensor:
-    """Decode `files` as `decode_images` does, but keep none: `channel_sums` of each, int64 (n, channels, 3)."""
+    """Decode `files` as `decode_images` does, but keep only the `channel_sums` of each image: int64 (n, channels, 3)."""
 
     def add_up(start: int, stop: int) -> Tensor:
         images = decode_batch(files[start:stop], channels=channels, size=size, resize=resize)
@@ -101,7 +110,7 @@ def sum_images(files: Sequence[str], *, channels: int, size: tuple[int, int], re
 
 
 def _in_threads(work: Callable[[int, int], T], count: int, title: str) -> Iterator[T]:
-    """work(start, stop) of chunks of `count` files, in their order, so that of several bad files the same one is always named."""
+    """work(start, stop) for chunks of `count` files, in order, so that the same one of several bad files is always named."""
     console = Console(stderr=True)
     with (
         Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
@@ -138,7 +147,7 @@ def _fitted(image: Image.Image, file: str, channels: int, size: tuple[int, int],
     if not resize and (image.height, image.width) != size:
         raise OtherSizeError(file, f"is {image.width} x {image.height} pixels (width x height), not {size[1]} x {size[0]}")
     if image.mode == "P":
-        image = image.convert("RGBA")  # straight to RGB, Pillow warns of palettes with transparency
+        image = image.convert("RGBA")  # Pillow warns about palettes with transparency when they are converted straight to RGB
     mode = "L" if channels == 1 else "RGB"
     if image.mode != mode:
         image = image.convert(mode)

@@ -1,4 +1,4 @@
-"""The digits of scikit-learn: 1797 real 8 x 8 grey images that come with the library, no download."""
+"""scikit-learn's digits: 1797 real 8 x 8 grey images that come with the library, without a download."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ __all__ = ["DigitsData"]
 
 
 class DigitsData(ImageDataModule):
-    """scikit-learn's digits, 10 classes, grey levels 0 to 16 spread over 0 to 255.
+    """scikit-learn's digits, 10 classes, with grey levels 0 to 16 scaled to 0 to 255.
 
-    The set comes without a test part: a fixed, class-balanced fifth, 360 images, is it, whatever the seed; 1437 train.
-    Arguments as for `ImageDataModule`.
+    scikit-learn has no test split of it. Here the test set is a fixed, class-balanced fifth, 360 images, whatever the seed; the other
+    1437 are the training set. The arguments are those of `ImageDataModule`.
     """
 
     NUM_TRAIN: ClassVar[int] = TRAINING_EXAMPLES["digits"]
@@ -46,9 +46,9 @@ class DigitsData(ImageDataModule):
 
 @cache
 def _digits() -> tuple[Tensor, Tensor]:
-    """Grey levels uint8 (1797, 8, 8) and labels int64 (1797,): what `sklearn.datasets.load_digits` reads, in its order.
+    """Grey levels uint8 (1797, 8, 8) and labels int64 (1797,), as `sklearn.datasets.load_digits` reads them, in the same order.
 
-    The file is found without importing scikit-learn, which would take longer than all else at the start of a run.
+    The file is found without importing scikit-learn, because the import would take longer than everything else at the start of a run.
     """
     spec = find_spec("sklearn")
     if spec is None or spec.submodule_search_locations is None:

@@ -1,4 +1,4 @@
-"""Any folder of images: train/<class>/ and test/<class>/, decoded once and kept, or streamed."""
+"""Any folder of images: train/<class>/ and test/<class>/, decoded once and cached, or streamed."""
 
 from __future__ import annotations
 
@@ -25,18 +25,20 @@ SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", "
 
 
 class ImageFolderData(ImageDataModule):
-    """Images in `root`/train/<class>/ and `root`/test/<class>/, at any depth below the class; classes in sorted order.
+    """Images in `root`/train/<class>/ and `root`/test/<class>/, at any depth below the class; the classes are in sorted order.
 
-    Images are 8-bit; all become RGB unless all training images are grey. Transparency and EXIF orientation are ignored.
+    Images must be 8-bit; all are converted to RGB unless all training images are grey. Transparency and EXIF orientation are ignored.
 
     Args:
         root: the folder, relative to the current directory.
-        image_size: pixels: the shorter side is resized to it (bilinear), then the centre is cropped to a square.
-            None: the images are taken as they are and must all have one size.
-        cache: whether what was decoded is kept in `root`/.noisescale: all images of a split, where they are in memory and no subset is
-            taken, so a run never decodes more than it needs; of images that are streamed, the counts of their values.
-        common: as for `ImageDataModule`. Images that are not in memory are decoded when their batch is fetched.
+        image_size: in pixels: the shorter side is resized to it (bilinear), then the centre is cropped to a square.
+            None: the images are used as they are and must all have the same size.
+        cache: whether decoded images are cached in `root`/.noisescale. What is cached is all images of a split, if they are in memory
+            and no subset is taken, so that a run never decodes more than it needs. Of streamed images it is only the pixel sums.
+        common: the arguments of `ImageDataModule`. Images that are not in memory are decoded when their batch is fetched.
     """
+
+    free_on_resume = ImageDataModule.free_on_resume | {"root", "cache"}
 
     def __init__(self, *, root: str | None, image_size: int | None, cache: bool, **common: Any) -> None:
         super().__init__(**common)
@@ -44,7 +46,7 @@ class ImageFolderData(ImageDataModule):
             value = "null" if root is None else root
             raise ConfigError("root", value, "imagefolder needs a folder with train/ and test/", "set data.root")
         if image_size is not None:
-            check_count("image_size", image_size, unit="pixels", remedy="null takes the images as they are")
+            check_count("image_size", image_size, unit="pixels", remedy="null uses the images as they are")
         if not isinstance(cache, bool):
             raise ConfigError("cache", cache, "must be true or false")
         self.root = Path(root)
@@ -57,9 +59,16 @@ class ImageFolderData(ImageDataModule):
         return _count(self._files()["train"])
 
     def prepare_data(self) -> None:
-        """Decode what is to be kept; Lightning calls this on one process only, so the others find it."""
+        """Decode what is to be cached; Lightning calls this in one process only, so that the others find it in the cache."""
         if self.cache.folder is not None:
             self.setup()
+
+    def explain(self, error: BaseException) -> ConfigError | None:
+        """The error that names the streamed image that could not be read, and the reason."""
+        reason = ImageFileError.reason_in(error)
+        if reason is None:
+            return None
+        return ConfigError("root", self.root, f"an image changed during the run: {reason}", "repair it, then resume with ckpt_path")
 
     def read(self, split: Split, select: Callable[[Tensor], Tensor]) -> Examples:
         by_class = self._files()[split]
@@ -67,7 +76,7 @@ class ImageFolderData(ImageDataModule):
         labels = torch.arange(len(names)).repeat_interleave(torch.tensor([len(by_class[name]) for name in names]))
         files = [file for name in names for file in by_class[name]]
         chosen = select(labels)
-        # All are decoded in the order of the folder, whatever the seed, and can be kept; a subset is decoded alone.
+        # The whole split is decoded in the order of the folder, whatever the seed, so it can be cached; a subset is decoded alone.
         whole = len(chosen) == len(files)
         rows = chosen if whole else torch.arange(len(chosen))
         files = files if whole else [files[i] for i in chosen.tolist()]
@@ -78,22 +87,22 @@ class ImageFolderData(ImageDataModule):
             problem = f"{error.file} {error.problem} like the first training image"
             raise ConfigError("image_size", "null", problem, "set data.image_size to resize all") from None
         except NotGreyError as error:
-            problem = f"{error.file} {error.problem}, all training images are grey"
+            problem = f"{error.file} {error.problem}, but all training images are grey"
             raise ConfigError("root", self.root, problem, "make the images all grey or all colour") from None
         except ImageFileError as error:
             problem = f"{error.file} cannot be decoded ({error.problem})"
             raise ConfigError("root", self.root, problem, "repair or remove the file") from None
 
     def _images(self, split: Split, files: list[str], cache: ImageCache) -> tuple[Images, Tensor | None]:
-        if split == "test":  # setup() has read the training images, which decide
+        if split == "test":  # setup() has already read the training images, which decide on the channels and the size
             mark = cache.mark(self.root, files, self.image_size)
             return self._images_as(split, files, cache, mark, self.in_channels, self.image_size)
         grey, size = image_header(files[0])
         if self.resize_to is not None:
             size = (self.resize_to, self.resize_to)
         mark = cache.mark(self.root, files, size)
-        # Opening every file for its mode alone would cost a large part of decoding it: assume that a set whose first
-        # image is grey is all grey, and start again in RGB at the first image that is not.
+        # Opening every file just for its mode would take a large part of the time of decoding it. So assume that all images are grey
+        # if the first one is, and start again in RGB at the first image that is not.
         if grey and not any(cache.has(self._name(split, kind, 3), mark) for kind in ("images", "sums")):
             try:
                 return self._images_as(split, files, cache, mark, 1, size)
@@ -108,7 +117,7 @@ class ImageFolderData(ImageDataModule):
             test = _count(self._files()["test"])
             self._streams = not self.fits(len(files), test, (channels, *size), "data.image_size or data.subset_size")
         resize = self.resize_to is not None
-        # Images that are streamed are all decoded once nevertheless, to see that they can be, and for the sums.
+        # Streamed images are all decoded once at the start, too: to find damaged files, and for the sums.
         kind, decode = ("sums", sum_images) if self._streams else ("images", decode_images)
         name = self._name(split, kind, channels)
         found = cache.find(name, mark)
@@ -121,7 +130,7 @@ class ImageFolderData(ImageDataModule):
         return f"{split}-{kind}-{'grey' if channels == 1 else 'rgb'}-{self.resize_to or 'as-is'}"
 
     def _files(self) -> dict[Split, dict[str, list[str]]]:
-        # Listed once, so that the sizes announced are the sizes read.
+        # Listed only once, so that the number of files cannot change between `train_examples` and `read`.
         if self._listed is None:
             self._listed = _list_images(self.root)
         return self._listed
@@ -132,10 +141,10 @@ def _count(by_class: dict[str, list[str]]) -> int:
 
 
 def _list_images(root: Path) -> dict[Split, dict[str, list[str]]]:
-    """Split -> class -> image files, classes and files sorted.
+    """Split -> class -> image files, with classes and files sorted.
 
     Raises:
-        ConfigError: `root`, a split, the classes or the images of a class are missing, or the splits have other classes.
+        ConfigError: `root`, a split, the classes or the images of a class are missing, or the splits have different classes.
     """
 
     def refuse(problem: str, remedy: str = LAYOUT) -> NoReturn:

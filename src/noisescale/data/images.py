@@ -1,4 +1,4 @@
-"""Labelled uint8 images: the data set that a loader indexes, their statistics, their normalisation."""
+"""Labelled uint8 images: the data set that a loader indexes, and the statistics and the normalisation of images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from noisescale.execution.loader import BatchedDataset
+from noisescale.execution.batched import BatchedDataset
 
 __all__ = [
     "Batch",
@@ -29,7 +29,7 @@ Batch = tuple[Tensor, ...]
 
 
 class Images(Protocol):
-    """A uint8 tensor of shape (n, c, h, w), or what gives its rows as if it were one."""
+    """A uint8 tensor of shape (n, c, h, w), or an object whose rows can be selected as if it were one."""
 
     @property
     def shape(self) -> torch.Size: ...
@@ -40,12 +40,12 @@ class Images(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ImageDataset(BatchedDataset):
-    """Images and labels, fetched a batch at a time: by one indexed gather, of images that are a tensor.
+    """Images and labels, fetched a batch at a time; if the images are a tensor, by a single gather.
 
     Attributes:
         images: shape (n, c, h, w).
         labels: int64, shape (m,), of the m examples.
-        with_indices: whether a batch is (images, labels, indices), as for training, or (images, labels).
+        with_indices: whether a batch is (images, labels, indices), as in training, or (images, labels).
         rows: int64, shape (m,): example i is `images[rows[i]]`. None: it is `images[i]`, and m = n.
     """
 
@@ -58,37 +58,37 @@ class ImageDataset(BatchedDataset):
         return self.labels.numel()
 
     def __getitem__(self, index: int) -> Batch:
-        """One example: an image (c, h, w), its label, and, if asked for, its index; the latter two 0-dimensional."""
+        """One example: an image (c, h, w), its label and, with `with_indices`, its index; the latter two are 0-dimensional."""
         return tuple(column[0] for column in self.__getitems__([index]))
 
     def take(self, indices: Tensor) -> Batch:
-        """int64 (b,) -> the collated batch: images uint8 (b, c, h, w), labels int64 (b,), and indices. Draws no random numbers.
+        """int64 (b,) -> the collated batch: images uint8 (b, c, h, w), labels int64 (b,), and indices if asked for.
 
-        The batch is on the device of the data set, wherever `indices` are.
+        It draws no random numbers. The batch is on the device of the data set, wherever `indices` are.
         """
         indices = indices.to(self.labels.device)
         rows = indices if self.rows is None else self.rows.index_select(0, indices)
-        # index_select: several times faster than [rows].
+        # index_select is several times faster than [rows].
         batch = (self.images.index_select(0, rows), self.labels.index_select(0, indices))
         return (*batch, indices) if self.with_indices else batch
 
     def to(self, device: torch.device) -> ImageDataset:
-        """A copy of its examples on `device`, as tensors."""
+        """A copy of this data set on `device`, as tensors."""
         images = self.images if isinstance(self.images, Tensor) and self.rows is None else self.take(torch.arange(len(self)))[0]
         return ImageDataset(images.to(device), self.labels.to(device), self.with_indices)
 
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """What a source delivers.
+    """What the `read` method of a source returns.
 
     Attributes:
         images: shape (n, c, h, w).
         labels: int64, shape (m,), in [0, len(class_names)), of the m examples.
         class_names: one name per class.
         rows: int64, shape (m,): example i is `images[rows[i]]`. None: it is `images[i]`.
-        resident: whether they may live on the training device.
-        sums: `channel_sums` of each image, int64 (n, c, 3), where the source knows them already.
+        resident: whether they may be kept on the training device.
+        sums: `channel_sums` of each image, int64 (n, c, 3), if the source already knows them.
     """
 
     images: Images
@@ -108,14 +108,14 @@ class Examples:
 
 
 def as_is(batch: Any) -> Any:
-    """The collate function of `ImageDataset`, whose batches need none."""
+    """The collate function for `ImageDataset`, whose batches need no collating."""
     return batch
 
 
 def channel_sums(images: Tensor) -> Tensor:
-    """Per channel the number of pixels, their sum and the sum of their squares: uint8 (n, c, h, w) -> int64 (c, 3), exact.
+    """Per channel, the number of pixels, their sum and the sum of their squares: uint8 (n, c, h, w) -> int64 (c, 3), exact.
 
-    Those of parts add up to those of the whole.
+    The sums of parts add up to the sums of the whole.
     """
     counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)])
     value = torch.arange(256)
@@ -123,18 +123,18 @@ def channel_sums(images: Tensor) -> Tensor:
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """`statistics_of_sums` of uint8 images (n, c, h, w), at least one pixel per channel."""
+    """`statistics_of_sums` of uint8 images (n, c, h, w) with at least one pixel per channel."""
     return statistics_of_sums(channel_sums(images))
 
 
 def statistics_of_sums(sums: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and (population) standard deviation of each channel over all images and pixels, in units of [0, 1].
 
-    Exact up to the last division. A standard deviation below one grey level, 1/255, is given as 1/255, so that a constant
+    Exact up to the last division. A standard deviation below one grey level, 1/255, is raised to 1/255, so that a constant
     channel normalises to zeros.
 
     Args:
-        sums: of `channel_sums`, int64 (c, 3), at least one pixel per channel.
+        sums: from `channel_sums`, int64 (c, 3), with at least one pixel per channel.
     """
     means, stds = [], []
     for total, first, second in sums.tolist():
@@ -150,8 +150,8 @@ def normalize(images: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype) -> 
 
     Args:
         images: uint8, shape (n, c, h, w).
-        mean, std: floating, shape (c, 1, 1), in units of [0, 1], on the device of `images`.
+        mean, std: floating point, shape (c, 1, 1), in units of [0, 1], on the same device as `images`.
         dtype: of the result.
     """
-    # One subtraction and one multiplication per pixel: divisions cost twice as much.
+    # One subtraction and one multiplication per pixel, because divisions cost twice as much.
     return images.to(mean.dtype).sub_(255 * mean).mul_((255 * std).reciprocal()).to(dtype)

@@ -1,4 +1,4 @@
-"""Which examples are drawn: class-balanced orders, nested subsets, the validation split. All pure."""
+"""The choice of examples: class-balanced orders, nested subsets and the validation split, all as pure functions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["balanced_order", "derived_generator", "split_train_val"]
 
 
 def derived_generator(*parts: int | str) -> torch.Generator:
-    """A CPU generator seeded by a 64-bit hash of `parts`: streams of neighbouring seeds and epochs are unrelated."""
+    """A CPU generator seeded with a 64-bit hash of `parts`, so that neighbouring seeds and epochs give unrelated streams."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
 
@@ -22,13 +22,13 @@ def derived_generator(*parts: int | str) -> torch.Generator:
 def balanced_order(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """The first `count` positions of a random order of `labels` in which EVERY prefix is class-balanced.
 
-    The first m positions hold floor or ceil of m n_c / n examples of class c, where n_c of the n examples are of
-    class c. With the same generator state, a smaller `count` gives a prefix of a larger one.
+    The first m positions contain floor or ceil of m n_c / n examples of class c, where n_c of the n examples belong to
+    class c. With the same generator state, a smaller `count` gives a prefix of the result for a larger one.
 
     Args:
         labels: int64, shape (n,), the class of each example.
-        count: how many positions, 0 to n.
-        generator: a CPU generator; decides the order inside each class and between classes.
+        count: the number of positions, 0 to n.
+        generator: a CPU generator; it determines the order within each class and between classes.
 
     Returns:
         int64, shape (count,), distinct positions in [0, n).
@@ -41,8 +41,8 @@ def balanced_order(labels: Tensor, count: int, generator: torch.Generator) -> Te
     n_c = class_counts.repeat_interleave(class_counts)
     first = (class_counts.cumsum(0) - class_counts).repeat_interleave(class_counts)
     j = torch.arange(n) - first
-    # The j-th example of class c may take a place in [floor(j n/n_c), ceil((j+1) n/n_c)). "Earliest deadline first"
-    # meets all such windows (they are those of fair scheduling on one machine), and meeting them IS the balance above.
+    # Every prefix is balanced exactly if the j-th example of class c is in its window [floor(j n/n_c), ceil((j+1) n/n_c)) for all j and c.
+    # "Earliest deadline first" achieves that: the windows are those of fair scheduling on one machine.
     release = (j * n).div(n_c, rounding_mode="floor")
     deadline = ((j + 1) * n + n_c - 1).div(n_c, rounding_mode="floor")
     waiting = torch.argsort(release, stable=True).tolist()
@@ -58,10 +58,10 @@ def balanced_order(labels: Tensor, count: int, generator: torch.Generator) -> Te
 
 
 def split_train_val(labels: Tensor, *, subset_size: int | None, val_fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Positions of the training and of the validation examples, disjoint.
+    """The positions of the training and of the validation examples, which are disjoint.
 
-    The subset is the first `subset_size` of a balanced order given by `seed`: subsets of the same seed are nested.
-    The validation examples are a balanced choice from the subset; the training examples are the rest, in its order.
+    The subset is the first `subset_size` of a balanced order that `seed` determines, so subsets of the same seed are nested.
+    The validation examples are a balanced choice from the subset; the training examples are the rest, in the same order.
 
     Args:
         labels: int64, shape (n,), the class of each example.
@@ -72,7 +72,7 @@ def split_train_val(labels: Tensor, *, subset_size: int | None, val_fraction: fl
         (train, val): int64 of shapes (N,) and (n_val,), positions in [0, n).
 
     Raises:
-        ConfigError: as `split_sizes`.
+        ConfigError: as in `split_sizes`.
     """
     n = labels.numel()
     _, n_val = split_sizes(n, subset_size=subset_size, val_fraction=val_fraction)

@@ -1,4 +1,4 @@
-"""Images that do not fit in memory: a batch is decoded when it is fetched."""
+"""Images that do not fit in memory; each batch is decoded when it is fetched."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["FileImages"]
 
 @dataclass(frozen=True, eq=False)
 class FileImages:
-    """Image files that give their rows as a tensor of the decoded images would; for `ImageDataset`.
+    """Image files whose rows can be selected like those of a tensor of the decoded images; for `ImageDataset`.
 
     Attributes:
-        files: n, one per image.
+        files: n paths, one per image.
         channels, size, resize: as for `decode_batch`.
     """
 
@@ -36,7 +36,7 @@ class FileImages:
         """The images of the files `index`, int64 (b,), decoded now, in this thread.
 
         Raises:
-            ImageFileError: a file that is no longer what it was when all were looked at.
+            ImageFileError: a file has changed since all files were checked at the start.
         """
         assert dim == 0
         chosen = [self.files[i] for i in index.tolist()]

@@ -46,21 +46,23 @@ KNOWN = {
     "cifar100": _Known("CIFAR100", "cifar-100-python", ("train", "test", "meta"), {"train": TRAINING_EXAMPLES["cifar100"], "test": 10_000}),
 }
 
-# What torchvision lets through: of a missing or damaged file, and of a failed download, extraction or write.
+# What torchvision raises for a missing or damaged file, and for a failed download, extraction or write.
 _READ_ERRORS = (RuntimeError, OSError, ValueError, AssertionError, EOFError, KeyError, pickle.UnpicklingError)
 _DOWNLOAD_ERRORS = (*_READ_ERRORS, http.client.HTTPException, tarfile.TarError, zlib.error)
 
 
 class TorchvisionData(ImageDataModule):
-    """One of torchvision's sets, read from `root`, downloaded there first if it is not there.
+    """One of torchvision's data sets, read from `root`, after downloading it if it is missing.
 
     Args:
         name: `mnist`, `fashion_mnist` (60 000 grey 28 x 28), `cifar10` or `cifar100` (50 000 RGB 32 x 32).
         root: the folder that holds the set in torchvision's layout (`MNIST/raw/`, `cifar-10-batches-py/`, ...), relative
             to the current directory. Nothing is written to it if the files are there.
-        download: whether a missing set is downloaded; `root` is then made if need be.
-        common: as for `ImageDataModule`.
+        download: whether a missing data set is downloaded; `root` is then created if necessary.
+        common: the arguments of `ImageDataModule`.
     """
+
+    free_on_resume = ImageDataModule.free_on_resume | {"root", "download"}
 
     def __init__(self, *, name: str, root: str, download: bool, **common: Any) -> None:
         super().__init__(**common)
@@ -77,14 +79,14 @@ class TorchvisionData(ImageDataModule):
         return KNOWN[self.dataset_name].sizes["train"]
 
     def prepare_data(self) -> None:
-        """Download the set if it is missing and `download` allows it; Lightning calls this on one process only."""
+        """Download the data set if it is missing and `download` is True; Lightning calls this in one process only."""
         self._open("train")
 
     def read(self, split: Split, select: Callable[[Tensor], Tensor]) -> Examples:
         images, labels, names = self._open(split)
         sizes = KNOWN[self.dataset_name].sizes
         if not images.shape[0] == labels.numel() == sizes[split]:
-            found = f"{images.shape[0]} {split} images and {labels.numel()} labels, {self.dataset_name} has {sizes[split]}"
+            found = f"{images.shape[0]} {split} images and {labels.numel()} labels, but {self.dataset_name} has {sizes[split]}"
             raise ConfigError("root", self.root, f"{self._where()} holds {found}", self._remedy())
         chosen = select(labels)
         if split == "train":
@@ -106,7 +108,7 @@ class TorchvisionData(ImageDataModule):
         raise self._refusal(problem) from None
 
     def _stamp(self) -> tuple[tuple[int, int], ...] | None:
-        """What changes with the files, where all are there."""
+        """The sizes and modification times of all files; None if one is missing."""
         known = KNOWN[self.dataset_name]
         try:
             found = [os.stat(self.root.expanduser() / known.folder / file) for file in known.files]
@@ -121,7 +123,7 @@ class TorchvisionData(ImageDataModule):
         return f"set data.root to the folder that holds {KNOWN[self.dataset_name].folder}"
 
     def _refusal(self, problem: Exception, failed: Exception | None = None) -> ConfigError:
-        """What is missing and where it was looked for, or else what torchvision says; then why the download failed."""
+        """The error that names what is missing and where, or else what torchvision says, and then why the download failed."""
         name, files = self.dataset_name, KNOWN[self.dataset_name].files
         folder = self.root.expanduser() / KNOWN[name].folder
         missing = [file for file in files if not (folder / file).is_file()]
@@ -144,10 +146,10 @@ _Set = tuple[Tensor, Tensor, tuple[str, ...]]
 
 def _read(name: str, root: Path, split: Split, download: bool = False) -> _Set:
     """All images, uint8 (n, c, h, w), and labels, int64 (n,), of one split, and the names of the classes."""
-    from torchvision import datasets  # here: importing torchvision takes seconds that other sets need not pay
+    from torchvision import datasets  # here, because the import takes seconds that the other data sets do not need
 
     with warnings.catch_warnings():
-        # The CIFAR pickles were written by an old NumPy, of which NumPy 2.4.0 warns at every reading.
+        # The CIFAR pickles were written by an old NumPy, and NumPy 2.4.0 warns about that whenever it reads one.
         warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
         source = getattr(datasets, KNOWN[name].torchvision_name)(root, train=split == "train", download=download)
     images = torch.as_tensor(source.data)
@@ -155,9 +157,9 @@ def _read(name: str, root: Path, split: Split, download: bool = False) -> _Set:
     return images.contiguous(), torch.as_tensor(source.targets, dtype=torch.int64), tuple(source.classes)
 
 
-@lru_cache(maxsize=2)  # the splits of one set, at most 0.2 GB: the runs of a sweep share a process
+@lru_cache(maxsize=2)  # the two splits of one data set, at most 0.2 GB, because the runs of a sweep share a process
 def _read_once(name: str, root: Path, split: Split, stamp: tuple[tuple[int, int], ...]) -> _Set:
-    """As `_read`, of files that are as `stamp` says."""
+    """`_read`, cached for as long as `stamp` does not change."""
     return _read(name, root, split)
 
 

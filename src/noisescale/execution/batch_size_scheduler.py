@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
 from noisescale.errors import ConfigError, check_count
-from noisescale.execution.compatibility import refuse, untyped
+from noisescale.execution.compatibility import check_compatibility, untyped
+from noisescale.execution.installation import Installation
 from noisescale.execution.lean import LeanCallback
-from noisescale.execution.loader import MicroBatch, PlannedLoader, seed_random_generators
-from noisescale.plans.duality import resolve_rule
+from noisescale.execution.loader import MicroBatch, PlannedLoader
+from noisescale.execution.partial_gradient import load_gradient, restore_gradient, save_gradient
+from noisescale.execution.random_generators import seed_random_generators
 from noisescale.plans.plan import Plan
 from noisescale.plans.strategies import BatchStrategy
+from noisescale.plans.trainer_limits import check_trainer_limits, plan_for_trainer
 from noisescale.schedules import Constant, Schedule
 from noisescale.seeding import derive_seed
 
@@ -90,13 +94,14 @@ class BatchSizeScheduler(LeanCallback):
         self.seed = seed
         self.loader: PlannedLoader | None = None
         self.examples_before = 0  # this fit: examples seen by the run that it resumes
-        self._replaced: tuple[Any, Any, int | float, int] | None = None
+        self._installation: Installation | None = None
         self._saved: dict[str, Any] = {}
         self._gradients: dict[str, torch.Tensor] | None = None
         self._inside_batch = False
         self._zeroed = False
         self._backwards = 0
         self._steps_before = 0
+        self._said_count = False
 
     @property
     def plan(self) -> Plan:
@@ -114,41 +119,26 @@ class BatchSizeScheduler(LeanCallback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        refuse(trainer, pl_module, self.writes_rate)
-        limit = trainer.limit_train_batches
-        if isinstance(limit, float) and limit != 1.0:
-            raise ConfigError("limit_train_batches", limit, "must be a whole number of updates per epoch", "or train on fewer examples")
-        limits = {
-            "epochs": None if trainer.max_epochs in (None, -1) else trainer.max_epochs,
-            "max_updates": None if trainer.max_steps == -1 else trainer.max_steps,
-            "max_updates_per_epoch": limit if isinstance(limit, int) else None,
-        }
-        horizon = limits["epochs"]
-        schedule = self.schedule if horizon is None else self.schedule.with_horizon(horizon)
+        check_compatibility(trainer, pl_module, self.writes_rate)
+        check_trainer_limits(trainer.max_steps, trainer.limit_train_batches)
+        limit = trainer.limit_train_batches  # the installation lifts it, for the plan has it
 
         def make_plan(num_examples: int) -> Plan:
-            return Plan(
-                schedule,
-                resolve_rule(self.strategy, type(trainer.optimizers[0]).__name__),
+            return plan_for_trainer(
+                self.schedule,
+                self.strategy,
                 num_examples,
+                optimizer=type(trainer.optimizers[0]).__name__,
+                max_epochs=trainer.max_epochs,
+                max_steps=trainer.max_steps,
+                limit_train_batches=limit,
                 world_size=trainer.world_size,
                 max_micro_batch_size=self.max_micro_batch_size,
                 micro_batch_multiple=self.micro_batch_multiple,
-                **limits,
             )
 
-        # The one private name of this file: it is where Lightning asks for the loader, whether that comes from a datamodule, a module
-        # or `fit(train_dataloaders=...)`. The original is called late: a module's own `setup` runs after this one.
-        source = trainer.fit_loop._data_source
-        self._replaced = (source, source.instance, trainer.limit_train_batches, untyped(trainer).reload_dataloaders_every_n_epochs)
-        previous = self.loader
-        original = type(source)(source.instance, source.name)
-        self.loader = PlannedLoader(original.dataloader, make_plan, self.seed, trainer.global_rank, lambda: trainer.current_epoch)
-        if previous is not None and trainer.global_step > 0:  # a second fit of the same trainer goes on
-            self.loader.restore(previous.state())
-        source.instance = self.loader
-        trainer.limit_train_batches = 1.0  # the plan has it; Lightning would cut an update
-        untyped(trainer).reload_dataloaders_every_n_epochs = 1  # else the length of the first epoch holds for all
+        self._installation = Installation(trainer, make_plan, self.seed, previous=self.loader)
+        self.loader = self._installation.loader
         untyped(trainer).callbacks = [self, *(callback for callback in untyped(trainer).callbacks if callback is not self)]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -170,10 +160,7 @@ class BatchSizeScheduler(LeanCallback):
             group.setdefault("initial_lr", group["lr"])
         if self._gradients is not None:
             self._enter(trainer, self._cutting()[0])
-            for name, parameter in pl_module.named_parameters():
-                if name in self._gradients:
-                    # In the parameter's memory order: fused optimizers are wrong, silently, where the two differ.
-                    parameter.grad = torch.empty_like(parameter).copy_(self._gradients[name])
+            restore_gradient(pl_module, self._gradients)
         self._gradients, self._saved = None, {}
         self.examples_before = self._opened.cursor.examples_seen
 
@@ -186,12 +173,24 @@ class BatchSizeScheduler(LeanCallback):
             raise RuntimeError(
                 f"batch {batch_idx} of the epoch came where the plan has micro-batch {micro.index} of update {micro.update.start.step}"
             )
+        self._compare_count(micro)
         if micro.index == 0:
             self._enter(trainer, micro.update.accumulate_grad_batches)
             if self.writes_rate:
                 for group in trainer.optimizers[0].param_groups:
                     _write_rate(group, group["initial_lr"] * micro.update.lr_factor)
         seed_random_generators(derive_seed("training", self.seed, micro.update.start.step, micro.index, trainer.global_rank))
+
+    def _compare_count(self, micro: MicroBatch) -> None:
+        """Say once where the data set gave another number of examples than the plan has."""
+        given = self._opened.handed_out
+        if given != micro.size and not self._said_count:
+            self._said_count = True
+            warnings.warn(
+                f"update {micro.update.start.step}: the data set gave {given} examples for a micro-batch of {micro.size}; "
+                "NoiseScaleMonitor logs the real count, but gradients are weighted as planned",
+                stacklevel=1,
+            )
 
     def on_before_zero_grad(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
         self._zeroed = True
@@ -221,13 +220,9 @@ class BatchSizeScheduler(LeanCallback):
         self._inside_batch = False
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if stage != "fit" or self.loader is None or self._replaced is None:
-            return
-        source, instance, trainer.limit_train_batches, untyped(trainer).reload_dataloaders_every_n_epochs = self._replaced
-        source.instance = instance
-        trainer.accumulate_grad_batches = 1
-        self.loader.close()
-        self._replaced = None
+        if stage == "fit" and self._installation is not None:
+            self._installation.undo(trainer)
+            self._installation = None
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self.teardown(trainer, pl_module, "fit")
@@ -255,11 +250,10 @@ class BatchSizeScheduler(LeanCallback):
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         # After an exception inside a micro-batch the gradient may be half summed; with several devices it lies in parts on each.
         if self.loader is not None and self.loader.micro_batches_done and not self._inside_batch and trainer.world_size == 1:
-            gradients = {name: p.grad.detach().clone() for name, p in pl_module.named_parameters() if p.grad is not None}
-            checkpoint["partial_gradient"] = gradients
+            save_gradient(pl_module, checkpoint)
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._gradients = checkpoint.get("partial_gradient")
+        self._gradients = load_gradient(checkpoint)
 
     def _cutting(self) -> tuple[int, int]:
         """(k, W) of the update that comes next or is under way: how its examples are cut into micro-batches."""

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from noisescale.errors import ConfigError
 
-__all__ = ["refuse", "untyped"]
+__all__ = ["check_compatibility", "untyped"]
 
 
 def untyped(trainer: pl.Trainer) -> Any:
@@ -18,7 +18,7 @@ def untyped(trainer: pl.Trainer) -> Any:
     return trainer
 
 
-def refuse(trainer: pl.Trainer, pl_module: pl.LightningModule, writes_rate: bool) -> None:
+def check_compatibility(trainer: pl.Trainer, pl_module: pl.LightningModule, writes_rate: bool) -> None:
     """Raise `ConfigError` for what would make an update other than the plan has it."""
     if not pl_module.automatic_optimization:
         raise ConfigError("automatic_optimization", False, "a plan needs automatic optimization", "let Lightning step the optimizer")
@@ -35,7 +35,7 @@ def refuse(trainer: pl.Trainer, pl_module: pl.LightningModule, writes_rate: bool
     for callback in untyped(trainer).callbacks:
         name = type(callback).__name__
         if isinstance(callback, GradientAccumulationScheduler):
-            raise ConfigError("callbacks", name, "changes accumulate_grad_batches, and so does the plan", "use batching.MultiStep")
+            raise ConfigError("callbacks", name, "changes accumulate_grad_batches, and so does the plan", "use plans.MultiStep")
         if isinstance(callback, BatchSizeFinder):
             raise ConfigError("callbacks", name, "searches with other batches than the plan's", "find the micro-batch size before training")
         if isinstance(callback, LearningRateFinder):

@@ -7,23 +7,22 @@ number of workers, on prefetching or on restarts.
 
 from __future__ import annotations
 
-import random
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, lru_cache
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
 from noisescale.errors import ConfigError
+from noisescale.execution.batched import BatchedDataset
+from noisescale.execution.random_generators import seed_random_generators
 from noisescale.plans.plan import Cursor, Plan, Update
 from noisescale.seeding import derive_seed
 
-__all__ = ["BatchedDataset", "MicroBatch", "PlannedLoader", "seed_random_generators"]
+__all__ = ["MicroBatch", "PlannedLoader"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,37 +47,6 @@ class MicroBatch:
         return self.index == self.update.accumulate_grad_batches - 1
 
 
-class BatchedDataset(Dataset[Any], ABC):
-    """A data set that gives whole batches: no list of indices, no collate, no random numbers, and without workers no DataLoader."""
-
-    @abstractmethod
-    def take(self, indices: torch.Tensor) -> Any:
-        """The collated batch of `indices`, int64 (n,) on the CPU, in their order; a function of them alone."""
-
-    def __getitems__(self, indices: Sequence[int]) -> Any:
-        """For a plain DataLoader, whose collate_fn must give the batch back as it is."""
-        return self.take(torch.as_tensor(indices, dtype=torch.int64))
-
-
-@cache
-def _has_accelerator() -> bool:
-    return torch.accelerator.is_available()
-
-
-def _accelerator_in_use() -> bool:
-    return _has_accelerator() and (not torch.cuda.is_available() or torch.cuda.is_initialized())
-
-
-def seed_random_generators(seed: int) -> None:
-    """Seed torch (all devices), numpy and random of this process."""
-    if _accelerator_in_use():
-        torch.manual_seed(seed)
-    else:  # the same numbers; `torch.manual_seed` would note a whole stack trace for devices that do not run, each time
-        torch.default_generator.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - users' transforms draw from the global generators
-    random.seed(seed)
-
-
 class PlannedLoader:
     """Iterates over the micro-batches that `plan` gives to device `rank`, one epoch at a time, from where the run stands.
 
@@ -93,6 +61,11 @@ class PlannedLoader:
         rank: this device, 0 to world_size - 1.
         trainer_epoch: the trainer's count of epochs; when it has moved on, so does the loader.
 
+    Attributes:
+        current: the micro-batch that was handed out last.
+        handed_out: how many examples the data set gave for it, counted before they are collated. `current.size` unless the data set
+            leaves examples out.
+
     Raises:
         ConfigError: a source that cannot be indexed: an IterableDataset, a sampler of its own, several loaders.
     """
@@ -106,6 +79,7 @@ class PlannedLoader:
         self._plan: Plan | None = None
         self._shuffle = True
         self.current: MicroBatch | None = None
+        self.handed_out = 0
         # Where the run stands: the update that comes next or is under way, its micro-batches done, and the batches that the trainer
         # counted in this epoch before it.
         self.epoch, self.trainer_epoch = 0, 0
@@ -124,10 +98,11 @@ class PlannedLoader:
             self._plan = self._make_plan(len(loader.dataset))
             self._permutation = lru_cache(maxsize=2)(self._permute)
             self._dataset: Dataset[Any] = loader.dataset
+            self._collate: Callable[[Any], Any] = loader.collate_fn
             self._loader = DataLoader(
                 _Seeded(loader.dataset),
                 batch_sampler=_IndexLists(self),
-                collate_fn=loader.collate_fn,
+                collate_fn=_Counting(loader.collate_fn),
                 num_workers=loader.num_workers,
                 pin_memory=loader.pin_memory,
                 timeout=loader.timeout,
@@ -180,9 +155,9 @@ class PlannedLoader:
 
     def _updates_to_come(self) -> list[Update]:
         """The updates from where the run stands to the end of the epoch."""
-        standing = self.epoch, self.cursor
-        if self._to_come is None or self._to_come[0] != standing:  # Lightning asks for the length several times in each epoch
-            self._to_come = standing, self.plan.updates_of_epoch(self.epoch, self.cursor)
+        place = self.epoch, self.cursor
+        if self._to_come is None or self._to_come[0] != place:  # Lightning asks for the length several times in each epoch.
+            self._to_come = place, self.plan.updates_of_epoch(self.epoch, self.cursor)
         return self._to_come[1]
 
     # -- what a trainer sees --------------------------------------------------------------------------------------------------
@@ -200,13 +175,17 @@ class PlannedLoader:
         loader, dataset = self._loader, self._dataset
         if isinstance(dataset, BatchedDataset) and loader.num_workers == 0 and not loader.pin_memory:
             for micro in self.micro_batches():
-                batch = loader.collate_fn(dataset.take(self.indices_of(micro)))
-                self.current = micro
+                indices = self.indices_of(micro)
+                batch = self._collate(dataset.take(indices))
+                self._hand_out(micro, len(indices))
                 yield batch
             return
-        for micro, batch in zip(self.micro_batches(), loader, strict=True):
-            self.current = micro
+        for micro, (count, batch) in zip(self.micro_batches(), loader, strict=True):
+            self._hand_out(micro, count)
             yield batch
+
+    def _hand_out(self, micro: MicroBatch, count: int) -> None:
+        self.current, self.handed_out = micro, count if micro.size else 0
 
     def advance(self) -> None:
         """The current micro-batch is done."""
@@ -284,12 +263,28 @@ class _Seeded(Dataset[Any]):
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
 
-    def __getitems__(self, indices: _SeededList) -> Any:
+    def __getitems__(self, indices: _SeededList) -> _Counted:
         if isinstance(self.dataset, BatchedDataset):
-            return self.dataset.take(torch.tensor(indices))
+            return _Counted(len(indices), self.dataset.take(torch.tensor(indices)))
         seed_random_generators(indices.seed)
         batched = getattr(self.dataset, "__getitems__", None)
-        return batched(list(indices)) if batched else [self.dataset[index] for index in indices]
+        examples = batched(list(indices)) if batched else [self.dataset[index] for index in indices]
+        return _Counted(len(examples) if isinstance(examples, list) else len(indices), examples)
+
+
+class _Counted(NamedTuple):
+    examples: int
+    batch: Any
+
+
+class _Counting:
+    """The user's collate function, and how many examples it was given."""
+
+    def __init__(self, collate: Callable[[Any], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, fetched: Any) -> _Counted:
+        return _Counted(fetched.examples, self.collate(fetched.batch))
 
 
 def _is_shuffled(loader: Any) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import TensorBoardLogger
+
+from noisescale.execution.lean import use_fast_checksums
 
 __all__ = ["BY_EXAMPLES", "Scalars", "add_layout", "log_by_examples", "log_scalars"]
 
@@ -78,7 +78,7 @@ def _add(logger: TensorBoardLogger, prefix: str, points: Iterable[tuple[Mapping[
     """Write (values, step, wall time): one event for all values of a point, a fraction of the cost of one event each."""
     from tensorboard.compat.proto.event_pb2 import Event
 
-    _fast_checksums()
+    use_fast_checksums()
     writer = logger.experiment._get_file_writer()
     event, tags = Event(), tuple[str, ...]()
     for values, step, wall_time in points:
@@ -89,20 +89,3 @@ def _add(logger: TensorBoardLogger, prefix: str, points: Iterable[tuple[Mapping[
         for place, value in zip(event.summary.value, values.values(), strict=True):
             place.simple_value = value
         writer.add_event(event, step, wall_time)  # which takes a copy: as bytes
-
-
-@cache
-def _fast_checksums() -> None:
-    """Let TensorBoard's writers in this process take their checksums from google-crc32c, where that is installed.
-
-    Its own goes through a record byte by byte in Python, which costs more than all else that a small network's update logs.
-    """
-    with suppress(ImportError):
-        import google_crc32c
-        from tensorboard.summary.writer import record_writer
-
-        def masked(data: bytes) -> int:
-            crc: int = google_crc32c.value(data)
-            return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF  # as the format of TFRecord files has it
-
-        record_writer.masked_crc32c = masked

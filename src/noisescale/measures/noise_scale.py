@@ -40,8 +40,8 @@ class NoiseScaleMonitor(LeanCallback):
     | | noise/g_momentum = g/(1-m), where the optimizer has momentum m |
     | TensorBoard | each also as by_examples/..., over examples seen |
 
-    Rows are buffered as tensors and written together, so that an accelerator is not waited for. lr and m are those of the first
-    parameter group. With several devices B counts all of them, and the loss is their mean.
+    B counts the examples that the data set gave for the update, before they are collated, on all devices; the loss is the mean over
+    them. lr and m are those of the first parameter group. Rows are buffered and written together, so that no update waits for them.
 
     Args:
         path: the CSV file; None: steps.csv in the trainer's log_dir; False: no file.
@@ -61,7 +61,7 @@ class NoiseScaleMonitor(LeanCallback):
         self._n = 0
         self._examples_seen = 0
         self._restored = False
-        self._window: list[tuple[int, torch.Tensor | None]] = []  # (examples, loss / k) of each micro-batch so far
+        self._window: list[tuple[int, torch.Tensor | None]] = []  # (examples, loss / k) of each micro-batch of the update so far
         self._rates: tuple[float, float] = (math.nan, 0.0)
         self._said = False
         self._steps = 0
@@ -93,38 +93,32 @@ class NoiseScaleMonitor(LeanCallback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         loader = trainer.train_dataloader
-        micro = loader.current if isinstance(loader, PlannedLoader) else None
-        size = micro.size if micro is not None else extract_batch_size(batch)
+        planned = loader if isinstance(loader, PlannedLoader) else None
         if not self._said:
             self._say(trainer, batch)
+        size = planned.handed_out if planned is not None else extract_batch_size(batch)
         self._window.append((size, outputs.get("loss") if isinstance(outputs, dict) else None))
         if trainer.global_step == self._steps:
             return
         self._steps = trainer.global_step
-        k = int(trainer.accumulate_grad_batches)
-        if isinstance(loader, PlannedLoader) and micro is not None:
-            effective, epoch = micro.update.effective_batch_size, micro.update.epoch
-            largest = loader.plan.micro_batch_size(micro.update)
-        else:
-            effective = trainer.world_size * sum(size for size, _ in self._window)
-            epoch, largest = self._examples_seen / self._n, max(size for size, _ in self._window)
+        window, self._window = self._window, []
+        update = planned.current.update if planned is not None and planned.current is not None else None
+        here = sum(size for size, _ in window)
+        everywhere = trainer.world_size * here if update is None else update.effective_batch_size
         lr, momentum = self._rates
         row = _Row(
             step=self._steps - 1,
-            epoch=epoch,
-            examples_seen=self._examples_seen,
+            epoch=None if update is None else update.epoch,
             lr=lr,
             momentum=momentum,
-            effective=effective,
-            micro=largest,
-            accumulate=len(self._window),
-            divisor=k,
-            losses=self._window,
+            expected=here if trainer.world_size == 1 else everywhere,
+            micro=max(size for size, _ in window),
+            accumulate=len(window),
+            divisor=int(trainer.accumulate_grad_batches),
+            micro_batches=window,
             wall_time=time.time(),
         )
         self._rows.append(row)
-        self._window = []
-        self._examples_seen += effective
         if len(self._rows) >= self.write_every:
             self._write(trainer)
 
@@ -140,7 +134,9 @@ class NoiseScaleMonitor(LeanCallback):
         self._write(trainer, together=False)  # the other devices may be gone
 
     def state_dict(self) -> dict[str, Any]:
-        return {"examples_seen": self._examples_seen, "window": [(n, None if x is None else float(x)) for n, x in self._window]}
+        """The count of examples, those of rows that are not written yet included, and the micro-batches of an update under way."""
+        seen = self._examples_seen + sum(row.expected for row in self._rows)
+        return {"examples_seen": seen, "window": [(n, None if x is None else float(x)) for n, x in self._window]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored = True
@@ -151,24 +147,25 @@ class NoiseScaleMonitor(LeanCallback):
         rows, self._rows = self._rows, []
         if not rows:
             return
-        losses = _mean_losses(trainer, rows, together)
-        if not trainer.is_global_zero:
-            return
         written, scalars = [], []
-        for row, loss in zip(rows, losses, strict=True):
-            g = sgd_noise_scale(row.lr, self._n, row.effective)
-            written.append((row.step, row.epoch, row.examples_seen, row.lr, row.effective, row.micro, row.accumulate, g, loss))
+        for row, (effective, loss) in zip(rows, _totals(trainer, rows, together), strict=True):
+            seen, self._examples_seen = self._examples_seen, self._examples_seen + effective
+            epoch = seen / self._n if row.epoch is None else row.epoch
+            g = sgd_noise_scale(row.lr, self._n, effective)
+            written.append((row.step, epoch, seen, row.lr, effective, row.micro, row.accumulate, g, loss))
             values = {
                 "train/loss": loss,
                 "lr": row.lr,
-                "batch/effective": row.effective,
+                "batch/effective": effective,
                 "batch/micro": row.micro,
                 "batch/accumulate": row.accumulate,
                 "noise/g": g,
             }
             if row.momentum:
                 values["noise/g_momentum"] = with_momentum(g, row.momentum)
-            scalars.append(Scalars(values, row.step, row.examples_seen, row.wall_time))
+            scalars.append(Scalars(values, row.step, seen, row.wall_time))
+        if not trainer.is_global_zero:
+            return
         log_scalars(trainer, scalars)
         if self._file is not None:
             self._file.append(written)
@@ -192,33 +189,45 @@ class NoiseScaleMonitor(LeanCallback):
 
 @dataclass(slots=True)
 class _Row:
-    """An update that happened; `losses` holds (examples, loss / divisor) of each micro-batch, still on the device."""
+    """An update that happened, as seen by one device.
+
+    `micro_batches` has (examples, loss / divisor) of each, the loss still on the device; `expected` is B as far as one device can tell:
+    its own count where it is alone.
+    """
 
     step: int
-    epoch: float
-    examples_seen: int
+    epoch: float | None
     lr: float
     momentum: float
-    effective: int
+    expected: int
     micro: int
     accumulate: int
     divisor: int
-    losses: list[tuple[int, torch.Tensor | None]]
+    micro_batches: list[tuple[int, torch.Tensor | None]]
     wall_time: float
 
 
-def _mean_losses(trainer: pl.Trainer, rows: list[_Row], together: bool) -> list[float]:
-    """The mean loss over the examples of each row's update, nan where it has none; over all devices where `together`."""
-    tensors = [loss for row in rows for n, loss in row.losses if n and loss is not None]
+def _totals(trainer: pl.Trainer, rows: list[_Row], together: bool) -> list[tuple[int, float]]:
+    """(B, mean loss) of each row's update; the loss is nan where there is none.
+
+    Both are counted over all devices where `together`; else B is `expected`, and the loss that of this device.
+    """
+    tensors = [loss for row in rows for n, loss in row.micro_batches if n and loss is not None]
     values = iter(torch.stack(tensors).tolist() if tensors else [])
-    sums = []
+    sums: list[tuple[float, ...]] = []
     for row in rows:
-        parts = [(n, next(values)) for n, loss in row.losses if n and loss is not None]
-        sums.append((row.divisor * sum(n * value for n, value in parts), sum(n for n, _ in parts)))
-    if together and trainer.world_size > 1:
+        parts = [(n, next(values)) for n, loss in row.micro_batches if n and loss is not None]
+        handed_out = sum(n for n, _ in row.micro_batches)
+        sums.append((row.divisor * sum(n * value for n, value in parts), sum(n for n, _ in parts), handed_out))
+    alone = trainer.world_size == 1
+    if together and not alone:
         mine = torch.tensor(sums, dtype=torch.float64, device=trainer.strategy.root_device)
         sums = trainer.strategy.reduce(mine, reduce_op="sum").tolist()
-    return [total / n if n else math.nan for total, n in sums]
+    counted = together or alone
+    return [
+        (int(handed_out) if counted else row.expected, total / n if n else math.nan)
+        for row, (total, n, handed_out) in zip(rows, sums, strict=True)
+    ]
 
 
 def _examples_of_a_pass(trainer: pl.Trainer) -> int:

@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from noisescale.errors import check_number
-from noisescale.execution.lean import WithoutBatchHooks
+from noisescale.execution.lean import LeanModule
+from noisescale.plans.checks import check_label_smoothing
 
 __all__ = ["Classifier"]
 
 SUMMED_TOGETHER = 256  # micro-batches
 
 
-class Classifier(WithoutBatchHooks, pl.LightningModule):
+class Classifier(LeanModule):
     """Classification by mean cross-entropy, in training against (1 - a) one-hot + a/C, a = label_smoothing.
 
     Metrics, once per epoch: train/loss and train/acc (running means over the epoch, while the weights change), val/loss, val/acc,
@@ -46,7 +45,7 @@ class Classifier(WithoutBatchHooks, pl.LightningModule):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        check_number("label_smoothing", label_smoothing, at_least=0, below=1)
+        check_label_smoothing(label_smoothing)
         self.net = net
         self.label_smoothing = label_smoothing
         self.make_optimizer = optimizer
@@ -59,30 +58,12 @@ class Classifier(WithoutBatchHooks, pl.LightningModule):
         self._count = 0
         self._recent: list[tuple[Tensor, Tensor, int]] = []  # loss, right answers, examples: not in the sums yet
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning notes the hook that it is in, some forty times per update; torch looks through parameters and modules each time.
-        if name == "_current_fx_name":
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
-
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.net(images)
         return logits
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.make_optimizer(self.net)
-
-    def configure_gradient_clipping(
-        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
-    ) -> None:
-        if gradient_clip_val is not None:
-            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
-
-    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
-        for group in optimizer.param_groups:  # what optimizer.zero_grad() comes to, a tenth of its time
-            for parameter in group["params"]:
-                parameter.grad = None
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch

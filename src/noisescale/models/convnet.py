@@ -18,22 +18,22 @@ _VGG11 = [[64], [128], [256, 256], [512, 512], [512, 512]]
 
 
 class CNN(nn.Module):
-    """A stage for each width: `x <- relu(pool(conv3x3(x)))`; then one hidden layer and the logits.
+    """One stage per width, `x <- relu(pool(conv3x3(x)))`, then one hidden layer and the logits.
 
-    The pool is 2x2 max with its last row and column kept (28 -> 14 -> 7 -> 4), so any image size works. It comes before the
-    ReLU because the two commute and a quarter of the numbers is left. Without batch norm (`norm: none`) the gradient of a
-    batch is the mean of its examples' gradients, so cutting it into micro-batches changes nothing.
+    The pool is a 2x2 max-pool that keeps an odd last row or column (28 -> 14 -> 7 -> 4), so any image size works. It comes before
+    the ReLU because the two commute and only a quarter of the values is left after it. Without batch norm (`norm: none`) the gradient
+    of a batch is the mean of its examples' gradients, so cutting the batch into micro-batches changes nothing.
 
     Args:
         in_channels, num_classes, image_size: c, number of classes, (h, w) in pixels.
         widths: channels of each stage.
         hidden: units of the hidden layer.
-        norm: none, or batch: batch norm between convolution and pool.
-        ghost_batch_size: examples each batch norm sees at most, see `GhostBatchNorm2d`; None: all of the micro-batch.
+        norm: none | batch: with batch, there is a batch norm between convolution and pool.
+        ghost_batch_size: the most examples that each batch norm sees, see `GhostBatchNorm2d`; None: the whole micro-batch.
 
     Shapes: (n, c, h, w) -> (n, num_classes).
     Raises: ConfigError.
-    Start: He et al. 2015, variance 2 / fan_in, biases 0; torch's for the last layer.
+    Initialisation: He et al. 2015, variance 2 / fan_in, biases 0; torch's own for the last layer.
     """
 
     def __init__(
@@ -66,20 +66,20 @@ class CNN(nn.Module):
 
 
 class VGG11(nn.Module):
-    """Eight 3x3 convolutions (64 M 128 M 256 256 M 512 512 M 512 512 M; M a 2x2 max-pool), mean over pixels, one linear layer.
+    """Eight 3x3 convolutions (64 M 128 M 256 256 M 512 512 M 512 512 M; M is a 2x2 max-pool), global average pooling, one linear layer.
 
-    The convolutions are configuration A of the paper. Its three wide linear layers belong to 224x224 images and are
-    replaced by one, as is usual on small images: 9.2 M parameters, not 133 M. The pools round up, so images down to 1x1
+    The convolutions are configuration A of the paper. Its three wide linear layers are meant for 224x224 images and are
+    replaced with one, as is usual for small images: 9.2 M parameters, not 133 M. The pools round up, so images down to 1x1
     pixel work.
 
     Args:
         in_channels, num_classes, image_size: c, number of classes, (h, w) in pixels (any size: the head averages over pixels).
-        norm: none (the paper's), or batch: batch norm after each convolution, which then has no bias.
-        ghost_batch_size: examples each batch norm sees at most, see `GhostBatchNorm2d`; None: all of the micro-batch.
+        norm: none (as in the paper) | batch: with batch, there is a batch norm after each convolution, which then has no bias.
+        ghost_batch_size: the most examples that each batch norm sees, see `GhostBatchNorm2d`; None: the whole micro-batch.
 
     Shapes: (n, c, h, w) -> (n, num_classes).
     Raises: ConfigError.
-    Start: He et al. 2015, variance 2 / fan_in, biases 0 (the paper's own start came from a shallower trained net).
+    Initialisation: He et al. 2015, variance 2 / fan_in, biases 0 (the paper started from a shallower trained network).
     Source: Simonyan & Zisserman 2014, arXiv:1409.1556, table 1.
     """
 
@@ -104,7 +104,7 @@ class VGG11(nn.Module):
 
 
 def _convolution(before: int, after: int, norm: str, ghost_batch_size: int | None) -> list[nn.Module]:
-    """A 3x3 convolution that keeps the image size, with a bias or with a batch norm, whose own bias replaces it."""
+    """A 3x3 convolution that keeps the image size, either with a bias or with a batch norm, which has a bias of its own."""
     if norm == "none":
         return [nn.Conv2d(before, after, 3, padding=1)]
     return [nn.Conv2d(before, after, 3, padding=1, bias=False), batch_norm(after, ghost_batch_size)]

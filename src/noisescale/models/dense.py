@@ -13,13 +13,14 @@ __all__ = ["MLP", "Logistic"]
 
 
 class Logistic(nn.Module):
-    """`logits = W x + b` on the flattened pixels: softmax regression. With cross-entropy its loss is convex.
+    """`logits = W x + b` on the flattened pixels: softmax regression. Its cross-entropy loss is convex.
 
     Args:
         in_channels, num_classes, image_size: c, number of classes, (h, w) in pixels.
 
-    Shapes: (n, c, h, w) -> (n, num_classes). W has num_classes x (c h w) entries; the start is torch's.
-    Raises: ConfigError for sizes below 1 and fewer than two classes.
+    Shapes: (n, c, h, w) -> (n, num_classes). W has num_classes x (c h w) entries.
+    Raises: ConfigError for sizes below 1 and for fewer than two classes.
+    Initialisation: torch's own.
     """
 
     def __init__(self, *, in_channels: int, num_classes: int, image_size: Sequence[int]) -> None:
@@ -37,11 +38,11 @@ class MLP(nn.Module):
 
     Args:
         in_channels, num_classes, image_size: c, number of classes, (h, w) in pixels.
-        widths: units of each hidden layer; an empty list is `Logistic` by another name.
+        widths: units of each hidden layer; with an empty list the model is the same as `Logistic`.
 
     Shapes: (n, c, h, w) -> (n, num_classes).
-    Raises: ConfigError unless the widths are whole numbers of at least 1.
-    Start: He et al. 2015, arXiv:1502.01852, eq. 10 (variance 2 / fan_in, biases 0) for the hidden layers; torch's for the last.
+    Raises: ConfigError unless the widths are whole numbers that are at least 1.
+    Initialisation: He et al. 2015, arXiv:1502.01852, eq. 10 (variance 2 / fan_in, biases 0); torch's own for the last layer.
     """
 
     def __init__(self, *, in_channels: int, num_classes: int, image_size: Sequence[int], widths: Sequence[int]) -> None:

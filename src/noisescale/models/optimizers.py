@@ -6,13 +6,14 @@ import functools
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from noisescale.errors import ConfigError, check_number
+from noisescale.plans.checks import check_optimizer_options
 
 __all__ = ["OptimizerFactory", "RMSpropNesterov", "parameter_groups"]
 
@@ -28,9 +29,9 @@ _NORMALISATION = (
 class OptimizerFactory:
     """`factory(module)` -> an optimizer of the module's trainable parameters; for a LightningModule's `configure_optimizers`.
 
-    The options are checked when the factory is made, before there is a model: lr > 0 and weight_decay >= 0, both finite (torch
-    accepts inf); momentum, alpha, rho and every beta in [0, 1); eps >= 0; no option that the optimizer does not have; then
-    whatever torch checks itself. It can be pickled, and called more than once: each call makes a new optimizer.
+    The options are checked when the factory is made, before there is a model: by `plans.checks.check_optimizer_options`; then that the
+    optimizer has each of them; then whatever torch checks itself. It can be pickled, and called more than once: each call makes a new
+    optimizer.
 
     Args:
         partial: `functools.partial` of a `torch.optim.Optimizer` class that waits for the parameters; its keywords are the
@@ -42,6 +43,9 @@ class OptimizerFactory:
 
     partial: functools.partial[Any]
     decay_biases_and_norms: bool
+
+    free_on_resume: ClassVar[frozenset[str]] = frozenset({"fused", "foreach"})
+    """Options that a resumed run may change: how a step is computed, not what is learned."""
 
     def __post_init__(self) -> None:
         flag: Any = self.decay_biases_and_norms
@@ -124,24 +128,7 @@ def _check_options(partial: functools.partial[Any]) -> None:
         for key in options:
             if key not in known:
                 raise ConfigError(key, options[key], f"is no option of {name}", f"its options: {', '.join([*known][1:])}")
-    for key, value in options.items():
-        match key:
-            case "lr":
-                check_number(key, value, above=0.0)
-            case "weight_decay" | "eps":
-                check_number(key, value, at_least=0.0)
-            case "momentum" | "alpha" | "rho":
-                check_number(key, value, at_least=0.0, below=1.0)
-            case "betas":
-                if not isinstance(value, tuple):
-                    raise ConfigError(key, value, "must be two numbers in [0, 1)")
-                for beta in value:
-                    check_number(key, beta, at_least=0.0, below=1.0)
-            case "fused" | "foreach":
-                if not isinstance(value, bool | None):
-                    raise ConfigError(key, value, "must be true, false or null", "null is torch's own choice")
-    if options.get("fused") and options.get("foreach"):
-        raise ConfigError("fused", True, "excludes foreach=true", "set one of them to null")
+    check_optimizer_options(options)
     try:
         _probe(partial)
     except (TypeError, ValueError) as error:

@@ -18,7 +18,7 @@ def _conv3x3(before: int, after: int, stride: int = 1) -> nn.Conv2d:
 
 
 class _BasicBlock(nn.Module):
-    """`relu(F(x) + shortcut(x))`, F = conv norm relu conv norm; the shortcut is a 1x1 convolution where the shape changes."""
+    """`relu(F(x) + shortcut(x))`, F = conv norm relu conv norm; the shortcut is x, or a 1x1 convolution and norm if the shape changes."""
 
     def __init__(self, before: int, after: int, stride: int, ghost_batch_size: int | None) -> None:
         super().__init__()
@@ -39,21 +39,21 @@ class _BasicBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """3x3 stem, four stages of two basic blocks with 1, 2, 4, 8 times `width` channels, mean over pixels, one linear layer.
+    """3x3 stem, four stages of two basic blocks with 1, 2, 4, 8 times `width` channels, global average pooling, one linear layer.
 
     The widths and blocks are those of the paper's 18-layer ImageNet network; its 7x7 stride-2 stem and max-pool, made for
-    224x224 images, are one 3x3 convolution here. 11.17 M parameters for 10 classes. Not the ResNet-20/32/56 family of the
-    paper's CIFAR section, which has 0.27 to 0.85 M.
+    224x224 images, are replaced with one 3x3 convolution. 11.17 M parameters for 10 classes. Not to be confused with the
+    ResNet-20/32/56 family of the paper's CIFAR section, which has 0.27 to 0.85 M.
 
     Args:
         in_channels, num_classes, image_size: c, number of classes, (h, w) in pixels (any size: the head averages over pixels).
         width: channels of the first stage.
-        ghost_batch_size: examples each batch norm sees at most, see `GhostBatchNorm2d`; None: all of the micro-batch.
+        ghost_batch_size: the most examples that each batch norm sees, see `GhostBatchNorm2d`; None: the whole micro-batch.
 
-    Shapes: (n, c, h, w) -> (n, num_classes). The last stage sees images 8 times smaller: on 8x8 images one pixel, so in
-        training a micro-batch (or ghost batch) of one example has no variance and torch refuses it.
+    Shapes: (n, c, h, w) -> (n, num_classes). The last stage sees images that are 8 times smaller, for 8x8 images a single pixel;
+        in training, a micro-batch (or ghost batch) of one such example has no variance and torch refuses it.
     Raises: ConfigError.
-    Start: He et al. 2015, variance 2 / fan_out, for the convolutions; torch's for the rest.
+    Initialisation: He et al. 2015, variance 2 / fan_out, for the convolutions; torch's own for the rest.
     Source: He, Zhang, Ren, Sun 2015, arXiv:1512.03385, table 1.
     """
 
@@ -79,7 +79,7 @@ class ResNet18(nn.Module):
 
 
 class _Residual(nn.Module):
-    """`x + F(x)`, F = twice conv norm relu."""
+    """`x + F(x)`, F = conv norm relu conv norm relu."""
 
     def __init__(self, channels: int, ghost_batch_size: int | None) -> None:
         super().__init__()
@@ -91,20 +91,21 @@ class _Residual(nn.Module):
 
 
 class ResNet9(nn.Module):
-    """Stem and three stages with 1, 2, 4, 8 times `width` channels, a 2x2 max-pool in each stage and a residual in the outer two.
+    """A stem and three stages with 1, 2, 4, 8 times `width` channels; each stage has a 2x2 max-pool, the first and third a residual block.
 
-    A unit is conv3x3 norm relu: eight of them (four in the two residuals), the largest value over the pixels and one linear layer, whose
-    logits are multiplied by `logit_scale`. 6.57 M parameters for 10 classes. The pools round up, so any image size works.
+    A unit is conv3x3 norm relu; there are eight of them, four in the two residual blocks. They are followed by global max-pooling and
+    one linear layer, whose logits are multiplied by `logit_scale`. 6.57 M parameters for 10 classes. The pools round up, so any image
+    size works.
 
     Args:
         in_channels, num_classes, image_size: c, number of classes, (h, w) in pixels (any size).
         width: channels of the stem.
-        logit_scale: > 0; below 1 the network starts, and stays, less sure of its answers.
-        ghost_batch_size: examples each batch norm sees at most, see `GhostBatchNorm2d`; None: all of the micro-batch.
+        logit_scale: > 0; below 1, the network starts and stays less confident.
+        ghost_batch_size: the most examples that each batch norm sees, see `GhostBatchNorm2d`; None: the whole micro-batch.
 
     Shapes: (n, c, h, w) -> (n, num_classes).
     Raises: ConfigError.
-    Start: He et al. 2015, variance 2 / fan_out, for the convolutions; torch's for the rest.
+    Initialisation: He et al. 2015, variance 2 / fan_out, for the convolutions; torch's own for the rest.
     Source: D. Page 2018, How to train your ResNet; the network of his DAWNBench entry.
     """
 
@@ -164,21 +165,21 @@ class _PreActivationBlock(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """WRN-depth-width: 3x3 stem, three stages of `(depth - 4) / 6` pre-activation blocks, mean over pixels, linear.
+    """WRN-depth-width: 3x3 stem, three stages of `(depth - 4) / 6` pre-activation blocks, global average pooling, one linear layer.
 
-    The stem has 16 channels, the stages 16, 32, 64 times `width` channels; the second and third halve the image. WRN-16-4
-    has 2.7 M parameters, WRN-28-10 36.5 M, for 10 classes.
+    The stem has 16 channels, the stages 16, 32, 64 times `width` channels; the second and the third halve the image size.
+    WRN-16-4 has 2.7 M parameters, WRN-28-10 36.5 M, for 10 classes.
 
     Args:
         in_channels, num_classes, image_size: c, number of classes, (h, w) in pixels (any size: the head averages over pixels).
         depth: number of convolutions as the paper counts them, 6 n + 4 with n >= 1: 10, 16, 22, 28, 40.
-        width: the paper's widening factor k, not channels.
-        dropout: probability in [0, 1) between the two convolutions of a block. It is noise that g does not count.
-        ghost_batch_size: examples each batch norm sees at most, see `GhostBatchNorm2d`; None: all of the micro-batch.
+        width: the paper's widening factor k, not a number of channels.
+        dropout: probability in [0, 1) between the two convolutions of a block. It adds noise that g does not include.
+        ghost_batch_size: the most examples that each batch norm sees, see `GhostBatchNorm2d`; None: the whole micro-batch.
 
     Shapes: (n, c, h, w) -> (n, num_classes).
     Raises: ConfigError.
-    Start: He et al. 2015, variance 2 / fan_out, for the convolutions; torch's for the rest.
+    Initialisation: He et al. 2015, variance 2 / fan_out, for the convolutions; torch's own for the rest.
     Source: Zagoruyko & Komodakis 2016, arXiv:1605.07146, table 1.
     """
 

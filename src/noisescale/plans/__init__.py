@@ -1,6 +1,6 @@
-"""What will be done: for every update of a training its batch, its learning rate and its noise. Standard library only.
+"""The plan of a training: the batch, the learning rate and the noise of every update. Standard library only.
 
-Import the classes from here: `from noisescale.plans import Plan, Dual`. The functions of numbers stay in their files, `noise` and
+Import the classes from here: `from noisescale.plans import Plan, Dual`. Import the plain functions from their modules, `noise` and
 `quadratic`.
 """
 

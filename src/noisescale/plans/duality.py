@@ -1,8 +1,9 @@
 """Batch strategies that carry the schedule's noise, and the counterpart of any plan: the same noise carried the other way.
 
-Noise is lr n(B)^p, see `noise.batch_noise`: p = 1 for SGD, 1/2 for adaptive optimizers. Its target is s(t) times its value at
-(lr0, B0), with s the schedule without its warm-up; the warm-up multiplies the rate, whatever the batch does. B is a whole number with
-a cap, so n(B) is only about what is wanted, and the rate makes up for the difference: the noise has its target in every update.
+The noise is lr n(B)^p, see `noise.batch_noise`, with p = 1 for SGD and 1/2 for adaptive optimizers. Its target is s(t) times its value at
+(lr0, B0), where s is the schedule without its warm-up; the warm-up multiplies the learning rate, whatever the batch does. B is a whole
+number and has a cap, so n(B) is only close to the value it should have. The learning rate makes up for the difference, so that the noise
+meets its target in every update.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ class Matched(BatchStrategy):
     """lr = lr0 l(t) (n(B0)/n(B))^p: whatever B is, the noise lr n(B)^p is l(t) times its value at (lr0, B0).
 
     Args:
-        size: B0, in examples, 1 to N - 1: the batch at l = 1.
-        rule: sgd (p = 1) | adaptive (p = 1/2); None: by the optimizer, see `resolve_rule`.
+        size: B0, in examples, 1 to N - 1: the batch size at l = 1.
+        rule: sgd (p = 1) | adaptive (p = 1/2); None: chosen by the optimizer, see `resolve_rule`.
         match: exact (n = N/B - 1) | ratio (n = N/B), see `noise.batch_noise`.
-        match_last: as in every strategy, but true unless said: a smaller last window has its target too.
-        reference_size, lr_rule: as in every strategy, but lr0 is scaled by (B0/B_ref)^p, once.
+        match_last: as in every strategy, but true by default: a smaller last window also meets its target.
+        reference_size, lr_rule: as in every strategy, but lr0 is scaled once, by (B0/B_ref)^p.
     """
 
     size: int
@@ -53,20 +54,20 @@ class Matched(BatchStrategy):
 
     @abstractmethod
     def level(self, epoch: float, factor: float) -> float:
-        """l(t): the noise over that of (lr0, B0), where the schedule without its warm-up has `factor`."""
+        """l(t): the noise relative to that at (lr0, B0); `factor` is the value of the schedule without its warm-up."""
 
     def check(self, num_examples: int) -> None:
         if self.rule is None:
-            raise ConfigError("rule", "null", "no optimizer to follow", "set it to sgd or adaptive")
+            raise ConfigError("rule", "null", "there is no optimizer to take it from", "set it to sgd or adaptive")
         check_size(self.size, num_examples, self.micro_batch_size)
         if self.size == num_examples:
             raise ConfigError("size", self.size, f"must be below N = {num_examples}: a full batch has no noise to match", "use batch=full")
 
     def lr_factor(self, epoch: float, factor: float, size: int, num_examples: int) -> float:
-        left = self._noise(size, num_examples)
-        if left == 0.0:  # B = N, which a level of 0 alone may take: no rate gives it noise
+        noise = self._noise(size, num_examples)
+        if noise == 0.0:  # B = N, chosen only at level 0: no learning rate gives it noise
             return self._quoted(self.size)
-        return self._quoted(self.size) * self.level(epoch, factor) * self._power(self._noise(self.size, num_examples) / left)
+        return self._quoted(self.size) * self.level(epoch, factor) * self._power(self._noise(self.size, num_examples) / noise)
 
     def resized(self, planned: int, size: int, num_examples: int) -> float:
         """(n(planned) / n(size))^p."""
@@ -80,18 +81,18 @@ class Matched(BatchStrategy):
 
     @cached_property
     def _exponent(self) -> float:
-        """p; of an open rule it is not asked, see `check`."""
+        """p; never needed while the rule is still open, see `check`."""
         assert self.rule is not None
         return NOISE_RULES[self.rule]
 
     def _size_with(self, share: float, num_examples: int, cap: int) -> int:
-        """The B of at most `cap` whose n(B) is nearest to share^(1/p) n(B0); the cap itself where no noise is wanted."""
+        """The B, at most `cap`, whose n(B) is nearest to share^(1/p) n(B0); the cap itself if the noise should be 0."""
         if share <= 0.0:
             return realisable(cap, cap, self.micro_batch_size)
         if self.match == "exact":
-            cap = min(cap, num_examples - 1)  # a full batch has no noise, and some is wanted
-        wanted = self._noise(self.size, num_examples) * share ** (1.0 / self._exponent)
-        return realisable(batch_size_with(self.match, num_examples, wanted), cap, self.micro_batch_size)
+            cap = min(cap, num_examples - 1)  # a full batch has no noise, and here some is needed
+        target = self._noise(self.size, num_examples) * share ** (1.0 / self._exponent)
+        return realisable(batch_size_with(self.match, num_examples, target), cap, self.micro_batch_size)
 
 
 @dataclass(frozen=True)
@@ -99,16 +100,16 @@ class Dual(Matched):
     """n(B) = n(B0) s^(growth/p), lr = lr0 s^(1 - growth): the noise is s(t) times what it was at (lr0, B0).
 
     For SGD and exact: B = N / (1 + (N/B0 - 1) s^growth), so that g(t) = s(t) g0. For ratio: B = B0 s^(-growth/p).
-    growth = 0 moves the rate only, 1 the batch only. B is rounded to a whole number of examples (of micro-batches, where their size is
-    fixed) and capped; the rate makes up for both.
+    growth = 0 changes only the learning rate, 1 only the batch. B is rounded to a whole number of examples (of micro-batches, if their size
+    is fixed) and capped; the learning rate makes up for both.
 
     Args:
-        size: B0, in examples, 1 to N - 1: the batch where s = 1.
-        growth: in [0, 1]: how much of the noise's way the batch goes.
-        max_size: cap, in examples, B0 to N; None: N/10 (Smith et al.), or B0 where that is larger.
+        size: B0, in examples, 1 to N - 1: the batch size at s = 1.
+        growth: in [0, 1]: the share of the change in noise, on a logarithmic scale, that the batch carries.
+        max_size: cap of B, in examples, B0 to N; None: N/10 (Smith et al.), or B0 if that is larger.
 
-    Not to be confused with scaling the rate with the batch (`lr_rule`), which keeps the noise constant.
-    Sources: Smith et al. 1711.00489; adaptive, ratio and growth 1/2 is Seesaw, 2510.14717, without its steps.
+    Not to be confused with scaling the learning rate with the batch (`lr_rule`), which keeps the noise constant.
+    Sources: Smith et al. 1711.00489; adaptive, ratio and growth 1/2 is Seesaw, 2510.14717, but continuous instead of in steps.
     """
 
     growth: float = 1.0
@@ -116,7 +117,7 @@ class Dual(Matched):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("growth", self.growth, at_least=0, at_most=1, remedy="0 lets the rate decay, 1 the batch grow")
+        check_number("growth", self.growth, at_least=0, at_most=1, remedy="0 decays the learning rate, 1 grows the batch")
         if self.max_size is not None:
             check_count("max_size", self.max_size, at_least=self.size, unit="examples", remedy="the batch starts at `size`; null for N/10")
 
@@ -135,24 +136,24 @@ class Dual(Matched):
     def size_at(self, epoch: float, factor: float, num_examples: int) -> int:
         cap = self.cap(num_examples)
         if self.match == "exact" and self.growth < 1 and factor <= 0.0:
-            cap = min(cap, num_examples - 1)  # at B = N the noise is gone whatever the rate, which goes to 0 with its share of it
+            cap = min(cap, num_examples - 1)  # `lr_factor` leaves lr at lr0 where B = N, but with growth < 1 it has to go to 0
         return self._size_with(factor**self.growth, num_examples, cap)
 
 
 @dataclass(frozen=True)
 class CyclicBatch(Matched):
-    """n(B) = n(B0) c(t)^(1/p), c the wave of `schedules.Cyclic` with bounds base_factor and 1; the rate stays what the schedule says.
+    """n(B) = n(B0) c(t)^(1/p), where c is the wave of `schedules.Cyclic` between base_factor and 1; the learning rate follows the schedule.
 
-    The dual of `schedules.Cyclic` at a constant rate: B0 where that has its peak. A triangle in the rate is a hyperbola in B: the
-    middle of .001 and .005 is B = 213 for B0 = 128 and N = 50 000, not 384. Where the bound of the rate decays, the smallest batch of each
-    cycle rises and the largest stays. For ratio and SGD the largest is B0/base_factor.
+    The dual of `schedules.Cyclic` at a constant learning rate: B is B0 where the wave has its peak. A triangle in the learning rate is a
+    hyperbola in B: halfway between .001 and .005, B = 213 for B0 = 128 and N = 50 000, not 384. Where the height of the wave decays, the
+    smallest batch of each cycle grows and the largest stays. For ratio and SGD the largest is B0/base_factor.
 
     Args:
-        size: B0, in examples, 1 to N - 1: the smallest batch of the first cycle.
-        step_size_up: epochs from the largest batch to the smallest (wave=square: with the smallest), > 0.
-        step_size_down: epochs back (wave=square: with the largest), > 0; None: as step_size_up.
-        mode: triangular | triangular2 | exp_range: how the wave falls, cycle by cycle.
-        gamma: of exp_range, per epoch, in (0, 1].
+        size: B0, in examples, 1 to N - 1: the smallest batch size of the first cycle.
+        step_size_up: epochs from the largest batch to the smallest (wave=square: epochs at the smallest), > 0.
+        step_size_down: epochs back to the largest (wave=square: epochs at the largest), > 0; None: the same as step_size_up.
+        mode: triangular | triangular2 | exp_range: how the height of the wave decays.
+        gamma: for exp_range, the factor per epoch, in (0, 1].
         base_factor: the lower bound of c, in (0, 1].
         wave: triangle | square.
 
@@ -183,7 +184,7 @@ class CyclicBatch(Matched):
 
 
 def resolve_rule(strategy: BatchStrategy, optimizer: str) -> BatchStrategy:
-    """`strategy` with a rule that was left open set to that of the optimizer, given by its class name."""
+    """`strategy`, with an open rule set to the rule of the optimizer, which is given by its class name."""
     if isinstance(strategy, Matched) and strategy.rule is None:
         return replace(strategy, rule=noise_rule_of(optimizer))
     return strategy
@@ -191,7 +192,7 @@ def resolve_rule(strategy: BatchStrategy, optimizer: str) -> BatchStrategy:
 
 @dataclass(frozen=True)
 class _Level(Schedule):
-    """The noise of a strategy under a schedule, over that of (lr0, B0): the schedule of the rate for the same noise at B0."""
+    """The noise of a strategy under a schedule, relative to that at (lr0, B0): the learning-rate schedule for the same noise at B0."""
 
     level: Callable[[float, float], float]
     schedule: Callable[[float], float]
@@ -205,13 +206,13 @@ class _Level(Schedule):
 
 
 def counterpart(plan: Plan, rule: str = "sgd") -> Plan | None:
-    """The plan with the same noise, carried by the rate where `plan` carries it by the batch, or else by the batch.
+    """The plan with the same noise carried the other way: by the learning rate if `plan` carries it by the batch, otherwise by the batch.
 
-    Of a constant batch it is the dual (growth 1, cap N/10). Of any other it is the constant batch of its size at the start
-    (`Matched`: at level 1). None where there is no noise to carry: a batch of N.
+    The counterpart of a constant batch is its dual (growth 1, cap N/10). The counterpart of any other strategy keeps the batch constant, at
+    its size at the start (`Matched`: at level 1). None if there is no noise to carry, because the batch is N.
 
     Args:
-        rule: sgd | adaptive: what noise is, for a strategy that does not say.
+        rule: sgd | adaptive: which noise to keep, for a strategy that has no rule of its own.
     """
     strategy, n = plan.strategy, plan.num_examples
     common = {key: getattr(strategy, key) for key in ("last", "match_last", "lr_rule", "reference_size", "micro_batch_size")}
@@ -228,5 +229,5 @@ def counterpart(plan: Plan, rule: str = "sgd") -> Plan | None:
         share = batch_noise("exact", n, size) / batch_noise("exact", n, first)
         return strategy.lr_factor(epoch, factor, size, n) * float(share ** NOISE_RULES[rule])
 
-    common |= {"lr_rule": "none", "reference_size": None}  # in the level
+    common |= {"lr_rule": "none", "reference_size": None}  # the level includes them already
     return replace(plan, strategy=Fixed(first, **common), schedule=_Level(level, plan.schedule))

@@ -1,4 +1,4 @@
-"""The SGD noise scale, its two inverses, and the rules that scale a rate with a batch. Plain numbers, standard library only."""
+"""The SGD noise scale, its two inverses, and the rules that scale lr with the batch size. Plain numbers, standard library only."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ LR_RULES = {"none": 0.0, "linear": 1.0, "sqrt": 0.5}
 """Exponent p of lr ~ B^p."""
 
 NOISE_RULES = {"sgd": 1.0, "adaptive": 0.5}
-"""Exponent p of the noise lr n(B)^p: the update of an adaptive optimizer is divided by the size of the gradient, noise included."""
+"""Exponent p of the noise lr n(B)^p: an adaptive optimizer divides its update by the size of the gradient, noise included."""
 
 NOISE_MATCHES = ("exact", "ratio")
-"""What n(B) is, see `batch_noise`."""
+"""The two forms of n(B), see `batch_noise`."""
 
 
 def sgd_noise_scale(lr: float, num_examples: int, batch_size: float) -> float:
-    """g = lr (N/B - 1), in units of the rate; 0 for a full batch.
+    """g = lr (N/B - 1), in units of the learning rate; 0 for a full batch.
 
-    The -1 is the finite-population factor of sampling WITHOUT replacement: Var(mean of B of N) ~ 1/B - 1/N. About lr N/B for B << N.
-    Not to be confused with the gradient noise scale tr(Sigma)/|G|^2, which is measured and counts examples.
+    The -1 is the finite-population correction for sampling WITHOUT replacement: Var(mean of B of N) ~ 1/B - 1/N. About lr N/B for B << N.
+    Not to be confused with the gradient noise scale tr(Sigma)/|G|^2, which is measured and has the unit of examples.
 
     Args:
         lr: learning rate used with a MEAN loss.
-        num_examples: N, what one pass really draws from.
-        batch_size: B, examples of one update, over all micro-batches and devices.
+        num_examples: N, the number of examples that one pass really draws from.
+        batch_size: B, the examples of one update, over all micro-batches and devices.
 
     Source: Smith & Le 1710.06451; Smith, Kindermans, Ying & Le 1711.00489.
     """
@@ -47,45 +47,46 @@ def sgd_noise_scale(lr: float, num_examples: int, batch_size: float) -> float:
 
 
 def batch_noise(match: str, num_examples: int, batch_size: float) -> float:
-    """n(B) = N/B - 1 (exact) or N/B (ratio, its limit for B << N): the variance of a batch's mean, in units of one example's over N.
+    """n(B) = N/B - 1 (exact) or N/B (ratio, its limit for B << N): the variance of a batch mean, in units of 1/N of one example's variance.
 
-    SGD has the noise lr n(B): exact keeps g, ratio keeps lr/B. An adaptive optimizer divides its update by the size of the gradient,
-    n(B)^(1/2) where noise is most of it; its rate is in effect lr n^(-1/2), and its noise lr n^(1/2). With ratio that keeps lr/sqrt(B), as
-    do Malladi et al. 2205.10287 and Seesaw, 2510.14717. The -1 for adaptive optimizers is from no paper: it matters only near B = N, where
-    noise is not most of the gradient either.
+    SGD has the noise lr n(B): exact keeps g, ratio keeps lr/B. An adaptive optimizer divides its update by the size of the gradient, which
+    is proportional to n(B)^(1/2) where noise dominates; its effective learning rate is lr n^(-1/2), and its noise lr n^(1/2). With ratio
+    that keeps lr/sqrt(B), as do Malladi et al. 2205.10287 and Seesaw, 2510.14717. The -1 for adaptive optimizers is not from any paper: it
+    matters only near B = N, where noise does not dominate the gradient anyway.
     """
     return (num_examples - batch_size) / batch_size if match == "exact" else num_examples / batch_size
 
 
 def batch_size_with(match: str, num_examples: int, noise: float) -> float:
-    """The B (not rounded) whose `batch_noise` is `noise` >= 0: N/(n + 1) (exact) or N/n (ratio; inf where n = 0)."""
+    """The B (not rounded) whose `batch_noise` is n = `noise` >= 0: N/(n + 1) (exact) or N/n (ratio; inf for n = 0)."""
     if match == "exact":
         return num_examples / (noise + 1.0)
     return num_examples / noise if noise > 0.0 else math.inf
 
 
 def noise_rule_of(optimizer: str) -> str:
-    """sgd for torch's SGD and ASGD, given by their class name, with whatever momentum; adaptive for all others."""
+    """The rule of an optimizer, given by its class name: sgd for torch's SGD and ASGD, with any momentum; adaptive for all others."""
     return "sgd" if optimizer.rpartition(".")[2] in ("SGD", "ASGD") else "adaptive"
 
 
 def batch_size_for_noise(noise: float, lr: float, num_examples: int) -> float:
-    """B = N / (1 + g/lr), in (0, N]: the batch (not rounded) that gives noise g at rate lr."""
+    """B = N / (1 + g/lr), in (0, N]: the batch size (not rounded) that gives noise g at learning rate lr."""
     check_number("lr", lr, above=0)
     check_number("noise", noise, at_least=0)
     return num_examples / (1.0 + noise / lr)
 
 
 def lr_for_noise(noise: float, num_examples: int, batch_size: float) -> float:
-    """lr = g / (N/B - 1): the rate that gives noise g with batch B < N."""
-    check_number("batch_size", batch_size, above=0, below=num_examples, unit="examples", remedy="a full batch has no noise at any rate")
+    """lr = g / (N/B - 1): the learning rate that gives noise g with batch size B < N."""
+    remedy = "a full batch has no noise at any learning rate"
+    check_number("batch_size", batch_size, above=0, below=num_examples, unit="examples", remedy=remedy)
     return noise * batch_size / (num_examples - batch_size)
 
 
 def with_momentum(noise: float, momentum: float) -> float:
     """g/(1 - m): the noise scale of SGD with momentum m in [0, 1).
 
-    A limit for small lr times curvature: on a quadratic with lr h = 1 and m = .9 the amplification is 6.8, not 10.
+    It is the limit for a small product of lr and curvature: on a quadratic with lr h = 1 and m = .9 the amplification is 6.8, not 10.
     Source: Smith et al. 1711.00489, section 2.
     """
     check_number("momentum", momentum, at_least=0, below=1)
@@ -95,7 +96,7 @@ def with_momentum(noise: float, momentum: float) -> float:
 def lr_scaling(rule: str, batch_size: float, reference_size: float) -> float:
     """(B / B_ref)^p with p = 0 (none), 1 (linear, Goyal et al. 1706.02677), 1/2 (sqrt, Hoffer et al. 1705.08741): a factor.
 
-    linear keeps lr N/B; it does NOT keep g = lr (N/B - 1) when B comes near N.
+    linear keeps lr N/B; it does NOT keep g = lr (N/B - 1) when B is close to N.
     """
     check_choice("lr_rule", rule, LR_RULES)
     return float((batch_size / reference_size) ** LR_RULES[rule])

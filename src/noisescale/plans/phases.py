@@ -1,4 +1,4 @@
-"""The phases of a plan: where nothing changes as long as that lasts, where something does all the time in equal stretches."""
+"""The phases of a plan, for display: each stretch with a constant batch and learning rate; elsewhere, stretches of equal length."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from noisescale.plans.plan import Update
 __all__ = ["Phase", "phases_of"]
 
 _STRETCHES = 10
-"""Where rate or batch change all the time, the whole training would be shown by so many stretches of equal length."""
-_LASTING = 1 / 25
-"""A share of the training in which nothing changes is a phase if it is at least so long."""
+"""If the learning rate or the batch changed all the time, the whole training would be shown in this many stretches of equal length."""
+_LONG_ENOUGH = 1 / 25
+"""A stretch in which nothing changes is a phase of its own if it is at least this share of the training."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of a plan, in epochs: its first and its last full update, and how many updates it has."""
+    """A stretch of a plan, from `start` to `end` in epochs: its first and last full update, and how many updates it has."""
 
     first: Update
     last: Update
@@ -28,16 +28,16 @@ class Phase:
 
 
 def phases_of(updates: Sequence[Update], total: float) -> list[Phase]:
-    """In order, all updates in one each; `total` is the length of the training in epochs."""
+    """The phases in order; every update belongs to exactly one. `total` is the length of the training in epochs."""
     runs = list(pairwise([*_changes(updates), len(updates)]))
 
     def epoch_at(index: int) -> float:
         return updates[index].epoch if index < len(updates) else total
 
     starts = []
-    for lasting, group in groupby(runs, key=lambda run: epoch_at(run[1]) - epoch_at(run[0]) >= _LASTING * total):
+    for long_enough, group in groupby(runs, key=lambda run: epoch_at(run[1]) - epoch_at(run[0]) >= _LONG_ENOUGH * total):
         together = list(group)
-        if lasting:
+        if long_enough:
             starts += [start for start, _ in together]
         else:
             starts += _stretches(updates, together[0][0], together[-1][1], epoch_at(together[-1][1]), total)
@@ -50,7 +50,7 @@ def phases_of(updates: Sequence[Update], total: float) -> list[Phase]:
 
 
 def _stretches(updates: Sequence[Update], start: int, stop: int, end: float, total: float) -> list[int]:
-    """The first updates of stretches of equal length between two updates."""
+    """The first update of each stretch, where updates `start` to `stop` - 1, up to epoch `end`, are cut into stretches of equal length."""
     first = updates[start].epoch
     count = max(1, round(_STRETCHES * (end - first) / total))
     span = (end - first) / count
@@ -59,7 +59,10 @@ def _stretches(updates: Sequence[Update], start: int, stop: int, end: float, tot
 
 
 def _changes(updates: Sequence[Update]) -> list[int]:
-    """The updates whose planned B or rate is new, the first included; smaller windows at the ends of passes count with those before."""
+    """The indices of the updates at which the planned B or the learning rate changes, and of the first.
+
+    A smaller window at the end of a pass counts with the updates before it.
+    """
     found, last = [0], updates[0]
     for i, update in enumerate(updates):
         whole = update.effective_batch_size == update.planned_batch_size

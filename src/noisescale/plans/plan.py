@@ -1,6 +1,7 @@
-"""Plan: for update k the clock, the batch, its micro-batches, the rate. Pure: a function of a cursor, never of a running trainer.
+"""A plan: the clock, the batch, the micro-batches and the learning rate of every update.
 
-Row k of a plan holds the values that update k uses; its clock is read at the START of the update.
+It is a pure function of a cursor and never depends on a running trainer. Row k of a plan holds the values that update k uses; its clock is
+read at the START of the update.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from functools import lru_cache
 from itertools import takewhile
 
 from noisescale.errors import ConfigError, check_count
+from noisescale.plans.checks import check_ghost_multiple
 from noisescale.plans.noise import sgd_noise_scale
 from noisescale.plans.strategies import BatchChoice, BatchStrategy
 from noisescale.schedules import warmup_and_rest
@@ -20,19 +22,19 @@ __all__ = ["Cursor", "Plan", "Update", "split_evenly"]
 
 
 def split_evenly(total: int, parts: int) -> list[int]:
-    """`parts` whole numbers that sum to `total` and differ by at most 1, the larger ones first; zeros where parts > total."""
+    """`parts` whole numbers that sum to `total` and differ by at most 1, the larger ones first; some are 0 if parts > total."""
     quotient, rest = divmod(total, parts)
     return [quotient + (i < rest) for i in range(parts)]
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Where a run stands, between two updates.
+    """The position of a run between two updates.
 
     Args:
-        step: updates done.
+        step: updates done so far.
         position: index into the endless stream of passes: pass = position // N, place in its permutation = position % N.
-        examples_seen: examples that really went through an update; less than `position` only where examples were dropped.
+        examples_seen: examples that were really used in an update; less than `position` only if examples were dropped.
         updates_in_epoch: updates done since the epoch began.
     """
 
@@ -51,7 +53,7 @@ class Update:
         epoch: the clock at its start, in epochs: position / N.
         effective_batch_size: B, examples over all micro-batches and devices.
         accumulate_grad_batches: k, micro-batches of each device.
-        lr_factor: lr / lr0, the schedule and the batch's scaling together.
+        lr_factor: lr / lr0, the product of the schedule and the scaling with the batch.
         planned_batch_size: B before the end of the pass made it smaller.
     """
 
@@ -67,30 +69,31 @@ class Update:
 class Plan:
     """All updates of a training of `epochs` passes over N = num_examples.
 
-    The strategy's `last` decides what ends a pass when fewer than B examples remain:
-        carry: the window takes the rest from the next pass: every B exactly as planned. The epoch ends at the first boundary past
-            the pass, the training at the first past its last epoch.
+    A window is the examples of one update. The strategy's `last` decides what happens at the end of a pass, when fewer than B examples
+    remain:
+        carry: the window is filled from the next pass, so that every B is exactly as planned. The epoch ends with the first update that
+            reaches or crosses the end of the pass, and the training with the first that does so for its last epoch.
         partial: a smaller window, whose noise g = lr (N/B - 1) is higher, unless the strategy has match_last.
         drop: they are left out of this pass; the clock still moves on to the next whole epoch.
-        spread: the windows of the rest of the pass are made near-equal: R examples in ceil(R/B) windows, none larger than B.
+        spread: the remaining windows of the pass are made nearly equal: R examples in ceil(R/B) windows, none larger than B.
 
-    The batch of update k, its rate and its examples depend on neither `world_size` nor `max_micro_batch_size`; only the cutting into
-    k micro-batches of each device does, and k is the smallest that respects the limit.
+    The batch of an update, its learning rate and its examples depend on neither `world_size` nor `max_micro_batch_size`. Only the number of
+    micro-batches per device does, and it is the smallest that respects the limit.
 
     Args:
-        schedule: epoch -> factor; a horizon must be filled in.
-        strategy: (epoch, factor, N, warm-up) -> (B, factor of the rate).
-        num_examples: N, what one pass draws from.
-        epochs: passes; None: no end (then max_updates ends it, or nothing does).
-        world_size: devices, W.
-        max_micro_batch_size: most examples that one device takes at once; None: no limit.
-        micro_batch_multiple: micro-batches are multiples of it, but for the rest of an update that is none: the size of a ghost batch,
-            so that ghost batch norm sees the same examples together however the update is cut.
-        max_updates: most updates in all; None: no limit.
-        max_updates_per_epoch: most updates of one epoch, after which the clock moves on to the next; None: no limit.
+        schedule: epoch -> factor; it must not have an open horizon.
+        strategy: (epoch, factor, N, warm-up) -> (B, lr / lr0).
+        num_examples: N, the number of examples that one pass draws from.
+        epochs: number of passes; None: no end (unless max_updates sets one).
+        world_size: number of devices, W.
+        max_micro_batch_size: the most examples that one device processes at once; None: no limit.
+        micro_batch_multiple: micro-batches are multiples of it, except the last one of an update that is not a multiple itself. It is the
+            size of a ghost batch, so that ghost batch norm sees the same examples together however the update is cut.
+        max_updates: the most updates in all; None: no limit.
+        max_updates_per_epoch: the most updates in one epoch, after which the clock moves on to the next; None: no limit.
 
     Raises:
-        ConfigError: a size beyond N, or a count that is not positive.
+        ConfigError: a size is above N, or a count is not positive.
     """
 
     schedule: Callable[[float], float]
@@ -110,16 +113,15 @@ class Plan:
             if getattr(self, key) is not None:
                 check_count(key, getattr(self, key))
         check_count("micro_batch_multiple", self.micro_batch_multiple, unit="examples")
-        for key, limit in (("max_micro_batch_size", self.max_micro_batch_size), ("micro_batch_size", self.strategy.micro_batch_size)):
-            if limit is not None and limit % self.micro_batch_multiple:
-                raise ConfigError(key, limit, f"must be a multiple of the ghost batch of {self.micro_batch_multiple}")
+        check_ghost_multiple("max_micro_batch_size", self.max_micro_batch_size, self.micro_batch_multiple)
+        check_ghost_multiple("micro_batch_size", self.strategy.micro_batch_size, self.micro_batch_multiple)
         self.strategy.check(self.num_examples)
 
     def __iter__(self) -> Iterator[Update]:
         return self.updates()
 
     def updates(self, start: Cursor | None = None) -> Iterator[Update]:
-        """The updates from `start` on: from step k the tail of the whole plan."""
+        """The updates from `start` on. From the cursor at step k they are the whole plan without its first k updates."""
         cursor = Cursor() if start is None else start
         while not self.finished(cursor):
             update = self.update_at(cursor)
@@ -136,7 +138,7 @@ class Plan:
         return cursor.position // self.num_examples
 
     def choice_at(self, epoch: float) -> BatchChoice:
-        """B and the rate's factor at a time of the clock, in epochs, whether an update starts there or not."""
+        """B and lr / lr0 at the time `epoch`, whether or not an update starts there."""
         warmup, factor = warmup_and_rest(self.schedule, epoch)
         return self.strategy(epoch, factor, self.num_examples, warmup)
 
@@ -171,11 +173,11 @@ class Plan:
         return Cursor(start.step + 1, position, start.examples_seen + update.effective_batch_size, updates_in_epoch)
 
     def updates_of_epoch(self, epoch: int, start: Cursor) -> list[Update]:
-        """The updates from `start` on that belong to the whole epoch `epoch`; none where `start` lies in another."""
+        """The updates from `start` on that belong to the whole epoch `epoch`; none if `start` is in another epoch."""
         return list(takewhile(lambda update: self.epoch_of(update.start) == epoch, self.updates(start)))
 
     def total_updates(self) -> int:
-        """Updates of the whole training.
+        """The number of updates of the whole training.
 
         Raises:
             ConfigError: the plan has no end.
@@ -185,10 +187,10 @@ class Plan:
         return sum(1 for _ in self)
 
     def pieces(self, update: Update, rank: int) -> list[tuple[int, int]]:
-        """(first position, examples) of each of the k micro-batches that device `rank` takes, in the stream of passes.
+        """(first position in the stream of passes, number of examples) of each of the k micro-batches of device `rank`.
 
-        The window is cut into k W near-equal pieces; micro-batch j of rank r is piece j W + r. A piece is empty only where
-        B < W, or where the limit is one example (or one ghost batch) and W does not divide their number.
+        The window is cut into k W nearly equal pieces; micro-batch j of rank r is piece j W + r. A piece is empty only if
+        B < W, or if the limit is one example (or one ghost batch) and W does not divide the number of them.
         """
         starts, position = [], update.start.position
         for size in self._cut(update):
@@ -204,11 +206,11 @@ class Plan:
         return _cut(update.effective_batch_size, update.accumulate_grad_batches * self.world_size, self.micro_batch_multiple)
 
     def noise(self, update: Update, lr: float) -> float:
-        """g of `update` where the optimizer's rate is `lr`: lr lr_factor (N/B - 1)."""
+        """g of `update` for an optimizer with learning rate `lr`: lr lr_factor (N/B - 1)."""
         return sgd_noise_scale(lr * update.lr_factor, self.num_examples, update.effective_batch_size)
 
     def in_words(self, update: Update) -> str:
-        """`effective 512 = 64 micro x 4 accumulate x 2 devices`; `~` where micro-batches differ by one example."""
+        """`effective 512 = 64 micro x 4 accumulate x 2 devices`; `~` instead of `=` if the micro-batches differ in size."""
         size, k = update.effective_batch_size, update.accumulate_grad_batches
         micro = math.ceil(size / (k * self.world_size))
         equal = "=" if micro * k * self.world_size == size else "~"
@@ -222,9 +224,9 @@ class Plan:
         return math.ceil(math.ceil(size / self.micro_batch_multiple) / (self.world_size * (min(limits) // self.micro_batch_multiple)))
 
 
-@lru_cache  # most updates of a run are cut as the one before
+@lru_cache  # most updates of a run are cut like the one before
 def _cut(size: int, parts: int, multiple: int) -> tuple[int, ...]:
-    """`size` examples in near-equal parts that are multiples of `multiple`, but for the rest."""
+    """`size` examples in nearly equal parts that are multiples of `multiple`, except the last part that is not empty."""
     units = math.ceil(size / multiple)
     sizes = [multiple * part for part in split_evenly(units, parts)]
     sizes[min(units, parts) - 1] -= units * multiple - size

@@ -1,7 +1,7 @@
-"""Batch strategies: (clock, schedule factor, N) -> (B, factor of the rate). Pure; sizes are effective: over all micro-batches and devices.
+"""Batch strategies: (clock, schedule factor, N) -> (B, lr / lr0). Pure; sizes are effective, over all micro-batches and devices.
 
-A strategy decides how many examples an update takes, `planning` where a pass ends and how an update is cut into micro-batches.
-Here are those whose B follows the clock alone; those that carry the schedule's noise are in `duality`.
+A strategy decides how many examples an update uses; `plan` decides where a pass ends and how an update is cut into micro-batches.
+The strategies here follow the clock alone; those that carry the schedule's noise are in `duality`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LAST_WINDOW = ("carry", "partial", "drop", "spread")
 
 
 class BatchChoice(NamedTuple):
-    """B, in examples, and lr/lr0, which includes the schedule."""
+    """B, in examples, and lr / lr0, which includes the schedule."""
 
     size: int
     lr_factor: float
@@ -29,14 +29,14 @@ class BatchChoice(NamedTuple):
 
 @dataclass(frozen=True)
 class BatchStrategy(ABC):
-    """B(t), and the factor lr/lr0 = w(t) s(t) (B/B_ref)^p, with w the warm-up.
+    """B(t), and lr / lr0 = w(t) s(t) (B/B_ref)^p, where w is the warm-up.
 
     Args:
-        last: carry | partial | drop | spread: what happens to the last window of a pass, see `planning.Plan`.
-        match_last: whether the rate of a window made smaller by the end of a pass is lowered so that its noise is that of a full one.
-        lr_rule: none (p = 0) | linear (p = 1) | sqrt (p = 1/2). B is the planned size, also for a smaller last window of a pass.
-        reference_size: B_ref, the batch that the optimizer's rate is quoted for; None: no scaling, so only with lr_rule none.
-        micro_batch_size: examples that one device takes at once; the batch must be a multiple of it. None: up to the planner.
+        last: carry | partial | drop | spread: what happens to the last window of a pass, see `plan.Plan`.
+        match_last: whether a smaller last window of a pass gets a lower learning rate, so that it has the same noise as a full window.
+        lr_rule: none (p = 0) | linear (p = 1) | sqrt (p = 1/2). B is the planned size, even in a smaller last window of a pass.
+        reference_size: B_ref, the batch size that the optimizer's learning rate is quoted for; None: no scaling, only with lr_rule=none.
+        micro_batch_size: examples that one device processes at once; the batch must be a multiple of it. None: the plan decides.
     """
 
     _: KW_ONLY
@@ -62,27 +62,27 @@ class BatchStrategy(ABC):
 
     @property
     def moves_rate(self) -> bool:
-        """Whether the factor of the rate is other than the schedule's."""
+        """Whether lr / lr0 differs from the schedule."""
         return self.lr_rule != "none" or self.match_last
 
     @abstractmethod
     def size_at(self, epoch: float, factor: float, num_examples: int) -> int:
-        """B, in examples, for an update that starts at `epoch`, where the schedule without its warm-up has `factor`; 1 to N."""
+        """B, in examples, 1 to N, of an update that starts at `epoch`; `factor` is the schedule there, without its warm-up."""
 
     @abstractmethod
     def check(self, num_examples: int) -> None:
-        """Raise `ConfigError` where the strategy cannot be carried out on N examples."""
+        """Raise `ConfigError` if the strategy cannot be carried out on N examples."""
 
     def lr_factor(self, epoch: float, factor: float, size: int, num_examples: int) -> float:
-        """lr/lr0 without the warm-up, for an update of `size` examples that starts at `epoch`."""
+        """lr / lr0 without the warm-up, for an update of `size` examples that starts at `epoch`."""
         return factor * self._quoted(size)
 
     def resized(self, planned: int, size: int, num_examples: int) -> float:
-        """n(planned) / n(size), n(B) = N/B - 1: the factor that keeps g where the end of a pass leaves `size` of `planned` examples."""
+        """n(planned) / n(size), n(B) = N/B - 1: the factor that keeps g if the end of a pass leaves `size` of `planned` examples."""
         return batch_noise("exact", num_examples, planned) / batch_noise("exact", num_examples, size)
 
     def __call__(self, epoch: float, factor: float, num_examples: int, warmup: float = 1.0) -> BatchChoice:
-        """The choice for an update that starts at `epoch`, where the schedule has warmup * factor."""
+        """The choice for an update that starts at `epoch`, where the schedule is warmup * factor."""
         size = self.size_at(epoch, factor, num_examples)
         return BatchChoice(size, warmup * self.lr_factor(epoch, factor, size, num_examples))
 
@@ -121,7 +121,7 @@ class Fixed(BatchStrategy):
 
 @dataclass(frozen=True)
 class Full(BatchStrategy):
-    """B(t) = N: gradient descent, one update per pass, g = 0."""
+    """B(t) = N: gradient descent, with one update per pass and g = 0."""
 
     def check(self, num_examples: int) -> None:
         micro = self.micro_batch_size
@@ -139,11 +139,11 @@ class MultiStep(BatchStrategy):
 
     Args:
         size: B at t = 0, in examples, 1 to N.
-        milestones: epochs of the steps, > 0, strictly increasing.
-        factor: growth at each, >= 1.
-        max_size: cap, in examples, >= size; None: N.
+        milestones: epochs at which B grows, > 0, strictly increasing.
+        factor: growth factor of each step, >= 1.
+        max_size: cap of B, in examples, >= size; None: N.
 
-    Source: Smith et al. 1711.00489, section 5.1 (x5 at each milestone where the rate would have been divided by 5).
+    Source: Smith et al. 1711.00489, section 5.1 (x5 at each milestone where the learning rate would have been divided by 5).
     """
 
     size: int
@@ -172,11 +172,11 @@ class MultiStep(BatchStrategy):
 
 @dataclass(frozen=True)
 class Linear(BatchStrategy):
-    """B(t) = size + (max_size - size) min(t/T, 1), rounded: a ramp over T = epochs.
+    """B(t) = size + (max_size - size) min(t/T, 1), rounded: a linear ramp over T = epochs.
 
     Args:
         size: B at t = 0, in examples, 1 to N.
-        max_size: B from T on, in examples, 1 to N; smaller than size is a ramp down.
+        max_size: B from T on, in examples, 1 to N; if it is smaller than size, B falls.
         epochs: T, > 0.
     """
 
@@ -200,7 +200,7 @@ class Linear(BatchStrategy):
 
 
 def realisable(size: float, at_most: int, multiple: int | None) -> int:
-    """The nearest whole number of examples in [1, at_most], a multiple of `multiple` where one is given and fits."""
+    """The whole number of examples in [1, at_most] that is nearest to `size`; a multiple of `multiple` if one is given and fits."""
     step = 1 if multiple is None else min(multiple, at_most)
     steps = min(round(min(size, float(at_most)) / step), at_most // step)
     return max(1, steps) * step

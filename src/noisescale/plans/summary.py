@@ -1,4 +1,4 @@
-"""What a plan comes to: its phases, its totals, and how many updates the same noise takes when it is carried the other way."""
+"""The summary of a plan: its phases, its totals, and how many updates the same noise takes when it is carried the other way."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ __all__ = ["PlanSummary", "noise_formula", "summarize", "write_plan"]
 
 @dataclass(frozen=True)
 class PlanSummary:
-    """A plan, looked at.
+    """A plan with its updates, its phases and its counterpart.
 
     Args:
-        plan, lr, momentum: what is planned, with the optimizer's rate and momentum (0: none).
-        rule, match: what the noise is that the counterpart shares, see `noise.batch_noise`.
-        updates: all of them.
-        phases: in order.
-        other: the counterpart: the same noise carried the other way; None where there is none.
-        other_updates: how many it takes.
+        plan, lr, momentum: the plan, and the optimizer's learning rate and momentum (0: none).
+        rule, match: which noise the counterpart shares, see `noise.batch_noise`.
+        updates: all updates of the plan.
+        phases: its phases, in order.
+        other: its counterpart, which carries the same noise the other way; None if there is none.
+        other_updates: the number of updates of the counterpart; 0 if there is none.
     """
 
     plan: Plan
@@ -40,7 +40,7 @@ class PlanSummary:
     other_updates: int
 
     def rate(self, update: Update) -> float:
-        """The optimizer's rate in `update`."""
+        """The learning rate of `update`."""
         return self.lr * update.lr_factor
 
     def noise(self, update: Update) -> float:
@@ -65,14 +65,15 @@ class PlanSummary:
         return size / (self.plan.num_examples * (1.0 - self.momentum))
 
     def comparison(self) -> str:
-        """One line: the updates against those of the counterpart."""
+        """One line that compares the number of updates with that of the counterpart."""
         n = len(self.updates)
         total = f"{_grouped(n)} update{'s' if n > 1 else ''}"
         if self.other is None or self.plan.max_updates is not None or self.plan.max_updates_per_epoch is not None:
-            return total  # cut short, either would be another training
+            return total  # a plan that is cut short has nothing to be compared with
         noise = "noise" if self.keeps_g else self.matched_noise_formula()
         if isinstance(self.other.strategy, Dual):
-            return f"{total}; with the same {noise} in the batch (batch=dual) {_grouped(self.other_updates)}{_times(n, self.other_updates)}"
+            fewer = f"{_grouped(self.other_updates)} with the same {noise} carried by the batch (batch=dual)"
+            return f"{total}; {fewer}{_times(n, self.other_updates)}"
         assert isinstance(self.other.strategy, Fixed)
         size = self.other.strategy.size
         if n == self.other_updates:
@@ -81,13 +82,13 @@ class PlanSummary:
 
 
 def summarize(plan: Plan, lr: float, momentum: float = 0.0, optimizer: str = "SGD") -> PlanSummary:
-    """Go through all updates of a plan that has an end.
+    """The summary of a plan that has an end.
 
     Args:
-        plan: what is planned.
+        plan: the plan.
         lr: the optimizer's learning rate, lr0.
         momentum: m, in [0, 1); 0 for optimizers without momentum.
-        optimizer: its class name, which decides what noise is.
+        optimizer: its class name, which decides the rule of the noise.
     """
     updates, strategy = list(plan), plan.strategy
     rule, match = noise_rule_of(optimizer), "exact"
@@ -101,7 +102,7 @@ def summarize(plan: Plan, lr: float, momentum: float = 0.0, optimizer: str = "SG
 
 
 def write_plan(summary: PlanSummary, path: Path) -> None:
-    """plan.csv, atomically: a row per update with the columns of steps.csv but for the loss."""
+    """Write plan.csv atomically: a row per update, with the columns of steps.csv except the loss."""
     plan, lr, n = summary.plan, summary.lr, summary.plan.num_examples
     micro: dict[int, int] = {}
     lines = ["step,epoch,examples_seen,lr,effective_batch_size,micro_batch_size,accumulate_grad_batches,g"]
@@ -117,17 +118,17 @@ def write_plan(summary: PlanSummary, path: Path) -> None:
 
 
 def noise_formula(rule: str, match: str) -> str:
-    """The noise that a strategy matches, see `noise.batch_noise`: `lr (N/B - 1)` for sgd and exact."""
+    """The formula of the noise that a strategy matches, see `noise.batch_noise`: `lr (N/B - 1)` for sgd and exact."""
     if match == "exact":
         return "lr (N/B - 1)" if rule == "sgd" else "lr sqrt(N/B - 1)"
     return "lr N/B" if rule == "sgd" else "lr sqrt(N/B)"
 
 
-def _times(of: int, instead: int) -> str:
-    """How many times fewer or more updates `instead` is than `of`."""
-    if of == instead:
+def _times(before: int, after: int) -> str:
+    """`, 1.8x fewer` or `, 1.8x more`: how `after` updates compare with `before`; empty if they are as many."""
+    if before == after:
         return ""
-    return f", {of / instead:.1f}x fewer" if instead < of else f", {instead / of:.1f}x more"
+    return f", {before / after:.1f}x fewer" if after < before else f", {after / before:.1f}x more"
 
 
 def _grouped(number: int) -> str:

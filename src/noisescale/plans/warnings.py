@@ -1,5 +1,5 @@
-"""What to be warned of before training: sizes above N/10, caps, cuts that leave the rate high, small last windows, a rule that is not
-the optimizer's. Each warning is one line for people."""
+"""Warnings about a plan before training: sizes above N/10, caps, cuts that leave the learning rate high, small last windows, a rule that
+does not fit the optimizer. Each warning is one line for users to read."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from noisescale.plans.summary import PlanSummary, noise_formula
 __all__ = ["cap_warnings", "plan_warnings", "rule_warnings"]
 
 _CUT = 0.9
-"""A fall of the rate's or the batch's noise below this share, from one full update to the next, is a cut."""
+"""It is a cut if B grows by more than 1/_CUT and the counterpart's lr falls below _CUT of its value, from one full update to the next."""
 
 
 def plan_warnings(summary: PlanSummary, optimizer: str = "SGD", weight_decay: float = 0.0) -> list[str]:
-    """All that there is to warn of.
+    """All warnings about a plan.
 
     Args:
-        summary: the plan, gone through.
+        summary: the summary of the plan.
         optimizer: the optimizer's class name.
-        weight_decay: its weight decay.
+        weight_decay: the optimizer's weight decay.
     """
     return [
         *_size_warnings(summary),
@@ -37,7 +37,7 @@ def plan_warnings(summary: PlanSummary, optimizer: str = "SGD", weight_decay: fl
 
 
 def carries_by_batch(strategy: BatchStrategy) -> TypeGuard[Dual | CyclicBatch]:
-    """Whether the batch carries at least a share of the schedule's noise."""
+    """Whether the batch carries at least part of the schedule's noise."""
     return isinstance(strategy, CyclicBatch) or (isinstance(strategy, Dual) and strategy.growth > 0)
 
 
@@ -49,24 +49,24 @@ def _size_warnings(summary: PlanSummary) -> list[str]:
     if above is not None and n >= 10:
         notes.append(
             f"B = {above.effective_batch_size} at epoch {above.epoch:.4g} is above N/10 = {tenth}, where Smith et al. "
-            "(1711.00489) stop growing it"
+            "(1711.00489) stop growing the batch"
         )
     notes += cap_warnings(plan, summary.updates)
     largest = max(u.planned_batch_size for u in summary.updates)
     if summary.momentum > 0 and summary.memory(largest) > 1:
         notes.append(
-            f"momentum {summary.momentum:g} at B = {largest} fills in B/(N(1-m)) = {summary.memory(largest):.1f} epochs: "
-            "it starts from 0, and remembers the noise of before a cut as long"
+            f"momentum {summary.momentum:g} at B = {largest} takes B/(N(1-m)) = {summary.memory(largest):.1f} epochs to fill from 0, "
+            "and remembers the earlier noise for as long after a cut"
         )
     return notes
 
 
 def cap_warnings(plan: Plan, updates: Iterable[Update]) -> list[str]:
-    """Lines that say from which epoch on B cannot follow the noise, so that the learning rate has to.
+    """Lines that name the epoch from which B cannot follow the noise, so that the learning rate has to.
 
     Args:
-        plan: the plan; only a strategy that carries noise by the batch gives lines.
-        updates: its updates; they are gone through once.
+        plan: the plan; there are lines only for a strategy that carries noise by the batch.
+        updates: its updates, which are read once.
     """
     strategy = plan.strategy
     if not carries_by_batch(strategy):
@@ -76,7 +76,7 @@ def cap_warnings(plan: Plan, updates: Iterable[Update]) -> list[str]:
     highest = cap // step * step
     if highest <= strategy.size:
         limit = f"N/10 = {plan.num_examples // 10}" if name == "N/10" else f"{name} = {cap}"
-        return [f"B0 = {strategy.size} is not below its cap {limit}: the rate carries all of the noise, and no update is saved"]
+        return [f"B0 = {strategy.size} is not below its cap {limit}: the learning rate carries all of the noise, and no updates are saved"]
     at_cap = at_floor = None
     for update in updates:
         if at_cap is None and update.planned_batch_size >= highest:
@@ -85,21 +85,21 @@ def cap_warnings(plan: Plan, updates: Iterable[Update]) -> list[str]:
             at_floor = update
     lines = []
     if at_cap is not None:
-        lines.append(f"B reaches its cap {name} = {cap} at epoch {at_cap.epoch:.4g}: where less noise is wanted, the rate falls")
+        lines.append(f"B reaches its cap {name} = {cap} at epoch {at_cap.epoch:.4g}: for less noise, the learning rate falls instead")
     if at_floor is not None:
-        lines.append(f"B is down to {step} at epoch {at_floor.epoch:.4g}: where more noise is wanted, the rate rises")
+        lines.append(f"B is down to {step} at epoch {at_floor.epoch:.4g}: for more noise, the learning rate rises instead")
     return lines
 
 
 def _cap_of(strategy: Dual | CyclicBatch, n: int) -> tuple[int, str]:
-    """The largest batch that a strategy takes of n examples, and what to call it."""
+    """The largest batch that a strategy can use on n examples, and the name of that limit."""
     if isinstance(strategy, Dual) and strategy.cap(n) < n:
         return strategy.cap(n), "N/10" if strategy.max_size is None else "batch.max_size"
     return (n - 1, "N - 1") if strategy.match == "exact" else (n, "N")
 
 
 def _cut_warnings(summary: PlanSummary) -> list[str]:
-    """The first cut of SGD's noise that the batch takes on, at a rate above the counterpart's."""
+    """The first cut of SGD's noise that the batch carries, so that the learning rate stays above the counterpart's."""
     if summary.rule != "sgd" or summary.other is None or isinstance(summary.other.strategy, Dual):
         return []
     full = [u for u in summary.updates if u.effective_batch_size == u.planned_batch_size]
@@ -110,35 +110,35 @@ def _cut_warnings(summary: PlanSummary) -> list[str]:
         if 0 < after < _CUT * before and _jumps(summary.other.schedule, last.epoch, update.epoch):
             k, edge = update.lr_factor / after, 2.0 * (1.0 + summary.momentum)
             return [
-                f"at the cut of epoch {update.epoch:.4g} lr is {summary.rate(update):.4g}, the counterpart's {summary.lr * after:.4g}: "
-                f"on a quadratic of curvature h their risks are as ({edge:g} - lr h/{k:.3g}) to ({edge:g} - lr h), "
+                f"after the cut at epoch {update.epoch:.4g} lr is {summary.rate(update):.4g}, in the counterpart {summary.lr * after:.4g}: "
+                f"on a quadratic of curvature h, the ratio of their risks is ({edge:g} - lr h/{k:.3g}) to ({edge:g} - lr h), "
                 "see notebooks/noisy_quadratic.ipynb"
             ]
     return []
 
 
 def _jumps(level: Callable[[float], float], start: float, end: float) -> bool:
-    """Whether `level` falls in one place between two epochs, not gradually."""
+    """Whether `level` falls at a single point between two epochs instead of gradually."""
     points = [level(start + (end - start) * i / 8) for i in range(9)]
     return max(abs(a - b) for a, b in pairwise(points)) > 0.8 * abs(points[0] - points[-1])
 
 
 def rule_warnings(plan: Plan, optimizer: str, weight_decay: float) -> list[str]:
-    """Lines where the noise that a strategy carries is not that of the optimizer, given by its class name, or of its weight decay."""
+    """Lines about a rule that does not fit the optimizer, which is given by its class name, and about what happens to weight decay."""
     strategy, rule = plan.strategy, noise_rule_of(optimizer)
     notes: list[str] = []
     if not carries_by_batch(strategy):
         return notes
     if strategy.rule != rule:
         kept = noise_formula(strategy.rule or "", strategy.match)
-        notes.append(f"batch.rule={strategy.rule} keeps {kept}, which is not the noise of {optimizer}: its rule is {rule}")
+        notes.append(f"batch.rule={strategy.rule} keeps {kept}, which is not the noise of {optimizer}, whose rule is {rule}")
     if strategy.rule == "adaptive" and weight_decay > 0:
-        notes.append(f"weight_decay={weight_decay:g} acts once per update, with the rate: fewer updates decay less per epoch")
+        notes.append(f"weight_decay={weight_decay:g} acts once per update, times the learning rate: fewer updates decay less per epoch")
     return notes
 
 
 def _last_window_warnings(summary: PlanSummary) -> list[str]:
-    """The smallest last window of a pass, by its noise."""
+    """The last window of a pass that has the most noise, if that is at least twice the noise of a full window."""
     plan, n = summary.plan, summary.plan.num_examples
     small = [u for u in summary.updates if u.effective_batch_size < u.planned_batch_size < n]
     if plan.strategy.match_last or not small:
@@ -152,5 +152,5 @@ def _last_window_warnings(summary: PlanSummary) -> list[str]:
         return []
     return [
         f"the window that ends epoch {math.ceil(worst.epoch)} has {worst.effective_batch_size} of {worst.planned_batch_size} examples, "
-        f"{spike(worst):.3g}x the noise; batch.match_last=true lowers its rate, batch.last=carry makes it whole"
+        f"{spike(worst):.3g}x the noise; batch.match_last=true lowers its learning rate, batch.last=carry fills it up"
     ]

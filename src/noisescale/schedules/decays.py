@@ -1,4 +1,4 @@
-"""Schedules that start at 1 and fall: step, multi-step, inverse, exponential, polynomial, linear, cosine, a late decay; and constant."""
+"""Schedules that start at 1 and fall: step, multi-step, inverse, exponential, polynomial, linear, cosine, WSD; and the constant one."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Inverse(Schedule):
     """s(t) = 1 / (1 + gamma t).
 
     Args:
-        gamma: per epoch, >= 0.
+        gamma: decay per epoch, >= 0.
     """
 
     gamma: float
@@ -95,7 +95,7 @@ class Exponential(Schedule):
             raise ConfigError(
                 "gamma",
                 self.gamma if self.gamma is not None else "null",
-                f"exactly one of gamma (base, s = gamma^t) and rate (s = exp(-rate t)) must be given, rate is {self.rate}",
+                f"exactly one of gamma (base, s = gamma^t) and rate (s = exp(-rate t)) must be given, but rate is {self.rate}",
                 "set the other one to null",
             )
         if self.gamma is not None:
@@ -115,8 +115,8 @@ class Polynomial(Schedule):
     """s(t) = (1 - t/T)^power up to T = total_iters, 0 after it; torch's PolynomialLR. power = 1 is a straight line.
 
     Args:
-        power: > 0.
-        total_iters: T, in epochs (torch's name; its unit is the call), > 0; None: the whole training.
+        power: the exponent, > 0.
+        total_iters: T, in epochs (torch's name, but torch counts scheduler steps), > 0; None: the whole training.
     """
 
     power: float
@@ -139,8 +139,8 @@ class Linear(Schedule):
     """s(t) = start_factor + (end_factor - start_factor) min(t/T, 1), T = total_iters; torch's LinearLR.
 
     Args:
-        start_factor: at t = 0, > 0.
-        end_factor: from T on, >= 0.
+        start_factor: s(0), > 0.
+        end_factor: s from T on, >= 0.
         total_iters: T, in epochs, > 0; None: the whole training.
     """
 
@@ -165,13 +165,13 @@ class Linear(Schedule):
 class Cosine(Schedule):
     """s(t) = m + (1 - m) (1 + cos(pi t / T_max)) / 2 with m = eta_min/lr; torch's CosineAnnealingLR.
 
-    shape=quarter: s(t) = m + (1 - m) |cos(pi t / (2 T_max))|, which falls slowly first and fast at the end; its mean is 2/pi, not 1/2.
-    Periodic: after T_max the rate climbs back, and is at its top again at 2 T_max. For jumps instead, `CosineRestarts`.
+    shape=quarter: s(t) = m + (1 - m) |cos(pi t / (2 T_max))|, which falls slowly at first and fast at the end; for m = 0 its mean is 2/pi,
+    not 1/2. Periodic: after T_max the learning rate rises again and is back at its maximum at 2 T_max. `CosineRestarts` jumps back instead.
 
     Args:
         T_max: half a period, in epochs, > 0; None: the whole training.
-        eta_min: the lowest rate, in [0, lr].
-        lr: the rate that eta_min is quoted against, > 0.
+        eta_min: the lowest learning rate, in [0, lr].
+        lr: the learning rate that eta_min is relative to, > 0.
         shape: half | quarter (of a cosine's period).
 
     Source: Loshchilov & Hutter 1608.03983, equation 5 without restarts.
@@ -186,7 +186,7 @@ class Cosine(Schedule):
         check_horizon("T_max", self.T_max)
         check_choice("shape", self.shape, ("half", "quarter"))
         check_number("lr", self.lr, above=0)
-        check_number("eta_min", self.eta_min, at_least=0, at_most=self.lr, remedy="it is a rate, at most the optimizer's lr")
+        check_number("eta_min", self.eta_min, at_least=0, at_most=self.lr, remedy="it is a learning rate, at most the optimizer's")
 
     def __call__(self, epoch: float) -> float:
         progress, lowest = epoch / require_horizon("T_max", self.T_max), self.eta_min / self.lr
@@ -200,13 +200,13 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class WSD(Schedule):
-    """s(t) = 1, then a decay to end_factor over the last decay_fraction of T; warm-up, stable, decay with a warm-up before it.
+    """s(t) = 1, then a decay to end_factor over the last decay_fraction of T; with a warm-up before it, "warm-up, stable, decay".
 
-    With p in [0, 1] the progress of the decay: linear 1 - p, cosine (1 + cos(pi p))/2, sqrt 1 - sqrt(p), each between 1 and
-    end_factor. Constant after T.
+    With p in [0, 1] the progress of the decay, the shapes are linear, 1 - p; cosine, (1 + cos(pi p))/2; and sqrt, 1 - sqrt(p), each
+    scaled to run from 1 to end_factor. Constant after T.
 
     Args:
-        decay_fraction: share of T that decays, in (0, 1].
+        decay_fraction: the share of T that decays, in (0, 1].
         shape: linear | cosine | sqrt.
         end_factor: s(T), in [0, 1].
         epochs: T, > 0; None: the whole training.

@@ -1,4 +1,4 @@
-"""What every schedule is, and what several share: open horizons, boundaries under rounding, half a cosine."""
+"""The base class of all schedules, and what several of them share: open horizons, boundaries despite rounding, half a cosine."""
 
 from __future__ import annotations
 
@@ -29,46 +29,46 @@ class Schedule(ABC):
         """The factor at `epoch` (a float, in epochs). Never negative."""
 
     def parts(self, epoch: float) -> tuple[float, float]:
-        """(w, s): the warm-up and the rest, whose product is the factor. A batch that carries the noise leaves w to the rate."""
+        """(w, s): the warm-up and the rest; their product is the factor. A batch that carries the noise leaves w to the learning rate."""
         return 1.0, self(epoch)
 
     def with_horizon(self, epochs: float) -> Schedule:
-        """This schedule with a horizon that was left open set to `epochs`; itself where it has none."""
+        """This schedule with an open horizon set to `epochs`; the schedule itself if its horizon is not open."""
         return self
 
 
 def warmup_and_rest(schedule: Callable[[float], float], epoch: float) -> tuple[float, float]:
-    """(w, s) of any function of the epoch; w = 1 where it does not know its warm-up."""
+    """(w, s) of any function of the epoch; w = 1 for a function that is not a `Schedule`."""
     return schedule.parts(epoch) if isinstance(schedule, Schedule) else (1.0, schedule(epoch))
 
 
 def check_horizon(key: str, epochs: float | None) -> None:
-    """Raise `ConfigError` unless a horizon is left open or positive, in epochs."""
+    """Raise `ConfigError` unless a horizon, in epochs, is positive or left open (None)."""
     if epochs is not None:
         check_number(key, epochs, above=0, unit="epochs", remedy="leave it at null for the whole training")
 
 
 def require_horizon(key: str, horizon: float | None) -> float:
-    """The horizon, in epochs; `ConfigError` where it is still open."""
+    """The horizon, in epochs; raises `ConfigError` if it is still open."""
     if horizon is None:
-        raise ConfigError(key, "null", "has no horizon yet", "set it in epochs, or call `schedule.with_horizon(epochs)` first")
+        raise ConfigError(key, "null", "the horizon is not set yet", "set it in epochs, or call `schedule.with_horizon(epochs)` first")
     return horizon
 
 
 BOUNDARY_SLACK = 1.0 + 1e-12
-"""A boundary is reached when epoch * BOUNDARY_SLACK reaches it: 3/10 is the third multiple of 0.1, though 0.3/0.1 < 3 in floats.
+"""A boundary counts as reached when epoch * BOUNDARY_SLACK reaches it: 3/10 is the third multiple of 0.1, although 0.3/0.1 < 3 in floats.
 
-The margin is less than one example until 10^12 of them were seen, so no update comes early.
+The margin stays below one example until 10^12 examples have been seen, so no update crosses a boundary early.
 """
 
 
 def milestones_passed(milestones: Sequence[float], epoch: float) -> int:
-    """The number of milestones <= t, in epochs, in increasing order; one that t reaches but for rounding counts."""
+    """The number of milestones (in epochs, increasing) that are <= `epoch`; one that is missed only by rounding counts."""
     return bisect_right(milestones, epoch * BOUNDARY_SLACK)
 
 
 def completed(epoch: float, length: float) -> int:
-    """floor(epoch / length), for an epoch and a length that carry rounding errors."""
+    """floor(epoch / length), for an epoch and a length that have rounding errors."""
     return math.floor(epoch * BOUNDARY_SLACK / length)
 
 

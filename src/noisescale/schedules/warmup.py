@@ -1,4 +1,4 @@
-"""Warm-up before any schedule."""
+"""Warm-up in front of any schedule."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Warmup:
         epochs: its length W, >= 0; 0 is no warm-up.
         start_factor: w(0), in (0, 1].
         shape: linear | constant.
-        mode: overlap: w(t) s(t), the schedule's clock runs from the start, so milestones stay where they are and a horizon
-            ends with the training. shift: w(t) s(0) up to W, then s(t - W): the schedule starts when the warm-up ends; an
-            open horizon is the training less W.
+        mode: overlap: w(t) s(t). The schedule's clock runs from the start, so milestones stay where they are and an open horizon
+            ends with the training. shift: w(t) s(0) up to W, then s(t - W). The schedule starts when the warm-up ends, and an
+            open horizon is the training minus W.
     """
 
     epochs: float
@@ -48,13 +48,13 @@ class Warmup:
         """`schedule` over a training of `epochs`, with this warm-up before it.
 
         Raises:
-            ConfigError: the warm-up shifts the schedule and leaves it no time.
+            ConfigError: the mode is shift and the warm-up leaves no time for the schedule.
         """
         if self.epochs == 0:
             return schedule.with_horizon(epochs)
         if self.mode == "overlap":
             return WarmedUp(self, schedule.with_horizon(epochs))
-        remedy = "a warm-up that shifts must end before the training"
+        remedy = "with mode=shift the warm-up must end before the training does"
         check_number("epochs", self.epochs, at_least=0, below=epochs, unit="epochs", remedy=remedy)
         return WarmedUp(self, schedule.with_horizon(epochs - self.epochs))
 
@@ -70,6 +70,6 @@ class WarmedUp(Schedule):
         return math.prod(self.parts(epoch))
 
     def parts(self, epoch: float) -> tuple[float, float]:
-        late = self.warmup.epochs if self.warmup.mode == "shift" else 0.0
-        warmup, rest = self.schedule.parts(max(0.0, epoch - late))
+        delay = self.warmup.epochs if self.warmup.mode == "shift" else 0.0
+        warmup, rest = self.schedule.parts(max(0.0, epoch - delay))
         return self.warmup(epoch) * warmup, rest

@@ -1,4 +1,4 @@
-"""Schedules that climb: restarts, cycles, one cycle."""
+"""Schedules that also rise: restarts, cycles, one cycle."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["CosineRestarts", "Cyclic", "OneCycle"]
 class CosineRestarts(Schedule):
     """s(t) = m + (1 - m) (1 + cos(pi t_i / T_i)) / 2, T_i = T_0 T_mult^i, m = eta_min/lr; torch's CosineAnnealingWarmRestarts.
 
-    t_i: epochs since the i-th restart. The rate jumps back to its top at each restart.
+    t_i: epochs since the i-th restart. The learning rate jumps back to its maximum at each restart.
 
     Args:
         T_0: length of the first cycle, in epochs, > 0.
-        T_mult: growth of the cycles, >= 1.
-        eta_min: the lowest rate, in [0, lr].
-        lr: the rate that eta_min is quoted against, > 0.
+        T_mult: growth factor of the cycle length, >= 1.
+        eta_min: the lowest learning rate, in [0, lr].
+        lr: the learning rate that eta_min is relative to, > 0.
 
     Source: Loshchilov & Hutter 1608.03983, equation 5.
     """
@@ -34,7 +34,7 @@ class CosineRestarts(Schedule):
         check_number("T_0", self.T_0, above=0, unit="epochs")
         check_number("T_mult", self.T_mult, at_least=1)
         check_number("lr", self.lr, above=0)
-        check_number("eta_min", self.eta_min, at_least=0, at_most=self.lr, remedy="it is a rate, at most the optimizer's lr")
+        check_number("eta_min", self.eta_min, at_least=0, at_most=self.lr, remedy="it is a learning rate, at most the optimizer's")
 
     def __call__(self, epoch: float) -> float:
         restart, length = 0.0, float(self.T_0)
@@ -49,22 +49,22 @@ class CosineRestarts(Schedule):
 
 @dataclass(frozen=True)
 class Cyclic(Schedule):
-    """s(t) = (base_lr + (max_lr - base_lr) x(t) d(t)) / max_lr; torch's CyclicLR, as factors of the PEAK rate.
+    """s(t) = (base_lr + (max_lr - base_lr) x(t) d(t)) / max_lr; torch's CyclicLR, as a factor of the PEAK learning rate.
 
-    wave=triangle: x(t) climbs from 0 to 1 over step_size_up and falls back over step_size_down. wave=square: x = 1 for
-    step_size_up, then 0 for step_size_down. c counts cycles from 0. The bound decays as
-    d = 1 (triangular), 2^-c (triangular2), gamma^t (exp_range; t in epochs, where torch counts calls).
+    wave=triangle: x(t) rises from 0 to 1 over step_size_up and falls back over step_size_down. wave=square: x = 1 for
+    step_size_up, then 0 for step_size_down. The height of the wave decays as d(t) = 1 (triangular), 2^-c in cycle c = 0, 1, ...
+    (triangular2), or gamma^t (exp_range; t is in epochs, whereas torch counts scheduler steps).
 
     Args:
-        step_size_up: epochs of the climb, or of the high rate, > 0.
-        step_size_down: epochs of the fall, or of the low rate, > 0; None: as step_size_up.
-        mode: triangular | triangular2 | exp_range: torch's names, of the bound and not of the wave.
-        gamma: decay of the bound per epoch for exp_range, in (0, 1].
+        step_size_up: epochs of the rise, or of the high learning rate, > 0.
+        step_size_down: epochs of the fall, or of the low learning rate, > 0; None: the same as step_size_up.
+        mode: triangular | triangular2 | exp_range: torch's names for how the height decays, not for the shape of the wave.
+        gamma: factor of the height per epoch for exp_range, in (0, 1].
         base_lr: the lower bound, in [0, max_lr]; None: max_lr / 5.
         max_lr: the upper bound, > 0: the optimizer's lr.
         wave: triangle | square.
 
-    Source: L. Smith 1506.01186. base : max = 1 : 5 is Jastrzebski et al. 1711.04623.
+    Source: L. Smith 1506.01186. base : max = 1 : 5 is from Jastrzebski et al. 1711.04623.
     """
 
     step_size_up: float
@@ -84,7 +84,7 @@ class Cyclic(Schedule):
         check_number("gamma", self.gamma, above=0, at_most=1)
         check_number("max_lr", self.max_lr, above=0)
         if self.base_lr is not None:
-            check_number("base_lr", self.base_lr, at_least=0, at_most=self.max_lr, remedy="it is a rate, at most max_lr")
+            check_number("base_lr", self.base_lr, at_least=0, at_most=self.max_lr, remedy="it is a learning rate, at most max_lr")
 
     def __call__(self, epoch: float) -> float:
         up = self.step_size_up
@@ -102,17 +102,17 @@ class Cyclic(Schedule):
 
 @dataclass(frozen=True)
 class OneCycle(Schedule):
-    """s climbs from 1/div_factor to 1 over pct_start T, then falls to 1/(div_factor final_div_factor) at T; torch's OneCycleLR.
+    """s rises from 1/div_factor to 1 over pct_start T, then falls to 1/(div_factor final_div_factor) at T; torch's OneCycleLR.
 
-    The optimizer's lr is the PEAK (torch's max_lr). Only the rate moves: momentum stays as configured
-    (torch's cycle_momentum=False). torch reaches the two turning points one call earlier, at pct_start T - 1 and T - 1.
+    The optimizer's lr is the PEAK (torch's max_lr). Only the learning rate changes; momentum stays as configured
+    (torch's cycle_momentum=False). torch reaches the two turning points one step earlier, at pct_start T - 1 and T - 1.
 
     Args:
         epochs: T, > 0; None: the whole training. Constant after T.
-        pct_start: the share of T that climbs, in (0, 1).
+        pct_start: the share of T that rises, in (0, 1).
         anneal_strategy: cos | linear.
-        div_factor: peak / first rate, >= 1.
-        final_div_factor: first rate / last rate, >= 1.
+        div_factor: peak / first learning rate, >= 1.
+        final_div_factor: first / last learning rate, >= 1.
 
     Source: Smith & Topin 1708.07120.
     """
@@ -142,9 +142,9 @@ class OneCycle(Schedule):
         return start + (end - start) * part
 
     def parts(self, epoch: float) -> tuple[float, float]:
-        """The climb is a warm-up."""
-        climbs = epoch / require_horizon("epochs", self.epochs) < self.pct_start
-        return (self(epoch), 1.0) if climbs else (1.0, self(epoch))
+        """(w, s): the rise counts as a warm-up."""
+        rises = epoch / require_horizon("epochs", self.epochs) < self.pct_start
+        return (self(epoch), 1.0) if rises else (1.0, self(epoch))
 
     def with_horizon(self, epochs: float) -> OneCycle:
         return self if self.epochs is not None else replace(self, epochs=epochs)

@@ -21,7 +21,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from noisescale.app.launchers.ranks import end_with
-from noisescale.app.train import import_libraries
+from noisescale.app.libraries import import_libraries
 from noisescale.errors import ConfigError, check_count
 
 __all__ = ["Sweep", "launch"]

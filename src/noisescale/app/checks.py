@@ -1,0 +1,109 @@
+"""What of a composed config can be checked before torch is imported. A check of one option is its owner's; here they are put together."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from noisescale.app.config import as_plain, errors_under, options, output_dir
+from noisescale.errors import ConfigError, check_count, check_number
+from noisescale.plans.checks import check_ghost_multiple, check_label_smoothing, check_optimizer_options
+from noisescale.plans.trainer_limits import check_trainer_limits
+
+__all__ = ["check_config", "ghost_batch_size"]
+
+COMPILE_MODES = ("reduce-overhead", "max-autotune")
+"""Words of `model.compile` beside true and false: modes of torch.compile."""
+
+
+def check_config(cfg: DictConfig) -> None:
+    """Check everything that no run can carry out, whatever its data.
+
+    Raises:
+        ConfigError: the first thing that is wrong.
+    """
+    _check_options()
+    _check_run(cfg)
+    _check_trainer(cfg)
+    _check_model(cfg)
+    with errors_under("optimizer"):
+        check_optimizer_options({"lr": None} | as_plain(cfg.optimizer))
+    _check_precision(cfg)
+
+
+def ghost_batch_size(cfg: DictConfig) -> int:
+    """What micro-batches must be multiples of; 1 without ghost batch norm. The model itself says what is wrong with a bad value."""
+    ghost = cfg.model.get("ghost_batch_size")
+    return ghost if isinstance(ghost, int) and not isinstance(ghost, bool) and ghost > 0 else 1
+
+
+def _check_options() -> None:
+    """Files whose name starts with `_` hold keys that several options share."""
+    for group, option in options().items():
+        if option.rpartition("/")[2].startswith("_"):
+            raise ConfigError(group, option, "holds keys that several options share, and is not an option itself")
+
+
+def _check_run(cfg: DictConfig) -> None:
+    """The keys outside the groups."""
+    check_count("epochs", cfg.epochs, unit="epochs")
+    check_count("seed", cfg.seed, at_least=0, at_most=2**32 - 1)
+    check_label_smoothing(cfg.label_smoothing)
+    if cfg.threads is not None:
+        check_count("threads", cfg.threads, unit="threads", remedy="null for torch's default")
+    if cfg.max_micro_batch_size is not None:
+        check_count("max_micro_batch_size", cfg.max_micro_batch_size, unit="examples", remedy="null for no limit")
+        check_ghost_multiple("max_micro_batch_size", cfg.max_micro_batch_size, ghost_batch_size(cfg))
+    if cfg.ckpt_path is not None:
+        _check_checkpoint(str(cfg.ckpt_path))
+    _check_bool("full_error", cfg.full_error)
+    if Path(str(cfg.output_dir)) != output_dir():
+        raise ConfigError("output_dir", cfg.output_dir, "is what Hydra makes of hydra.run.dir", "set hydra.run.dir, or hydra.sweep.dir")
+
+
+def _check_checkpoint(path: str) -> None:
+    remedy = "give a .ckpt file, or null to start anew"
+    if not Path(path).is_file():
+        raise ConfigError("ckpt_path", path, "no such file" if Path(path).is_absolute() else f"no such file in {Path.cwd()}", remedy)
+    if not zipfile.is_zipfile(path):
+        raise ConfigError("ckpt_path", path, "is not a checkpoint, or a damaged one", remedy)
+
+
+def _check_trainer(cfg: DictConfig) -> None:
+    """What Lightning lets pass, or refuses without naming the key."""
+    trainer = cfg.trainer
+    if trainer.max_epochs != cfg.epochs:
+        problem = f"differs from epochs={cfg.epochs}, which schedules go by"
+        raise ConfigError("trainer.max_epochs", trainer.max_epochs, problem, "set epochs")
+    with errors_under("trainer"):
+        check_trainer_limits(trainer.get("max_steps", -1), trainer.get("limit_train_batches", 1.0))
+        if trainer.get("check_val_every_n_epoch") is not None:
+            check_count("check_val_every_n_epoch", trainer.check_val_every_n_epoch, unit="epochs")
+        if trainer.get("gradient_clip_val") is not None:
+            check_number("gradient_clip_val", trainer.gradient_clip_val, above=0, remedy="null for no clipping")
+
+
+def _check_model(cfg: DictConfig) -> None:
+    _check_bool("model.channels_last", cfg.model.get("channels_last", False))
+    compiled = cfg.model.get("compile", False)
+    if not isinstance(compiled, bool) and compiled not in COMPILE_MODES:
+        raise ConfigError("model.compile", compiled, f"must be one of false, true, {', '.join(COMPILE_MODES)}")
+
+
+def _check_precision(cfg: DictConfig) -> None:
+    """Half precision with a loss scale, which is for GPUs, and which torch's fused optimizers apply by themselves."""
+    if str(cfg.trainer.get("precision")) not in ("16", "16-mixed"):
+        return
+    if cfg.trainer.accelerator == "cpu":
+        raise ConfigError("trainer.precision", cfg.trainer.precision, "needs a GPU", "on the CPU use bf16-mixed")
+    if cfg.optimizer.get("fused") and cfg.trainer.get("gradient_clip_val") is not None:
+        problem = "would undo the loss scale of trainer.precision=16-mixed after the gradient was clipped"
+        raise ConfigError("optimizer.fused", True, problem, "set it to null, or use bf16-mixed")
+
+
+def _check_bool(key: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ConfigError(key, value, "must be true or false")

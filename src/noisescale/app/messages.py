@@ -1,0 +1,170 @@
+"""What goes wrong, in one line for people."""
+
+from __future__ import annotations
+
+import sys
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from noisescale.app.listing import options_of
+from noisescale.errors import ConfigError
+
+__all__ = ["INPUT_ERRORS", "composition_line", "line", "say"]
+
+INPUT_ERRORS = (ConfigError, HydraException, OmegaConfBaseException)
+"""What is raised for input that cannot be carried out."""
+
+SYNONYMS = {
+    "learning_rate": "optimizer.lr",
+    "lr": "optimizer.lr",
+    "momentum": "optimizer.momentum",
+    "weight_decay": "optimizer.weight_decay",
+    "wd": "optimizer.weight_decay",
+    "opt": "optimizer",
+    "optim": "optimizer",
+    "lr_scheduler": "scheduler",
+    "lr_schedule": "scheduler",
+    "schedule": "scheduler",
+    "sched": "scheduler",
+    "warmup_epochs": "warmup.epochs",
+    "batch_size": "batch.size",
+    "size": "batch.size",
+    "bs": "batch.size",
+    "global_batch_size": "batch.size",
+    "train_batch_size": "batch.size",
+    "effective_batch_size": "batch.size",
+    "micro_batch_size": "max_micro_batch_size",
+    "device_batch_size": "max_micro_batch_size",
+    "accumulate_grad_batches": "max_micro_batch_size",
+    "gradient_accumulation_steps": "max_micro_batch_size",
+    "max_epochs": "epochs",
+    "num_epochs": "epochs",
+    "n_epochs": "epochs",
+    "max_steps": "trainer.max_steps",
+    "dataset": "data",
+    "datamodule": "data",
+    "data_dir": "data.root",
+    "root": "data.root",
+    "workers": "data.num_workers",
+    "val_split": "data.val_fraction",
+    "arch": "model",
+    "architecture": "model",
+    "net": "model",
+    "network": "model",
+    "device": "trainer",
+    "accelerator": "trainer",
+    "gpu": "trainer",
+    "gpus": "trainer.devices",
+    "num_gpus": "trainer.devices",
+    "clip": "trainer.gradient_clip_val",
+    "grad_clip": "trainer.gradient_clip_val",
+    "resume": "ckpt_path",
+    "checkpoint": "ckpt_path",
+    "ckpt": "ckpt_path",
+    "random_seed": "seed",
+    "out": "hydra.run.dir",
+    "out_dir": "hydra.run.dir",
+}
+"""What people type elsewhere -> the key here."""
+
+
+def say(words: str) -> None:
+    """Print an error on stderr."""
+    print(f"error: {words}", file=sys.stderr)
+
+
+def line(error: BaseException) -> str:
+    """One line for people: the key, the value, what is valid, what to do instead."""
+    if isinstance(error, ConfigError):
+        return _one_line(ConfigError(error.key, _as_typed(error.value), error.problem, error.remedy))
+    if isinstance(error, OverrideParseException):
+        reason = _one_line(error).partition(" See http")[0]
+        return f"{error.override}: is not an override ({reason}); write key=value, and quote a value that is not plain: 'key=\"a=b\"'"
+    if isinstance(error, ConfigCompositionException) and isinstance(error.__cause__, OmegaConfBaseException):
+        if isinstance(error.__cause__, (ConfigKeyError, ConfigAttributeError)):
+            return _unknown_key(_quoted(str(error)), error.__cause__)
+        return f"{_one_line(error)}: {str(error.__cause__).splitlines()[0]}"
+    if isinstance(error, OmegaConfBaseException):
+        problem = str(error).splitlines()[0]
+        return f"{error.full_key}: {problem}" if getattr(error, "full_key", None) else problem
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: cannot be made ({error.strerror}); choose another folder with hydra.run.dir, or hydra.sweep.dir"
+    return _one_line(error)
+
+
+def composition_line(error: Exception, conf: Path) -> str:
+    """The line for an error of Hydra's before any run, where it can be the word of a group that is wrong.
+
+    Args:
+        error: the error.
+        conf: the folder of config.yaml.
+    """
+    if isinstance(error, (*INPUT_ERRORS, OSError)):
+        return _no_such_option(error, conf) or line(error)
+    return _not_a_word(conf) or line(error)
+
+
+def _no_such_option(error: BaseException, conf: Path) -> str:
+    """The line for a word that is not an option of its group; empty for any other error."""
+    if not isinstance(error, MissingConfigException) or not error.missing_cfg_file:
+        return ""
+    group, _, option = str(error.missing_cfg_file).partition("/")
+    valid = sorted({*options_of(group, conf), *(error.options or ())})
+    return f"{group}={option}: no such option{_did_you_mean(option, valid)}; valid: {', '.join(valid)}" if valid else ""
+
+
+def _not_a_word(conf: Path) -> str:
+    """The line for a group set to null or to a number, of which Hydra does not say which it is; empty where there is none."""
+    for argument in sys.argv[1:]:
+        group, _, option = argument.partition("=")
+        valid = options_of(group, conf) if group else []
+        if valid and option not in valid:
+            return f"{argument}: no such option; valid: {', '.join(valid)}"
+    return ""
+
+
+def _unknown_key(override: str, cause: OmegaConfBaseException) -> str:
+    parent, key = cause.parent_node, str(cause.key)
+    where = str(cause.full_key or key).rpartition(".")[0]
+    hidden = ("hydra", "output_dir")
+    valid = [str(name) for name in parent if not str(name).startswith("_") and name not in hidden] if isinstance(parent, DictConfig) else []
+    if not where:
+        valid += ["debug", "experiment"]  # groups without keys of their own
+    if not valid:
+        return f"{override}: unknown key; {where} has none"
+    meant = _meant(key, parent, valid) if isinstance(parent, DictConfig) else ""
+    inside = f"keys of {where}" if where else "keys"
+    add = f"; Lightning's other keys can be added: +{override}=..." if where == "trainer" else ""
+    return f"{override}: unknown key{meant}; {inside}: {', '.join(valid)}{add}"
+
+
+def _meant(key: str, parent: DictConfig, valid: list[str]) -> str:
+    """The key that was meant by one with another tool's name (`batch_size`), without its group (`gamma`), or with a slip."""
+    if key in SYNONYMS:
+        return f", did you mean {SYNONYMS[key]}?"
+    groups = [group for group in parent if isinstance(parent._get_node(group), DictConfig) and key in parent[group]]
+    return f", did you mean {groups[0]!s}.{key}?" if groups else _did_you_mean(key, valid)
+
+
+def _did_you_mean(name: str, valid: list[str]) -> str:
+    close = get_close_matches(name, valid, n=1)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def _as_typed(value: Any) -> Any:
+    """null, true and false as they are written in YAML."""
+    return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else value
+
+
+def _quoted(text: str) -> str:
+    parts = text.split("'")
+    return parts[1] if len(parts) > 2 else text
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

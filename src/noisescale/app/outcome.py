@@ -1,0 +1,107 @@
+"""How a training ends: its status, its metrics, and errors in the words of the config."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig
+
+from noisescale.callbacks import BatchSizeScheduler, TrainingDiverged
+from noisescale.data import ImageDataModule
+from noisescale.errors import ConfigError
+
+__all__ = ["Outcome", "fit_and_test"]
+
+
+@dataclass
+class Outcome:
+    """What became of a run.
+
+    Attributes:
+        status: completed | diverged | interrupted.
+        message: why, for people; empty for a run that was completed.
+        metrics: tag -> value, of the last epoch and of the test.
+        updates, examples: of the run, those before it was resumed included.
+        seconds: of training and validation.
+        examples_per_second: of this process alone.
+    """
+
+    status: str = "completed"
+    message: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+    updates: int = 0
+    examples: int = 0
+    seconds: float = 0.0
+    examples_per_second: float = 0.0
+
+
+def fit_and_test(
+    cfg: DictConfig, trainer: pl.Trainer, module: pl.LightningModule, data: ImageDataModule, batches: BatchSizeScheduler
+) -> Outcome:
+    """Train to the end of the plan, from `cfg.ckpt_path` where it is given, and test a run that was completed.
+
+    Raises:
+        ConfigError: what only shows when training starts; a checkpoint of another run; an image that has become unreadable.
+    """
+    outcome = Outcome()
+    started = time.perf_counter()
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt_path)
+        outcome.metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    except TrainingDiverged as error:
+        outcome.status, outcome.message = "diverged", str(error)
+    except (KeyboardInterrupt, SystemExit):
+        outcome.status = "interrupted"
+    except Exception as error:
+        refused = _in_words_of_the_config(error, cfg, data, batches)
+        if refused is None:
+            raise
+        raise refused from error
+    outcome.seconds = time.perf_counter() - started
+    outcome.updates = trainer.global_step
+    if batches.loader is not None:
+        outcome.examples = batches.loader.cursor.examples_seen
+    outcome.examples_per_second = (outcome.examples - batches.examples_before) / outcome.seconds
+    if outcome.status == "completed":
+        if cfg.ckpt_path is not None and not _has_started(batches):
+            problem = f"is already at the end, epoch {trainer.current_epoch}"
+            raise ConfigError("ckpt_path", cfg.ckpt_path, problem, "raise epochs to go on")
+        _test(outcome, trainer, module, data)
+    return outcome
+
+
+def _test(outcome: Outcome, trainer: pl.Trainer, module: pl.LightningModule, data: ImageDataModule) -> None:
+    """Add the metrics of the test; weights that give a number that is not finite have diverged in the last update."""
+    try:
+        tested = trainer.test(module, datamodule=data, verbose=False)
+    except (KeyboardInterrupt, SystemExit):
+        outcome.status = "interrupted"
+        return
+    if tested:
+        outcome.metrics |= {name: float(value) for name, value in tested[0].items()}
+    bad = ", ".join(f"{name} {value}" for name, value in outcome.metrics.items() if not math.isfinite(value))
+    if bad:
+        outcome.status = "diverged"
+        outcome.message = f"training diverged: the last update left weights that give {bad}; lower optimizer.lr"
+
+
+def _has_started(batches: BatchSizeScheduler) -> bool:
+    """Whether a micro-batch was taken."""
+    return batches.loader is not None and batches.loader.current is not None
+
+
+def _in_words_of_the_config(error: Exception, cfg: DictConfig, data: ImageDataModule, batches: BatchSizeScheduler) -> ConfigError | None:
+    """What the user has to change, for an error that `Trainer.fit` raised; None for a fault of the code."""
+    if isinstance(error, ConfigError):
+        return error.under("trainer") if error.key in cfg.trainer else error
+    unreadable = data.explain(error)
+    if unreadable is not None:
+        return unreadable.under("data")
+    if cfg.ckpt_path is None or _has_started(batches):
+        return None
+    reason = " ".join(str(error).split("\n\t")[0:2])
+    remedy = "resume with the model, the optimizer and the data that it was saved with"
+    return ConfigError("ckpt_path", cfg.ckpt_path, f"does not fit this run ({reason})", remedy)

@@ -1,0 +1,65 @@
+"""Compile the network of a run before its first update, where the time it takes is not mistaken for training."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from noisescale.errors import ConfigError
+
+__all__ = ["CompileFirst"]
+
+
+class CompileFirst(pl.Callback):
+    """Call the compiled `pl_module.net` forward and backward before training, and say on stderr how long that took.
+
+    Weights, buffers, gradients and random numbers stay as they are.
+
+    Args:
+        image: (c, h, w) of the images.
+        mode: what was chosen, for the words of an error.
+
+    Raises:
+        ConfigError: what cannot be compiled here, for want of a compiler above all.
+    """
+
+    def __init__(self, image: Sequence[int], mode: bool | str) -> None:
+        self.image, self.mode = tuple(image), mode
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        net, device, started = pl_module.net, pl_module.device, time.perf_counter()
+        assert isinstance(net, nn.Module)
+        buffers, modes = [buffer.clone() for buffer in net.buffers()], {layer: layer.training for layer in net.modules()}
+        try:
+            with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
+                self._compile(net, pl_module, trainer.precision_plugin.forward_context)
+        except Exception as error:
+            reason = str(error).strip().partition("\n")[0]
+            remedy = "a C++ compiler (g++) must be there; or set model.compile=false"
+            raise ConfigError("model.compile", self.mode, f"the network cannot be compiled here ({reason})", remedy) from error
+        finally:
+            for layer, training in modes.items():
+                layer.training = training
+            for buffer, value in zip(net.buffers(), buffers, strict=True):
+                buffer.copy_(value)
+        if trainer.is_global_zero:
+            print(f"note: compiled the network in {time.perf_counter() - started:.1f} s", file=sys.stderr)
+
+    def _compile(self, net: nn.Module, module: pl.LightningModule, context: Callable[[], AbstractContextManager[None]]) -> None:
+        # Two examples: a size of one would be compiled by itself. Made in each mode: in inference mode tensors are of another kind.
+        images = partial(torch.zeros, 2, *self.image, device=module.device, dtype=module.dtype)
+        net.train()
+        with context():
+            logits: Tensor = net(images())
+        # Not `backward`, which would leave gradients, and call the hooks that average them over devices.
+        torch.autograd.grad(logits.sum(), [p for p in net.parameters() if p.requires_grad], allow_unused=True)
+        net.eval()
+        with torch.inference_mode(), context():
+            net(images())

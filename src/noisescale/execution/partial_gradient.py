@@ -1,0 +1,33 @@
+"""The gradient of an update that is under way, in a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["load_gradient", "restore_gradient", "save_gradient"]
+
+_KEY = "partial_gradient"
+
+
+def save_gradient(module: nn.Module, checkpoint: dict[str, Any]) -> None:
+    """Put a copy of the gradients of `module` into a checkpoint, by the names of the parameters."""
+    checkpoint[_KEY] = {name: p.grad.detach().clone() for name, p in module.named_parameters() if p.grad is not None}
+
+
+def load_gradient(checkpoint: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    """What `save_gradient` put there; None where the checkpoint was saved between two updates."""
+    return checkpoint.get(_KEY)
+
+
+def restore_gradient(module: nn.Module, gradients: Mapping[str, Tensor]) -> None:
+    """Set the gradients of `module` to copies of `gradients`, on the device and in the memory order of each parameter.
+
+    The memory order matters: torch's fused optimizers are silently wrong where it differs between a parameter and its gradient.
+    """
+    for name, parameter in module.named_parameters():
+        if name in gradients:
+            parameter.grad = torch.empty_like(parameter).copy_(gradients[name])

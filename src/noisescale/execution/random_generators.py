@@ -1,0 +1,30 @@
+"""The state of the global random generators, as a function of a seed."""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+
+import numpy as np
+import torch
+
+__all__ = ["seed_random_generators"]
+
+
+def seed_random_generators(seed: int) -> None:
+    """Seed torch (all devices), numpy and random of this process."""
+    if _accelerator_in_use():
+        torch.manual_seed(seed)
+    else:  # The same numbers; `torch.manual_seed` would record a stack trace for each device that is not in use, at every call.
+        torch.default_generator.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - users' transforms draw from the global generators
+    random.seed(seed)
+
+
+@cache
+def _has_accelerator() -> bool:
+    return torch.accelerator.is_available()
+
+
+def _accelerator_in_use() -> bool:
+    return _has_accelerator() and (not torch.cuda.is_available() or torch.cuda.is_initialized())

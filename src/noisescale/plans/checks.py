@@ -1,0 +1,57 @@
+"""Checks of options, called both before torch is imported and by the class that owns the option.
+
+Each raises a `ConfigError` whose key is the name of the argument; `ConfigError.under` adds the config group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from noisescale.errors import ConfigError, check_number
+
+__all__ = ["check_ghost_multiple", "check_label_smoothing", "check_optimizer_options"]
+
+
+def check_optimizer_options(options: Mapping[str, Any]) -> None:
+    """Check those options of torch's optimizers that are given.
+
+    lr > 0; weight_decay, eps >= 0; momentum, alpha, rho and every beta in [0, 1); all finite, although torch accepts inf. fused and foreach
+    are true, false or null, and cannot both be true.
+    """
+    for key, value in options.items():
+        match key:
+            case "lr":
+                check_number(key, value, above=0.0)
+            case "weight_decay" | "eps":
+                check_number(key, value, at_least=0.0)
+            case "momentum" | "alpha" | "rho":
+                check_number(key, value, at_least=0.0, below=1.0)
+            case "betas":
+                if isinstance(value, str) or not isinstance(value, Sequence):
+                    raise ConfigError(key, value, "must be two numbers in [0, 1)")
+                for beta in value:
+                    check_number(key, beta, at_least=0.0, below=1.0)
+            case "fused" | "foreach":
+                if not isinstance(value, bool | None):
+                    raise ConfigError(key, value, "must be true, false or null", "null is torch's own choice")
+    if options.get("fused") and options.get("foreach"):
+        raise ConfigError("fused", True, "cannot be combined with foreach=true", "set one of them to null")
+
+
+def check_label_smoothing(value: Any) -> None:
+    """a in [0, 1): the share of the target that is spread over all classes."""
+    check_number("label_smoothing", value, at_least=0, below=1)
+
+
+def check_ghost_multiple(key: str, size: int | None, ghost_batch_size: int) -> None:
+    """Check that a limit of the micro-batch is a multiple of the ghost batch; otherwise it would change what batch norm sees.
+
+    Args:
+        key: the name of the limit.
+        size: the limit, in examples; None: no limit.
+        ghost_batch_size: in examples; 1 without ghost batch norm.
+    """
+    if size is not None and size % ghost_batch_size:
+        problem = f"must be a multiple of the ghost batch of {ghost_batch_size} examples"
+        raise ConfigError(key, size, problem, "else it would change what batch norm sees")

@@ -1,0 +1,67 @@
+"""The plan of a training under a trainer's limits: the only place where such limits become a plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from noisescale.errors import check_count
+from noisescale.plans.duality import resolve_rule
+from noisescale.plans.plan import Plan
+from noisescale.plans.strategies import BatchStrategy
+from noisescale.schedules import Schedule
+
+__all__ = ["check_trainer_limits", "plan_for_trainer"]
+
+
+def check_trainer_limits(max_steps: Any, limit_train_batches: Any) -> None:
+    """Raise `ConfigError` unless the limits of a Lightning Trainer can be planned: both must be whole numbers of updates.
+
+    Args:
+        max_steps: -1 (no limit), or a number of updates, at least 1.
+        limit_train_batches: 1.0 (no limit), or a whole number of updates per epoch, at least 1. A fraction cannot be planned.
+    """
+    if max_steps != -1:
+        check_count("max_steps", max_steps, unit="updates", remedy="-1 for no limit")
+    if limit_train_batches != 1.0 or isinstance(limit_train_batches, bool):
+        check_count("limit_train_batches", limit_train_batches, unit="updates of each epoch", remedy="1.0 for the whole epoch")
+
+
+def plan_for_trainer(
+    schedule: Schedule,
+    strategy: BatchStrategy,
+    num_examples: int,
+    *,
+    optimizer: str,
+    max_epochs: int | None,
+    max_steps: int = -1,
+    limit_train_batches: float = 1.0,
+    world_size: int = 1,
+    max_micro_batch_size: int | None = None,
+    micro_batch_multiple: int = 1,
+) -> Plan:
+    """The plan of a training under the limits of a Lightning Trainer, whose argument names it uses.
+
+    An open horizon of the schedule becomes `max_epochs`, and an open rule of the strategy becomes the rule of the optimizer.
+
+    Args:
+        schedule, strategy, num_examples, world_size, max_micro_batch_size, micro_batch_multiple: as in `Plan`.
+        optimizer: the optimizer's class name.
+        max_epochs: number of epochs; None or -1: no limit.
+        max_steps, limit_train_batches: see `check_trainer_limits`. 1 is one update per epoch, 1.0 is all updates.
+
+    Raises:
+        ConfigError: as in `check_trainer_limits` and `Plan`.
+    """
+    check_trainer_limits(max_steps, limit_train_batches)
+    epochs = None if max_epochs in (None, -1) else max_epochs
+    return Plan(
+        schedule if epochs is None else schedule.with_horizon(epochs),
+        resolve_rule(strategy, optimizer),
+        num_examples,
+        epochs,
+        world_size,
+        max_micro_batch_size,
+        micro_batch_multiple,
+        max_updates=None if max_steps == -1 else max_steps,
+        max_updates_per_epoch=limit_train_batches if isinstance(limit_train_batches, int) else None,
+    )

@@ -1,0 +1,76 @@
+"""The table of a plan: a row per phase, in 80 columns."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from io import StringIO
+from itertools import groupby
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from noisescale.plans.phases import Phase
+from noisescale.plans.summary import PlanSummary
+
+__all__ = ["print_plan"]
+
+WIDTH = 80
+"""Columns of a table that goes to a file or a pipe, unless the variable COLUMNS says otherwise."""
+
+
+def print_plan(summary: PlanSummary) -> None:
+    """Print the phases of a plan, its totals, and what momentum does to its noise."""
+    plan = summary.plan
+    devices = f"{plan.world_size} device{'s' if plan.world_size > 1 else ''}"
+    print(f"N = {plan.num_examples}, {plan.epochs} epochs; B = micro x accumulate x {devices}")
+    terminal = sys.stdout.isatty()
+    console = Console() if terminal else Console(width=int(os.environ.get("COLUMNS", WIDTH)), file=StringIO())
+    console.print(_table(summary))
+    if not terminal:
+        assert isinstance(console.file, StringIO)
+        print("\n".join(line.rstrip() for line in console.file.getvalue().splitlines()).rstrip())
+    print(summary.comparison())
+    if summary.momentum > 0:
+        sizes = [update.planned_batch_size for update in summary.updates]
+        memory = _range([summary.memory(min(sizes)), summary.memory(max(sizes))], digits=2)
+        print(f"with momentum {summary.momentum:g} the noise is g/(1-m) = {1 / (1 - summary.momentum):.4g} g")
+        print(f"the momentum buffer averages over B/(N(1-m)) = {memory} epochs")
+
+
+def _table(summary: PlanSummary) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    columns = ["epochs", "lr", "B", "accumulate", "g", *([] if summary.keeps_g else [summary.matched_noise_formula()]), "updates"]
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=column in ("epochs", "B", "accumulate", "updates"))
+    # The phases of a wave look alike: they become one row.
+    for cells, group in groupby(summary.phases, key=lambda phase: _cells(summary, phase)):
+        phases = list(group)
+        table.add_row(f"{phases[0].start:.4g} to {phases[-1].end:.4g}", *cells, str(sum(phase.updates for phase in phases)))
+    return table
+
+
+def _cells(summary: PlanSummary, phase: Phase) -> tuple[str, ...]:
+    """A row without its epochs and its updates: the first and the last full update of a phase."""
+    ends = (phase.first, phase.last)
+    cells = [
+        _range([summary.rate(update) for update in ends]),
+        _range([update.effective_batch_size for update in ends]),
+        _range([update.accumulate_grad_batches for update in ends]),
+        _range([summary.noise(update) for update in ends]),
+    ]
+    if not summary.keeps_g:
+        cells.append(_range([summary.matched_noise(summary.rate(update), update.effective_batch_size) for update in ends]))
+    return tuple(cells)
+
+
+def _range(values: Sequence[float], digits: int = 3) -> str:
+    """`first to last`, or, with a digit more, one number where the two are written alike."""
+    written = dict.fromkeys(_number(value, digits) for value in values)
+    return " to ".join(written) if len(written) > 1 else _number(values[0], digits + 1)
+
+
+def _number(value: float, digits: int) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.{digits}g}"

@@ -1,0 +1,45 @@
+"""Callbacks that a command line names, `+callbacks.end._target_=tests.helpers.callbacks.KilledByTheSystem`; each ends a run in its way."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+
+
+class KilledByTheSystem(pl.Callback):
+    """Ends the process at the first batch, as the system does for want of memory."""
+
+    def on_train_batch_start(self, *arguments: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Unpicklable(Exception):
+    """An error that pickle cannot bring back."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(f"{one} {two}")
+
+
+class FailsWithSeed0(pl.Callback):
+    """Raises an error of its own in the run with seed 0."""
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *arguments: Any) -> None:
+        if os.environ.get("PL_GLOBAL_SEED") == "0":
+            raise Unpicklable("first", "second")
+
+
+class RaiseSignal(pl.Callback):
+    """A signal to this process after update `at`."""
+
+    def __init__(self, number: int, at: int) -> None:
+        self.number, self.at = number, at
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.at:
+            if signal.getsignal(self.number) in (signal.SIG_DFL, signal.SIG_IGN):
+                pytest.fail("nobody handles the signal")
+            signal.raise_signal(self.number)

@@ -1,0 +1,28 @@
+"""The one line with which something is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from noisescale.errors import ConfigError
+
+
+def refusal_of(action: Callable[[], object]) -> str:
+    """The line of the ConfigError that `action` raises."""
+    with pytest.raises(ConfigError) as refusal:
+        action()
+    return str(refusal.value)
+
+
+def error_of(action: Callable[[], object], key: str, *words: object) -> str:
+    """The line, which must be one, begin `key=` and have all the words in it; no trace of another error may come with it."""
+    with pytest.raises(ConfigError) as caught:
+        action()
+    line = str(caught.value)
+    assert "\n" not in line
+    assert line.startswith(f"{key}=")
+    assert [str(word) for word in words if str(word) not in line] == [], line
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    return line

@@ -1,0 +1,80 @@
+"""A small regression that trainings are compared on: data, network and module, which know nothing of noisescale."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+N = 103
+"""Examples: a prime, so that nothing divides it."""
+
+
+class Regression(Dataset[tuple[Tensor, Tensor, int]]):
+    """(x, y, index): 103 points, fixed."""
+
+    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
+        generator = torch.Generator().manual_seed(7)
+        self.x = torch.randn(N, 5, generator=generator, dtype=torch.float64).to(dtype)
+        self.y = (self.x.double() @ torch.randn(5, 2, generator=generator, dtype=torch.float64)).sin().to(dtype)
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
+        return self.x[index], self.y[index], index
+
+
+def network(dtype: torch.dtype = torch.float64, dropout: float = 0.0, norm: bool = False) -> nn.Sequential:
+    """The same initial weights each time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        layers: list[nn.Module] = [nn.Linear(5, 16), nn.Tanh(), nn.Dropout(dropout), nn.Linear(16, 2)]
+        if norm:
+            layers.insert(1, nn.BatchNorm1d(16))
+        return nn.Sequential(*layers).to(dtype)
+
+
+def sgd(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=1e-3)
+
+
+class Plain(pl.LightningModule):
+    """A mean squared error; remembers which examples each micro-batch held, and how many each update took."""
+
+    def __init__(self, net: nn.Module, optimizer: Callable[[Any], torch.optim.Optimizer] = sgd) -> None:
+        super().__init__()
+        self.net, self.make_optimizer = net, optimizer
+        self.seen: list[list[int]] = []
+
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
+        x, y, index = batch
+        self.seen.append(index.tolist())
+        return F.mse_loss(self.net(x), y)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.make_optimizer(self.net.parameters())
+
+
+class Validated(Plain):
+    """Validated on all the examples that it is trained on."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/loss", F.mse_loss(self.net(batch[0]), batch[1]))
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(Regression(), batch_size=N)
+
+
+def big_batch_gradient(net: nn.Module, data: Regression, indices: Tensor) -> Tensor:
+    """The gradient of the mean loss over `indices` as one batch, at the net's weights; flat."""
+    twin = copy.deepcopy(net)
+    twin.zero_grad()
+    F.mse_loss(twin(data.x[indices]), data.y[indices]).backward()
+    return torch.cat([p.grad.flatten() for p in twin.parameters() if p.grad is not None])

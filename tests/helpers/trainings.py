@@ -1,0 +1,117 @@
+"""Trainings in this process that say nothing, and recorders of what happened in them."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from noisescale.callbacks import BatchSizeScheduler
+from noisescale.execution.loader import PlannedLoader
+from tests.helpers.regression import Regression, big_batch_gradient
+
+ignored = (
+    "ignore:.*does not have many workers.*",
+    "ignore:.*LeafSpec.*",
+    "ignore:.*exists and is not empty.*",
+    "ignore:.*`isinstance.treespec.*",
+    "ignore:.*smaller than the logging interval.*",
+)
+"""Warnings of Lightning's own that do not concern these tests: each is a line for `pytest.mark.filterwarnings`."""
+
+
+def quiet_trainer(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
+    """Three epochs on the CPU in one process; it shows nothing and leaves nothing behind. `options` come before all of that."""
+    quiet: dict[str, Any] = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "max_epochs": 3,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
+    return pl.Trainer(**{**quiet, **options}, callbacks=list(callbacks))
+
+
+def fit(
+    module: pl.LightningModule,
+    *callbacks: pl.Callback,
+    data: Dataset[Any] | None = None,
+    workers: int = 0,
+    shuffle: bool = True,
+    loader: Any = None,
+    ckpt_path: str | Path | None = None,
+    **options: Any,
+) -> pl.Trainer:
+    """Fit with a quiet trainer, on the regression where no data are given; the trainer."""
+    if loader is None and not is_overridden("train_dataloader", module):
+        dtype = next(module.parameters()).dtype
+        loader = DataLoader(data or Regression(dtype), batch_size=7, shuffle=shuffle, num_workers=workers)
+    trainer = quiet_trainer(*callbacks, **options)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*Checkpoint directory.*")
+        trainer.fit(module, loader, ckpt_path=ckpt_path)
+    return trainer
+
+
+def weights(module: pl.LightningModule) -> Tensor:
+    """All parameters, flat."""
+    return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+
+def scheduler_of(trainer: pl.Trainer) -> BatchSizeScheduler:
+    """The trainer's BatchSizeScheduler."""
+    return next(callback for callback in trainer.callbacks if isinstance(callback, BatchSizeScheduler))  # type: ignore[attr-defined]
+
+
+class GradientErrors(pl.Callback):
+    """|g - g_big| / |g_big| of every update: the accumulated gradient against one batch of the planned examples, at the same weights."""
+
+    def __init__(self, data: Regression) -> None:
+        self.data = data
+        self.errors: list[float] = []
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
+        loader = trainer.train_dataloader
+        assert isinstance(loader, PlannedLoader)
+        assert loader.current is not None
+        update = loader.current.update
+        indices = loader.indices(update.start.position, update.effective_batch_size)
+        net = pl_module.net
+        assert isinstance(net, nn.Module)
+        expected = big_batch_gradient(net, self.data, indices)
+        found = torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
+        self.errors.append(float((found - expected).norm() / expected.norm()))
+
+
+class Stop(Exception):
+    """Ends a training where `SaveAndDie` wants it."""
+
+
+class SaveAndDie(pl.Callback):
+    """Save a checkpoint after micro-batch `at` of the whole run, then fail."""
+
+    def __init__(self, at: int, path: Path, where: str = "batch_end") -> None:
+        self.at, self.path, self.where, self.count = at, path, where, 0
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.count += 1
+        if self.count == self.at and self.where == "batch_end":
+            trainer.save_checkpoint(self.path)
+            raise Stop
+
+    def on_before_backward(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self.count == self.at and self.where == "inside":
+            raise Stop
+
+    def on_exception(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self.where == "inside":
+            trainer.save_checkpoint(self.path)
