@@ -9,6 +9,9 @@
 - make: the target is in the Makefile; what ARGS passes on to train.py, pytest or benchmarks is checked like a command of theirs.
 - python -m benchmarks and scripts: the part, the module, the file exists.
 - anything else must be one of `OTHERS`.
+
+docs/options.md repeats the command of each experiment's file. tests/app/test_configs.py composes and plans each of them, so here they are
+run by `make test-slow` alone, unless another page has them, too.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,6 +53,7 @@ OTHERS = {
 
 COMMANDS = [*commands(), Command(("python", "train.py", "-sc", "install=bash"))]
 PLANS = [command for command in COMMANDS if command.starts_with("python", "plan.py")]
+ELSEWHERE = {command for page in PAGES if page.name != "options.md" for command in commands_of(page)}
 PRINTS = [command for command in COMMANDS if command.starts_with("python", "train.py") and {"--cfg", "--help", "-sc"} & {*command.words}]
 TRAININGS = [command for command in COMMANDS if command.starts_with("python", "train.py") and command not in PRINTS]
 MADE = [
@@ -60,6 +65,15 @@ MADE = [
 README = [command for command in commands_of(REPOSITORY / "README.md") if "-m" not in command.words]
 SHORT = [command for command in TRAININGS if command in README or "ckpt_path" in str(command)]
 REST = [command for command in dict.fromkeys([*TRAININGS, *MADE]) if command not in SHORT]
+
+
+def marked(commands: list[Command]) -> list[Any]:
+    """Parameters of a test: those that are on the options page alone, as the command of an experiment, are slow."""
+    slow = [command.arguments[0].startswith("experiment=") and command not in ELSEWHERE for command in commands]
+    return [
+        pytest.param(command, id=str(command), marks=pytest.mark.slow if late else ()) for command, late in zip(commands, slow, strict=True)
+    ]
+
 
 # -- every line is known -------------------------------------------------------------------------------------------------------
 
@@ -135,7 +149,7 @@ def concrete(command: Command, saved: Path, pictures: Path) -> list[str]:
 # -- the front doors -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", PLANS, ids=str)
+@pytest.mark.parametrize("command", marked(PLANS))
 def test_plan(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     outcome = plan(*command.arguments)
@@ -205,7 +219,7 @@ def composed(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> DictConfi
     return cfg
 
 
-@pytest.mark.parametrize("command", REST, ids=str)
+@pytest.mark.parametrize("command", marked(REST))
 def test_up_to_the_start_of_training(command: Command, saved: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for arguments in samples(concrete(command, saved, pictures)):
         cfg = composed(arguments, monkeypatch)
