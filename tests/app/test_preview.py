@@ -284,7 +284,7 @@ def test_a_sweep_is_a_line_per_plan(tmp_path: Path) -> None:
     assert [line.partition(":")[0] for line in lines] == [
         f"scheduler={scheduler} batch={batch} epochs=20" for scheduler in ("cosine", "constant") for batch in ("small", "dual")
     ]
-    assert lines[0].endswith(": 820 updates; 466 with the same noise carried by the batch (batch=dual), 1.8x fewer")
+    assert lines[0].endswith(": 820 updates; 466 with the same noise in the batch (batch=dual), 1.8x fewer")
     assert lines[1].endswith(": 466 updates instead of 820 at B = 32 with the same noise, 1.8x fewer")
     assert "accumulate" not in outcome.out, "no tables in a sweep"
     for number in range(4):

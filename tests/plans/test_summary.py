@@ -123,7 +123,7 @@ def test_a_training_cut_short_ends_where_it_is_cut() -> None:
 @pytest.mark.parametrize(
     ("strategy", "line"),
     [
-        (Fixed(32), "820 updates; 466 with the same noise carried by the batch (batch=dual), 1.8x fewer"),
+        (Fixed(32), "820 updates; 466 with the same noise in the batch (batch=dual), 1.8x fewer"),
         (Dual(32, rule="sgd"), "466 updates instead of 820 at B = 32 with the same noise, 1.8x fewer"),
         (batching.Linear(32, 8, 20), r"1 \d\d\d updates instead of 820 at B = 32 with the same noise, \d.\dx more"),
         (Full(), "20 updates"),

@@ -72,7 +72,7 @@ class PlanSummary:
             return total  # a plan that is cut short has nothing to be compared with
         noise = "noise" if self.keeps_g else self.matched_noise_formula()
         if isinstance(self.other.strategy, Dual):
-            fewer = f"{_grouped(self.other_updates)} with the same {noise} carried by the batch (batch=dual)"
+            fewer = f"{_grouped(self.other_updates)} with the same {noise} in the batch (batch=dual)"
             return f"{total}; {fewer}{_times(n, self.other_updates)}"
         assert isinstance(self.other.strategy, Fixed)
         size = self.other.strategy.size
