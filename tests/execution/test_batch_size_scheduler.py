@@ -234,7 +234,7 @@ def test_without_a_schedule_the_modules_own_scheduler_is_left_alone() -> None:
     rates = Rates()
     fit(Own(network()), BatchSizeScheduler(batching.Full()), rates)
     assert [rate for (rate,) in rates.rates] == pytest.approx([0.1, 0.05, 0.025])
-    with pytest.raises(ConfigError, match="lr_scheduler=ExponentialLR: the plan sets the rate"):
+    with pytest.raises(ConfigError, match="lr_scheduler=ExponentialLR: the plan sets the learning rate"):
         fit(Own(network()), BatchSizeScheduler(batching.Full(), schedules.Cosine()))
 
 
@@ -291,7 +291,7 @@ def loader(dataset: Dataset[Any] | None = None, **options: Any) -> DataLoader[An
             {"module": Plain(network(norm=True)), "callbacks": [StochasticWeightAveraging(0.1)]},
             "steps the optimizer while it updates batch norm",
         ),
-        ({"callbacks": [StochasticWeightAveraging(0.1)]}, "callbacks=StochasticWeightAveraging: sets the rate"),
+        ({"callbacks": [StochasticWeightAveraging(0.1)]}, "callbacks=StochasticWeightAveraging: sets the learning rate"),
         ({"accumulate_grad_batches": 4}, "accumulate_grad_batches=4: is decided by the plan"),
         ({"overfit_batches": 1}, "overfit_batches=1: "),
         ({"limit_train_batches": 0.5}, "limit_train_batches=0.5: must be a whole number of updates"),
@@ -365,13 +365,13 @@ def test_a_micro_batch_without_a_loss_is_an_error_not_a_wrong_gradient(skipped: 
             loss = super().training_step(batch, batch_idx)
             return None if len(self.seen) == 4 + skipped else loss
 
-    with pytest.raises(RuntimeError, match=f"update 1, micro-batch {skipped}: 0 backward passes where the plan has one"):
+    with pytest.raises(RuntimeError, match=f"update 1, micro-batch {skipped}: 0 backward passes instead of one"):
         fit(Skips(network()), BatchSizeScheduler(batching.Fixed(size=10), max_micro_batch_size=4))
 
 
 def test_an_optimizer_that_calls_its_closure_again_is_an_error() -> None:
     module = Plain(network(), lambda parameters: torch.optim.LBFGS(parameters, max_iter=3))
-    with pytest.raises(RuntimeError, match=r"backward passes where the plan has one; .*LBFGS"):
+    with pytest.raises(RuntimeError, match=r"backward passes instead of one; .*LBFGS"):
         fit(module, BatchSizeScheduler(batching.Fixed(size=10), max_micro_batch_size=4))
 
 

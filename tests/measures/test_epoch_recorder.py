@@ -40,7 +40,7 @@ def test_a_run_resumed_with_another_choice_is_refused(tmp_path: Path, key: str, 
     path = tmp_path / "a.ckpt"
     fit(Plain(network()), BatchSizeScheduler(batching.Full()), SameRun(choices)).save_checkpoint(path)
     assert torch.load(path, weights_only=True)["callbacks"]["SameRun"] == {"choices": choices}
-    reason = f"the checkpoint was trained with {key}={choices[key]}" if key in choices else "is no key of the checkpoint"
+    reason = f"the checkpoint was trained with {key}={choices[key]}" if key in choices else "is not a key of the checkpoint"
     with pytest.raises(ConfigError, match=f"{key}={now}: {reason}"):
         fit(Plain(network()), BatchSizeScheduler(batching.Full()), SameRun({**choices, key: now}), ckpt_path=path)
     fit(Plain(network()), BatchSizeScheduler(batching.Full()), SameRun(choices), ckpt_path=path, max_epochs=4)

@@ -150,7 +150,7 @@ def test_what_cannot_be_compiled_is_one_line() -> None:
         CompileFirst((1, 8, 8), "max-autotune").on_fit_start(quiet_trainer(), Module(net))
     assert str(caught.value) == (
         "model.compile=max-autotune: the network cannot be compiled here (InvalidCxxCompiler: No working C++ compiler found); "
-        "a C++ compiler (g++) must be there; or set model.compile=false"
+        "install a C++ compiler (g++), or set model.compile=false"
     )
 
 
@@ -165,7 +165,7 @@ def test_without_a_compiler_one_line_before_training(tmp_path: Path) -> None:
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert errors[0].startswith("error: model.compile=true: the network cannot be compiled here (")
-    assert errors[0].endswith("; a C++ compiler (g++) must be there; or set model.compile=false")
+    assert errors[0].endswith("; install a C++ compiler (g++), or set model.compile=false")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run" / "steps.csv").exists()
 

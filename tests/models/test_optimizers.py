@@ -307,7 +307,7 @@ def test_frozen_parameters_and_empty_groups_are_left_out() -> None:
         (
             "rmsprop_nesterov",
             {"centered": True},
-            "centered=True: is no option of RMSpropNesterov; its options: lr, alpha, momentum, eps, weight_decay",
+            "centered=True: is not an option of RMSpropNesterov; its options: lr, alpha, momentum, eps, weight_decay",
         ),
         ("nesterov", {"momentum": 0.0}, "_target_=SGD: Nesterov momentum requires a momentum and zero dampening"),
     ],

@@ -1,4 +1,7 @@
-"""Thin callbacks: they obey a plan, or they measure what happened; they decide nothing."""
+"""The public callbacks: each carries out a plan or measures what happened; none makes a decision of its own.
+
+Import them from here: `from noisescale.callbacks import BatchSizeScheduler, NoiseScaleMonitor`.
+"""
 
 from noisescale.execution.batch_size_scheduler import BatchSizeScheduler
 from noisescale.execution.checkpoint import Checkpoint

@@ -1,1 +1,1 @@
-"""What obeys a plan: the loader, the callback that carries updates out, and what keeps a run whole and cheap."""
+"""Carrying out a plan: the loader, the callback that runs each update as planned, resuming, and a fast training loop."""

@@ -1,4 +1,4 @@
-"""Carry out a plan of batch sizes with `Trainer.accumulate_grad_batches`, exactly, under automatic optimization."""
+"""Carry out a plan exactly, with `Trainer.accumulate_grad_batches` and automatic optimization."""
 
 from __future__ import annotations
 
@@ -26,34 +26,34 @@ __all__ = ["BatchSizeScheduler"]
 
 
 class BatchSizeScheduler(LeanCallback):
-    """Train update k with exactly the examples, the micro-batches and the rate that the plan has for it.
+    """Train update k with exactly the examples, the micro-batches and the learning rate that the plan has for it.
 
-    The gradient of each update is (1/B) sum over its B examples: each micro-batch's loss, a mean over its n examples, is weighted
-    with n k W / B, which together with Lightning's 1/k and the mean over W devices is n/B. `training_step` must return a mean over
-    the examples of its batch. Random numbers (dropout) are reseeded per micro-batch from (seed, step, j, rank), so a resumed run
-    repeats them.
+    The gradient of each update is (1/B) sum over its B examples. The loss of each micro-batch, a mean over its n examples, is multiplied
+    by n k W / B; Lightning divides it by k and averages the gradients over W devices, so that its weight in the gradient is n/B.
+    `training_step` must return a mean over the examples of its batch. The random number generators (for dropout) are seeded for each
+    micro-batch with (seed, step, j, rank), so a resumed run draws the same numbers.
 
-    It stands in for the train DataLoader of the datamodule, the module or `trainer.fit`, keeping its dataset, collate_fn and
-    workers; the batch size given there is not used. It is moved to the front of the trainer's callbacks, so that a checkpoint saved
-    by any other one finds its state up to date. A checkpoint inside an update carries the update's partial gradient (with one
-    device; with several, or after an exception inside a micro-batch, the update is taken up again from its first micro-batch).
+    It replaces the train DataLoader of the datamodule, the module or `trainer.fit`, and keeps its dataset, collate_fn and workers; the
+    batch size given there is not used. It moves to the front of the trainer's callbacks, so that its state is up to date when another
+    callback saves a checkpoint. On one device, a checkpoint inside an update includes the partial gradient of the update. On several
+    devices, or after an exception inside a micro-batch, a resumed run repeats the update from its first micro-batch.
 
-    Batch norm sees micro-batches, whatever the effective size: see `models.GhostBatchNorm2d`.
+    Batch norm sees micro-batches, whatever the effective batch size: see `models.GhostBatchNorm2d`.
 
     Args:
-        strategy: clock -> B.
-        schedule: clock -> factor of the rate of every parameter group, against its rate at the start of training; None: the rate is
-            left to whoever sets it (unless the strategy scales it).
-        max_micro_batch_size: most examples that one device takes at once; a memory limit that does not change the result.
-        micro_batch_multiple: the size of a ghost batch, where the model has ghost batch norm: micro-batches are multiples of it.
-        seed: of the order of the examples and of the random numbers in training.
+        strategy: the batch strategy: clock -> B.
+        schedule: clock -> lr / lr0 of every parameter group, where lr0 is its learning rate at the start of training; None: the learning
+            rate is left to whoever sets it, unless the strategy changes it.
+        max_micro_batch_size: the most examples that one device processes at once; a memory limit that does not change the result.
+        micro_batch_multiple: the size of a ghost batch, in examples, if the model has ghost batch norm: micro-batches are multiples of it.
+        seed: the seed of the order of the examples and of the random numbers during training.
 
     Raises:
-        ConfigError: what cannot be combined with a plan: manual optimization, DeepSpeed, stochastic weight averaging with batch norm,
+        ConfigError: something cannot be combined with a plan: manual optimization, DeepSpeed, stochastic weight averaging with batch norm,
             Lightning's GradientAccumulationScheduler, BatchSizeFinder and LearningRateFinder, an IterableDataset, a learning-rate
             scheduler beside `schedule`.
 
-    Source of the weighting: the mean of means is not the mean where parts differ; see Lightning issue 19987.
+    Source: on why the weighting is needed, Lightning issue 19987: the mean of means is not the mean if the parts differ in size.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class BatchSizeScheduler(LeanCallback):
             return
         check_compatibility(trainer, pl_module, self.writes_rate)
         check_trainer_limits(trainer.max_steps, trainer.limit_train_batches)
-        limit = trainer.limit_train_batches  # the installation lifts it, for the plan has it
+        limit = trainer.limit_train_batches  # read here, because Installation removes the limit from the trainer
 
         def make_plan(num_examples: int) -> Plan:
             return plan_for_trainer(
@@ -135,7 +135,8 @@ class BatchSizeScheduler(LeanCallback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.writes_rate and trainer.lr_scheduler_configs:
             name = type(trainer.lr_scheduler_configs[0].scheduler).__name__
-            raise ConfigError("lr_scheduler", name, "the plan sets the rate", "give BatchSizeScheduler no schedule, or drop the module's")
+            remedy = "give BatchSizeScheduler no schedule, or remove the module's scheduler"
+            raise ConfigError("lr_scheduler", name, "the plan sets the learning rate", remedy)
         for group in trainer.optimizers[0].param_groups:
             group.setdefault("initial_lr", group["lr"])
         if self._gradients is not None:
@@ -151,7 +152,8 @@ class BatchSizeScheduler(LeanCallback):
         self._inside_batch, self._zeroed, self._backwards, self._steps_before = True, False, 0, trainer.global_step
         if batch_idx != self._opened.batches_before_update + micro.index:
             raise RuntimeError(
-                f"batch {batch_idx} of the epoch came where the plan has micro-batch {micro.index} of update {micro.update.start.step}"
+                f"Lightning started batch {batch_idx} of the epoch, but the plan has micro-batch {micro.index} of update "
+                f"{micro.update.start.step} next"
             )
         self._compare_count(micro)
         if micro.index == 0:
@@ -162,7 +164,7 @@ class BatchSizeScheduler(LeanCallback):
         seed_random_generators(derive_seed("training", self.seed, micro.update.start.step, micro.index, trainer.global_rank))
 
     def _compare_count(self, micro: MicroBatch) -> None:
-        """Say once where the data set gave another number of examples than the plan has."""
+        """Warn, once, if the data set did not give the number of examples that the plan has."""
         given = self._opened.handed_out
         if given != micro.size and not self._said_count:
             self._said_count = True
@@ -184,7 +186,7 @@ class BatchSizeScheduler(LeanCallback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         micro = self._micro
-        # Both tests are Lightning's, and separate: one can be right while the other is wrong.
+        # Lightning decides separately whether to zero the gradients and whether to step, so one can be right and the other wrong.
         if self._zeroed != (micro.index == 0) or (trainer.global_step > self._steps_before) != micro.is_last:
             raise RuntimeError(
                 f"update {micro.update.start.step}, micro-batch {micro.index} of {micro.update.accumulate_grad_batches}: gradients were "
@@ -193,7 +195,7 @@ class BatchSizeScheduler(LeanCallback):
             )
         if self._backwards != 1:
             raise RuntimeError(
-                f"update {micro.update.start.step}, micro-batch {micro.index}: {self._backwards} backward passes where the plan has one; "
+                f"update {micro.update.start.step}, micro-batch {micro.index}: {self._backwards} backward passes instead of one; "
                 "training_step must return a loss for every batch, and an optimizer that calls its closure again (LBFGS) cannot be planned"
             )
         self._opened.advance()
@@ -210,7 +212,7 @@ class BatchSizeScheduler(LeanCallback):
     # -- state ----------------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the run stands; the partial gradient of an update under way is saved beside it, by `on_save_checkpoint`."""
+        """The position of the run, in plain values; `on_save_checkpoint` saves the partial gradient of an unfinished update."""
         if self.loader is None:
             return {}
         k, world_size = self._cutting()
@@ -228,7 +230,7 @@ class BatchSizeScheduler(LeanCallback):
             self._opened.restore(state_dict["loader"])
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        # After an exception inside a micro-batch the gradient may be half summed; with several devices it lies in parts on each.
+        # After an exception inside a micro-batch its gradient may have been added in part; with several devices each has its own part.
         if self.loader is not None and self.loader.micro_batches_done and not self._inside_batch and trainer.world_size == 1:
             save_gradient(pl_module, checkpoint)
 
@@ -236,7 +238,7 @@ class BatchSizeScheduler(LeanCallback):
         self._gradients = load_gradient(checkpoint)
 
     def _cutting(self) -> tuple[int, int]:
-        """(k, W) of the update that comes next or is under way: how its examples are cut into micro-batches."""
+        """(k, W) of the current or next update, which decide how its examples are cut into micro-batches."""
         plan = self._opened.plan
         return plan.update_at(self._opened.cursor).accumulate_grad_batches, plan.world_size
 

@@ -1,4 +1,4 @@
-"""Data sets that give whole batches."""
+"""Data sets that return whole batches."""
 
 from __future__ import annotations
 
@@ -13,12 +13,19 @@ __all__ = ["BatchedDataset"]
 
 
 class BatchedDataset(Dataset[Any], ABC):
-    """A data set that gives whole batches: no list of indices, no collate, no random numbers, and without workers no DataLoader."""
+    """A data set that returns whole batches from a tensor of indices.
+
+    It needs no collate_fn and draws no random numbers. Without workers the planned loader calls it directly, with no DataLoader between.
+    """
 
     @abstractmethod
     def take(self, indices: torch.Tensor) -> Any:
-        """The collated batch of `indices`, int64 (n,) on the CPU, in their order; a function of them alone."""
+        """The collated batch of the examples `indices`, in their order; it depends on nothing else.
+
+        Args:
+            indices: int64 (n,), on the CPU.
+        """
 
     def __getitems__(self, indices: Sequence[int]) -> Any:
-        """For a plain DataLoader, whose collate_fn must give the batch back as it is."""
+        """The same for a plain DataLoader, whose collate_fn must return the batch unchanged."""
         return self.take(torch.as_tensor(indices, dtype=torch.int64))

@@ -1,4 +1,4 @@
-"""Lightning's checkpoints, without the price of the hooks that they have not."""
+"""Lightning's checkpoint callback, without the cost of its empty hooks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ __all__ = ["Checkpoint"]
 
 
 class Checkpoint(LeanCallback, ModelCheckpoint):
-    """Lightning's `ModelCheckpoint`, argument for argument."""
+    """Lightning's `ModelCheckpoint`, with the same arguments."""
 
     on_train_batch_end = ModelCheckpoint.on_train_batch_end

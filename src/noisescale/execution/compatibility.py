@@ -1,4 +1,4 @@
-"""What cannot be combined with a plan, each in one line."""
+"""Check that nothing in a Trainer conflicts with a plan; each conflict is reported in one line."""
 
 from __future__ import annotations
 
@@ -14,12 +14,21 @@ __all__ = ["check_compatibility", "untyped"]
 
 
 def untyped(trainer: pl.Trainer) -> Any:
-    """The trainer, for its public attributes that Lightning sets where type checkers do not see them."""
+    """The same trainer, typed as Any: Lightning sets some of its public attributes where type checkers do not see them."""
     return trainer
 
 
 def check_compatibility(trainer: pl.Trainer, pl_module: pl.LightningModule, writes_rate: bool) -> None:
-    """Raise `ConfigError` for what would make an update other than the plan has it."""
+    """Check that nothing would make an update differ from the plan.
+
+    Args:
+        trainer: the trainer, in its `setup`.
+        pl_module: the module that it trains.
+        writes_rate: whether the plan sets the learning rate.
+
+    Raises:
+        ConfigError: the first conflict.
+    """
     if not pl_module.automatic_optimization:
         raise ConfigError("automatic_optimization", False, "a plan needs automatic optimization", "let Lightning step the optimizer")
     if trainer.strategy.handles_gradient_accumulation:
@@ -39,9 +48,10 @@ def check_compatibility(trainer: pl.Trainer, pl_module: pl.LightningModule, writ
         if isinstance(callback, BatchSizeFinder):
             raise ConfigError("callbacks", name, "searches with other batches than the plan's", "find the micro-batch size before training")
         if isinstance(callback, LearningRateFinder):
-            raise ConfigError("callbacks", name, "would search at the planned, changing batch", "find the rate before training")
+            problem = "would search while the batch size changes as planned"
+            raise ConfigError("callbacks", name, problem, "find the learning rate before training")
         if isinstance(callback, StochasticWeightAveraging):
             if any(isinstance(module, _BatchNorm) for module in pl_module.modules()):
                 raise ConfigError("callbacks", name, "steps the optimizer while it updates batch norm", "use WeightAveraging")
             if writes_rate:
-                raise ConfigError("callbacks", name, "sets the rate, and so does the plan", "use WeightAveraging")
+                raise ConfigError("callbacks", name, "sets the learning rate, and so does the plan", "use WeightAveraging")

@@ -1,4 +1,4 @@
-"""Compile the network of a run before its first update, where the time it takes is not mistaken for training."""
+"""Compile the network of a run before its first update, so that the time this takes does not count as training."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ __all__ = ["CompileFirst"]
 
 
 class CompileFirst(pl.Callback):
-    """Call the compiled `pl_module.net` forward and backward before training, and say on stderr how long that took.
+    """Run the compiled `pl_module.net` forward and backward once before training, and print on stderr how long that took.
 
-    Weights, buffers, gradients and random numbers stay as they are.
+    Weights, buffers, gradients and the states of the random number generators do not change.
 
     Args:
         image: (c, h, w) of the images.
-        mode: what was chosen, for the words of an error.
+        mode: the value of `model.compile`, for the error message.
 
     Raises:
-        ConfigError: what cannot be compiled here, for want of a compiler above all.
+        ConfigError: the network cannot be compiled on this machine, most often because there is no C++ compiler.
     """
 
     def __init__(self, image: Sequence[int], mode: bool | str) -> None:
@@ -42,7 +42,7 @@ class CompileFirst(pl.Callback):
                 self._compile(net, pl_module, trainer.precision_plugin.forward_context)
         except Exception as error:
             reason = str(error).strip().partition("\n")[0]
-            remedy = "a C++ compiler (g++) must be there; or set model.compile=false"
+            remedy = "install a C++ compiler (g++), or set model.compile=false"
             raise ConfigError("model.compile", self.mode, f"the network cannot be compiled here ({reason})", remedy) from error
         finally:
             for layer, training in modes.items():
@@ -53,12 +53,13 @@ class CompileFirst(pl.Callback):
             print(f"note: compiled the network in {time.perf_counter() - started:.1f} s", file=sys.stderr)
 
     def _compile(self, net: nn.Module, module: pl.LightningModule, context: Callable[[], AbstractContextManager[None]]) -> None:
-        # Two examples: a size of one would be compiled by itself. Made in each mode: in inference mode tensors are of another kind.
+        # Two examples, because torch compiles a separate graph for a batch of one. Each mode makes its own images, because torch.compile
+        # treats a tensor that was made in inference mode differently.
         images = partial(torch.zeros, 2, *self.image, device=module.device, dtype=module.dtype)
         net.train()
         with context():
             logits: Tensor = net(images())
-        # Not `backward`, which would leave gradients, and call the hooks that average them over devices.
+        # Not `backward`, which would leave gradients behind and call the hooks that average them over devices.
         torch.autograd.grad(logits.sum(), [p for p in net.parameters() if p.requires_grad], allow_unused=True)
         net.eval()
         with torch.inference_mode(), context():

@@ -1,4 +1,4 @@
-"""A planned loader in the place of a trainer's own, for the length of one `fit`."""
+"""Put a planned loader in place of a trainer's own for the duration of one `fit`."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ __all__ = ["Installation"]
 
 
 class Installation:
-    """What a plan needs of a trainer, set when this is made, and given back as it was by `undo`.
+    """The changes to a trainer that a plan needs: made on construction, reverted by `undo`.
 
-    The planned loader takes the place of the train DataLoader, whether that comes from a datamodule, a module or
-    `fit(train_dataloaders=...)`; the loader's length is asked for in every epoch; and `limit_train_batches`, which the plan has taken
-    in, no longer applies: Lightning would cut an update.
+    The planned loader replaces the train DataLoader, whether that comes from a datamodule, a module or `fit(train_dataloaders=...)`;
+    Lightning asks for its length in every epoch; and `limit_train_batches` no longer applies, because the plan includes it and Lightning
+    could stop in the middle of an update.
 
     Args:
-        trainer: in its `setup`.
+        trainer: the trainer, in its `setup`.
         make_plan: N -> the plan.
-        seed: of the planned loader.
-        previous: the loader of an earlier `fit` with the same trainer, which this one continues.
+        seed: the seed of the planned loader.
+        previous: the loader of an earlier `fit` of the same trainer, which this one continues; None if there was none.
 
     Attributes:
         loader: the planned loader.
     """
 
     def __init__(self, trainer: pl.Trainer, make_plan: Callable[[int], Plan], seed: int, previous: PlannedLoader | None) -> None:
-        # A private name of Lightning's: it is the one place that is asked for the loader, wherever that comes from. The original is
-        # called late, because the module's own `setup` runs after this.
+        # `_data_source` is private to Lightning, but it is the only object that is asked for the loader, wherever that comes from. The
+        # original loader is requested later, because the module's own `setup` runs after this one.
         self._source = trainer.fit_loop._data_source
         self._replaced = self._source.instance
         self._limit = trainer.limit_train_batches
@@ -43,10 +43,10 @@ class Installation:
             self.loader.restore(previous.state())
         self._source.instance = self.loader
         trainer.limit_train_batches = 1.0
-        untyped(trainer).reload_dataloaders_every_n_epochs = 1  # else the length of the first epoch holds for all
+        untyped(trainer).reload_dataloaders_every_n_epochs = 1  # otherwise Lightning uses the length of the first epoch for all
 
     def undo(self, trainer: pl.Trainer) -> None:
-        """Give the trainer back what it had, and stop the loader's workers."""
+        """Restore the trainer's own settings, and stop the loader's workers."""
         self._source.instance = self._replaced
         trainer.limit_train_batches = self._limit
         untyped(trainer).reload_dataloaders_every_n_epochs = self._reload

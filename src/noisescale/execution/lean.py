@@ -1,7 +1,7 @@
-"""Every workaround that the project has for speed in Lightning's loop, in one place.
+"""All workarounds that make Lightning's training loop faster, in one place.
 
-The update of a small network takes a fraction of a millisecond, of which the calls around it are the larger part. Nothing here changes
-a number; without it everything works, slower.
+The update of a small network takes a fraction of a millisecond, and most of that is the overhead of the calls around it. Nothing here
+changes a result; without it everything would work, only slower.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ __all__ = ["LeanCallback", "LeanModule", "NoProfiler", "use_fast_checksums"]
 
 
 class _WithoutBatchHooks:
-    """The hooks that Lightning calls for each batch, each None until a subclass defines it.
+    """The hooks that Lightning calls for each batch; each is None until a subclass defines it.
 
-    Lightning prepares the call of each hook for every batch, also where the hook is empty; one that is None it skips. So a subclass has
-    no `super().on_train_batch_end(...)` to call.
+    Lightning prepares the call of each hook for every batch, even if the hook is empty, but skips a hook that is None. A subclass therefore
+    has no `super().on_train_batch_end(...)` to call.
     """
 
     on_train_batch_start: Any = None
@@ -33,15 +33,15 @@ class _WithoutBatchHooks:
 
 
 class LeanCallback(_WithoutBatchHooks, pl.Callback):
-    """A callback that costs nothing per batch but for the hooks that it defines."""
+    """A callback that costs nothing per batch except for the hooks that it defines."""
 
 
 class LeanModule(_WithoutBatchHooks, pl.LightningModule):
-    """A LightningModule whose housekeeping per batch is cheap."""
+    """A LightningModule with little overhead per batch."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning notes the current hook in this attribute about forty times per update; torch's own `__setattr__` looks through
-        # all parameters and submodules each time.
+        # Lightning sets this attribute to the name of the current hook about forty times per update, and torch's own `__setattr__`
+        # searches all parameters and submodules each time.
         if name == "_current_fx_name":
             self.__dict__[name] = value
         else:
@@ -50,12 +50,12 @@ class LeanModule(_WithoutBatchHooks, pl.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Lightning's own, where there is something to clip."""
+        """Call Lightning's own method, but only if there is something to clip."""
         if gradient_clip_val is not None:
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
-        """What `optimizer.zero_grad()` comes to, in a tenth of its time."""
+        """Do the same as `optimizer.zero_grad()`, in a tenth of its time."""
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
@@ -64,7 +64,8 @@ class LeanModule(_WithoutBatchHooks, pl.LightningModule):
 class NoProfiler(PassThroughProfiler):
     """A profiler that measures nothing and costs next to nothing.
 
-    Lightning's own, which measures nothing either, makes a generator for each of the about fifty calls that it wraps per update.
+    Lightning's `PassThroughProfiler` measures nothing either, but it creates a generator for each of the roughly fifty calls that it wraps
+    per update.
     """
 
     def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
@@ -76,10 +77,10 @@ _NOTHING = nullcontext()
 
 @cache
 def use_fast_checksums() -> None:
-    """Let TensorBoard's writers in this process take their checksums from google-crc32c, where that is installed.
+    """Let TensorBoard's writers in this process compute their checksums with google-crc32c, if it is installed.
 
-    TensorBoard's own function goes through each record byte by byte in Python, which costs more than everything else that a small
-    network's update logs.
+    TensorBoard's own function loops over each record byte by byte in Python, which takes longer than all other logging of an update of a
+    small network.
     """
     with suppress(ImportError):
         import google_crc32c

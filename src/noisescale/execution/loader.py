@@ -1,8 +1,8 @@
-"""The loader that carries out a plan: index lists, permutation, state.
+"""The loader that carries out a plan: the index list of each micro-batch, the permutation of each pass, and the position of the run.
 
-An index list goes from the plan through a batch sampler to a DataLoader, and nowhere else. The order of pass p is a function of
-(seed, p), and the random numbers of a micro-batch one of (seed, step, micro-batch, rank): what is loaded does not depend on the
-number of workers, on prefetching or on restarts.
+An index list goes from the plan through a batch sampler to a DataLoader, and nowhere else. The order of pass p depends only on (seed, p),
+and the random numbers of a micro-batch only on (seed, step, micro-batch, rank). What is loaded is therefore independent of the number of
+workers, of prefetching and of restarts.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ __all__ = ["MicroBatch", "PlannedLoader"]
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """One forward and backward of one device.
+    """One forward and backward pass on one device.
 
     Args:
-        update: the update it belongs to.
-        index: j, its place in the update, 0 to k - 1.
-        position: where its examples start in the stream of passes.
-        size: its examples, n. 0 where the update has fewer examples than there are devices: an example then only fills the place.
+        update: the update that it belongs to.
+        index: j, its index in the update, 0 to k - 1.
+        position: the position of its first example in the stream of passes.
+        size: n, its number of examples. 0 if its piece of the update is empty; one example is then loaded as a placeholder.
     """
 
     update: Update
@@ -43,31 +43,31 @@ class MicroBatch:
 
     @property
     def is_last(self) -> bool:
-        """Whether the update's step follows."""
+        """Whether it is the last one before the optimizer steps."""
         return self.index == self.update.accumulate_grad_batches - 1
 
 
 class PlannedLoader:
-    """Iterates over the micro-batches that `plan` gives to device `rank`, one epoch at a time, from where the run stands.
+    """Iterates over the micro-batches that the plan gives to device `rank`, one epoch at a time, from the position of the run.
 
-    `len()` is the number of micro-batches of the epoch as the trainer counts it: those done plus those to come. The iterator starts
-    lazily at the state that holds at its first `next`, so an iterator that is made and thrown away costs nothing.
+    `len()` is the number of micro-batches of the epoch as the trainer counts them: those done plus those to come. An iterator reads the
+    position at its first `next`, so an iterator that is created and never used costs nothing.
 
     Args:
-        source: gives the user's DataLoader; called once, when the loader is first used. Its dataset, collate_fn and workers are
-            kept, its batch size is not.
+        source: returns the user's DataLoader; called once, when the loader is first used. The dataset, collate_fn and workers of that
+            DataLoader are kept, its batch size is not used.
         make_plan: N -> the plan.
-        seed: of the permutations and of the random numbers while loading.
-        rank: this device, 0 to world_size - 1.
-        trainer_epoch: the trainer's count of epochs; when it has moved on, so does the loader.
+        seed: the seed of the permutations and of the random numbers drawn while loading.
+        rank: the rank of this device, 0 to world_size - 1.
+        trainer_epoch: returns the trainer's current epoch; when it changes, the loader starts a new epoch too.
 
     Attributes:
-        current: the micro-batch that was handed out last.
-        handed_out: how many examples the data set gave for it, counted before they are collated. `current.size` unless the data set
+        current: the micro-batch that was loaded last; None before the first.
+        handed_out: how many examples the data set gave for it, counted before they are collated: `current.size`, unless the data set
             leaves examples out.
 
     Raises:
-        ConfigError: a source that cannot be indexed: an IterableDataset, a sampler of its own, several loaders.
+        ConfigError: on first use, if the examples of the source cannot be indexed: an IterableDataset, a custom sampler, several loaders.
     """
 
     def __init__(
@@ -80,8 +80,8 @@ class PlannedLoader:
         self._shuffle = True
         self.current: MicroBatch | None = None
         self.handed_out = 0
-        # Where the run stands: the update that comes next or is under way, its micro-batches done, and the batches that the trainer
-        # counted in this epoch before it.
+        # The position of the run: its epoch, the current or next update, how many micro-batches of it are done, and how many batches the
+        # trainer counted in this epoch before it.
         self.epoch, self.trainer_epoch = 0, 0
         self.cursor = Cursor()
         self.micro_batches_done = 0
@@ -91,7 +91,7 @@ class PlannedLoader:
     # -- what is loaded -------------------------------------------------------------------------------------------------------
 
     def open(self) -> Plan:
-        """Ask the source for its DataLoader, once; returns the plan."""
+        """Get the DataLoader from the source, unless that is done already; returns the plan."""
         if self._plan is None or self._loader is None:
             loader = self._source()
             self._shuffle = _is_shuffled(loader)
@@ -126,7 +126,10 @@ class PlannedLoader:
         return self._dataset
 
     def indices(self, position: int, size: int) -> torch.Tensor:
-        """The examples at `position` to `position + size` of the stream of passes, int64; pass p is the permutation of (seed, p)."""
+        """The examples at `position` to `position + size - 1` of the stream of passes, int64 (size,).
+
+        Pass p is a permutation that depends only on (seed, p).
+        """
         n, parts = self.plan.num_examples, []
         while size > 0:
             number, offset = divmod(position, n)
@@ -135,7 +138,7 @@ class PlannedLoader:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def indices_of(self, micro: MicroBatch) -> torch.Tensor:
-        """The examples of a micro-batch, int64 (n,). An empty one still needs an example to run; its loss is weighted with 0."""
+        """The examples of a micro-batch, int64 (n,). An empty one still needs an example to run on; its loss has the weight 0."""
         return self.indices(micro.position, micro.size) if micro.size else self.indices(micro.update.start.position, 1)
 
     def _permute(self, number: int) -> torch.Tensor:
@@ -145,7 +148,7 @@ class PlannedLoader:
         return torch.randperm(n, generator=torch.Generator().manual_seed(derive_seed("permutation", self.seed, number)))
 
     def micro_batches(self) -> Iterator[MicroBatch]:
-        """The micro-batches of this device from where the run stands to the end of the epoch."""
+        """The micro-batches of this device from the position of the run to the end of the epoch."""
         plan, skip = self.plan, self.micro_batches_done
         for update in self._updates_to_come():
             for index, (position, size) in enumerate(plan.pieces(update, self.rank)):
@@ -154,7 +157,7 @@ class PlannedLoader:
             skip = 0
 
     def _updates_to_come(self) -> list[Update]:
-        """The updates from where the run stands to the end of the epoch."""
+        """The updates from the position of the run to the end of the epoch."""
         place = self.epoch, self.cursor
         if self._to_come is None or self._to_come[0] != place:  # Lightning asks for the length several times in each epoch.
             self._to_come = place, self.plan.updates_of_epoch(self.epoch, self.cursor)
@@ -165,7 +168,7 @@ class PlannedLoader:
     def __len__(self) -> int:
         plan, trainer_epoch = self.plan, self._trainer_epoch()
         if trainer_epoch != self.trainer_epoch:
-            # Not by an epoch-end hook: a run resumed from an epoch's last batch never gets there.
+            # An epoch-end hook could not do this: a run that is resumed at the last batch of an epoch never calls it.
             self.epoch, self.trainer_epoch, self.batches_before_update = plan.epoch_of(self.cursor), trainer_epoch, 0
         return self.batches_before_update + sum(update.accumulate_grad_batches for update in self._updates_to_come())
 
@@ -188,7 +191,7 @@ class PlannedLoader:
         self.current, self.handed_out = micro, count if micro.size else 0
 
     def advance(self) -> None:
-        """The current micro-batch is done."""
+        """Move on after the current micro-batch, which is done."""
         assert self.current is not None
         if self.current.is_last:
             self.batches_before_update += self.current.update.accumulate_grad_batches
@@ -197,13 +200,13 @@ class PlannedLoader:
             self.micro_batches_done = self.current.index + 1
 
     def close(self) -> None:
-        """Stop the workers; the state stays."""
+        """Stop the workers; the position is kept."""
         self._loader = None
 
     # -- state ----------------------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Where the run stands, plain numbers."""
+        """The position of the run, in plain numbers."""
         return {
             "epoch": self.epoch,
             "trainer_epoch": self.trainer_epoch,
@@ -220,17 +223,19 @@ class PlannedLoader:
         self.batches_before_update = state["batches_before_update"]
 
     def restart_update(self) -> None:
-        """Take up the current update again from its first micro-batch; the trainer has counted those done, so the epoch gets longer."""
+        """Repeat the current update from its first micro-batch; the epoch gets longer, because the trainer has counted those done."""
         self.batches_before_update += self.micro_batches_done
         self.micro_batches_done = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the callback keeps the state, for Lightning restores that of loaders only in mid-epoch. Having the pair of methods tells
-        it that this loader can resume there."""
+        """Empty: the callback saves the position, because Lightning restores the state of loaders only inside an epoch.
+
+        A loader that has `state_dict` and `load_state_dict` tells Lightning that it can resume inside an epoch.
+        """
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing, see `state_dict`."""
+        """Do nothing, see `state_dict`."""
 
 
 class _IndexLists:
@@ -247,7 +252,7 @@ class _IndexLists:
 
 
 class _SeededList(list[int]):
-    """Indices that carry the seed of the random numbers that loading them may use."""
+    """Indices, with the seed of the random numbers that are drawn while loading them."""
 
     def __init__(self, indices: Sequence[int], seed: int) -> None:
         super().__init__(indices)
@@ -258,7 +263,7 @@ class _SeededList(list[int]):
 
 
 class _Seeded(Dataset[Any]):
-    """The user's data set; random transforms draw the same numbers whichever worker runs them."""
+    """The user's data set, seeded for each micro-batch, so that random transforms draw the same numbers in any worker."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
@@ -273,12 +278,14 @@ class _Seeded(Dataset[Any]):
 
 
 class _Counted(NamedTuple):
+    """What was loaded, with the number of examples in it."""
+
     examples: int
     batch: Any
 
 
 class _Counting:
-    """The user's collate function, and how many examples it was given."""
+    """The user's collate function, which also returns how many examples it was given."""
 
     def __init__(self, collate: Callable[[Any], Any]) -> None:
         self.collate = collate
@@ -288,7 +295,7 @@ class _Counting:
 
 
 def _is_shuffled(loader: Any) -> bool:
-    """Whether the user's loader is shuffled; raises for one that a plan cannot stand in for."""
+    """Whether the user's loader is shuffled; raises `ConfigError` for a loader that a plan cannot replace."""
     remedy = "give one DataLoader over a data set with a length, with shuffle=True or False"
     if not isinstance(loader, DataLoader):
         raise ConfigError("train_dataloader", type(loader).__name__, "must be one torch DataLoader", remedy)

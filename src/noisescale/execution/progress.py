@@ -1,4 +1,4 @@
-"""The progress bar, redrawn by time."""
+"""A progress bar that is redrawn at fixed intervals of time."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["TimedProgressBar"]
 
 
 class TimedProgressBar(LeanCallback, TQDMProgressBar):
-    """Lightning's bar, redrawn when `seconds` have passed: a small network makes a thousand updates per second.
+    """Lightning's progress bar, redrawn at most once in `seconds`, because a small network makes a thousand updates per second.
 
     Args:
-        seconds: between two drawings of the training's bar; 0 draws every batch.
+        seconds: time between two drawings of the training bar, at least 0; 0 draws it after every batch.
     """
 
     def __init__(self, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""The state of the global random generators, as a function of a seed."""
+"""Set the global random number generators from one seed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["seed_random_generators"]
 
 
 def seed_random_generators(seed: int) -> None:
-    """Seed torch (all devices), numpy and random of this process."""
+    """Seed torch (on all devices), numpy and random in this process."""
     if _accelerator_in_use():
         torch.manual_seed(seed)
-    else:  # The same numbers; `torch.manual_seed` would record a stack trace for each device that is not in use, at every call.
+    else:  # This gives the same numbers; `torch.manual_seed` would also record a stack trace at every call for each device not in use.
         torch.default_generator.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - users' transforms draw from the global generators
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - users' transforms draw from the global generator
     random.seed(seed)
 
 

@@ -1,4 +1,4 @@
-"""A resumed run is the run that was saved."""
+"""Check that a resumed run has the same configuration as the run that was saved."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["SameRun"]
 
 
 class SameRun(LeanCallback):
-    """Keep the choices of a run in its checkpoints, and refuse to resume it with others.
+    """Save the choices of a run in its checkpoints, and refuse to resume it with different ones.
 
-    Without it a checkpoint wins over some choices (the optimizer's rate) and loses to others (the seed, and with it which examples
-    validate), in silence.
+    Without it a checkpoint would silently override some choices (the optimizer's learning rate) and silently be overridden by others (the
+    seed, and with it the split into training and validation examples).
 
     Args:
-        choices: dotted key -> plain value; only what a resumed run must not change.
+        choices: dotted key -> plain value, only for the keys that a resumed run must not change.
 
     Raises:
-        ConfigError: on loading a checkpoint, for the first key that differs.
+        ConfigError: a checkpoint is loaded that differs in a key; the error is about the first such key.
     """
 
     def __init__(self, choices: Mapping[str, Any]) -> None:
@@ -35,7 +35,7 @@ class SameRun(LeanCallback):
         for key in sorted({*saved, *self.choices}):
             before, now = saved.get(key), self.choices.get(key)
             if key not in saved:
-                problem = "is no key of the checkpoint, which another version or another option saved"
-                raise ConfigError(key, now, problem, "start anew, or resume with what saved it")
+                problem = "is not a key of the checkpoint, which was saved by another version or with another option"
+                raise ConfigError(key, now, problem, "start anew, or resume with the version and options that saved it")
             if before != now:
                 raise ConfigError(key, now, f"the checkpoint was trained with {key}={before}", "resume with the same, or start anew")

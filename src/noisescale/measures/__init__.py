@@ -1,1 +1,1 @@
-"""What observes a training: each measure is a pure estimator with its thin callback beside it."""
+"""Observing a training: each measure is a pure estimator, with a thin callback beside it."""

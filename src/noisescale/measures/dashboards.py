@@ -1,4 +1,4 @@
-"""Scalars for loggers, over updates and over examples, and the TensorBoard layout that shows them together."""
+"""Log scalars over updates and over examples, and lay them out in TensorBoard."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from noisescale.execution.lean import use_fast_checksums
 __all__ = ["BY_EXAMPLES", "Scalars", "add_layout", "log_by_examples", "log_scalars"]
 
 BY_EXAMPLES = "by_examples/"
-"""Prefix of the tags whose step is examples seen."""
+"""Prefix of the tags whose step is the number of examples seen."""
 
 _CHARTS = {
     "loss": ["train/loss", "val/loss"],
@@ -25,7 +25,7 @@ _CHARTS = {
 
 
 def add_layout(trainer: pl.Trainer) -> None:
-    """Give TensorBoard's custom-scalars page loss, accuracy, lr, B and g in one place, over updates and over examples."""
+    """Show loss, accuracy, lr, B and g together on TensorBoard's custom-scalars page, once over updates and once over examples."""
     layout = {
         "noisescale: over updates": {name: ["Multiline", [f"^{tag}$" for tag in tags]] for name, tags in _CHARTS.items()},
         "noisescale: over examples": {name: ["Multiline", [f"^{BY_EXAMPLES}{tag}$" for tag in tags]] for name, tags in _CHARTS.items()},
@@ -37,13 +37,13 @@ def add_layout(trainer: pl.Trainer) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Scalars:
-    """What is logged of one update.
+    """The values to log for one update.
 
     Args:
         values: tag -> value.
-        step: the update.
-        examples_seen: before it.
-        wall_time: of the update, seconds since 1970.
+        step: the number of the update, from 0.
+        examples_seen: examples seen before the update.
+        wall_time: when the update ended, in seconds since 1970.
     """
 
     values: Mapping[str, float]
@@ -53,9 +53,9 @@ class Scalars:
 
 
 def log_scalars(trainer: pl.Trainer, rows: Sequence[Scalars]) -> None:
-    """Log each row's values at its step, and again under `by_examples/` at its examples seen, on all loggers of the trainer.
+    """Log the values of each row at its step, and in TensorBoard again under `by_examples/` at its examples_seen.
 
-    Loggers other than TensorBoard have one clock, so they get examples_seen as a value beside the others.
+    Other loggers have only one step axis, so for them examples_seen is logged as one more value.
     """
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
@@ -68,14 +68,14 @@ def log_scalars(trainer: pl.Trainer, rows: Sequence[Scalars]) -> None:
 
 
 def log_by_examples(trainer: pl.Trainer, values: Mapping[str, float], examples_seen: int, wall_time: float) -> None:
-    """Log `values` under `by_examples/` at `examples_seen`, on TensorBoard alone."""
+    """Log `values` under `by_examples/` at `examples_seen`, in TensorBoard only."""
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
             _add(logger, BY_EXAMPLES, [(values, examples_seen, wall_time)])
 
 
 def _add(logger: TensorBoardLogger, prefix: str, points: Iterable[tuple[Mapping[str, float], int, float]]) -> None:
-    """Write (values, step, wall time): one event for all values of a point, a fraction of the cost of one event each."""
+    """Write points (values, step, wall time), with one event for all values of a point, which costs a fraction of one event per value."""
     from tensorboard.compat.proto.event_pb2 import Event
 
     use_fast_checksums()
@@ -86,6 +86,6 @@ def _add(logger: TensorBoardLogger, prefix: str, points: Iterable[tuple[Mapping[
             event, tags = Event(), tuple(values)
             for tag in tags:
                 event.summary.value.add(tag=prefix + tag)
-        for place, value in zip(event.summary.value, values.values(), strict=True):
-            place.simple_value = value
-        writer.add_event(event, step, wall_time)  # which takes a copy: as bytes
+        for entry, value in zip(event.summary.value, values.values(), strict=True):
+            entry.simple_value = value
+        writer.add_event(event, step, wall_time)  # it serialises the event at once, so the event can be used again

@@ -1,4 +1,4 @@
-"""Stop a run whose loss is no longer a number."""
+"""Stop a run whose loss is nan or inf."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class TrainingDiverged(RuntimeError):
     """The loss became nan or inf.
 
     Args:
-        step: the update whose loss it was, from 0.
-        loss: its value.
-        lr: the rate of that update.
-        last_good_step: the last update with a finite loss; None: there was none.
-        last_good_loss: its loss.
+        step: the update with that loss, from 0.
+        loss: the loss, nan or inf.
+        lr: the learning rate of that update.
+        last_good_step: the last update with a finite loss; None if there was none.
+        last_good_loss: the loss of that last good update; None if there was none.
     """
 
     def __init__(self, step: int, loss: float, lr: float, last_good_step: int | None, last_good_loss: float | None) -> None:
@@ -32,7 +32,7 @@ class TrainingDiverged(RuntimeError):
     def __str__(self) -> str:
         if self.last_good_step is None:
             good = "no update before it had a finite loss"
-            cause = "the first loss of all is not finite: look at the inputs and the initial weights"
+            cause = "the very first loss is not finite: check the inputs and the initial weights"
         else:
             good = f"last good update {self.last_good_step} (loss {self.last_good_loss:.4g})"
             cause = f"most likely lr={self.lr:g} is too large: lower optimizer.lr or add a warm-up"
@@ -40,9 +40,9 @@ class TrainingDiverged(RuntimeError):
 
 
 class StopOnDivergence(LeanCallback):
-    """Raise `TrainingDiverged` within one update of the first loss that is nan or inf, on all devices together.
+    """Raise `TrainingDiverged` on all devices, at most one update after the first loss that is nan or inf.
 
-    On an accelerator the loss of an update is read while the next one runs, so that no update waits for it.
+    On an accelerator the loss of an update is read only when the next update is done, so that no update has to wait for it.
     """
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class StopOnDivergence(LeanCallback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         if isinstance(outputs, dict) and "loss" in outputs:
-            self._losses.append(outputs["loss"])  # divided by the number of micro-batches, so that their sum is a mean
+            self._losses.append(outputs["loss"])  # already divided by the number of micro-batches, so the sum is the mean
         if trainer.global_step == self._steps:
             return
         self._steps = trainer.global_step
@@ -72,15 +72,15 @@ class StopOnDivergence(LeanCallback):
         if pl_module.device.type != "cpu":
             update, self._pending = self._pending, update  # type: ignore[assignment]
         if update is not None:
-            self._judge(trainer, *update)
+            self._raise_unless_finite(trainer, *update)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         pending, self._pending = self._pending, None
         if pending is not None:
-            self._judge(trainer, *pending)
+            self._raise_unless_finite(trainer, *pending)
 
-    def _judge(self, trainer: pl.Trainer, step: int, lr: float, loss: torch.Tensor) -> None:
-        if trainer.world_size > 1:  # the mean is nan or inf on all devices as soon as one loss is
+    def _raise_unless_finite(self, trainer: pl.Trainer, step: int, lr: float, loss: torch.Tensor) -> None:
+        if trainer.world_size > 1:  # if the loss of one device is nan or inf, then so is the mean on all devices
             loss = trainer.strategy.reduce(loss.to(trainer.strategy.root_device, copy=True), reduce_op="mean")
         value = float(loss)
         if not math.isfinite(value):

@@ -1,4 +1,4 @@
-"""A row per epoch: training and validation metrics, time, throughput."""
+"""Record each epoch in a row of a CSV file: training and validation metrics, time, throughput."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ COLUMNS = ("epoch", "updates", "examples_seen", "seconds", "examples_per_second"
 class EpochRecorder(LeanCallback):
     """Write epochs.csv: `epoch,updates,examples_seen,seconds,examples_per_second`, then every metric of the epoch.
 
-    `epoch` counts whole epochs done, from 1; `updates` and `examples_seen` are totals so far; `seconds` is training alone, without
-    validation. TensorBoard gets the epoch's metrics over examples, under `by_examples/`.
+    `epoch` is the number of whole epochs done, from 1; `updates` and `examples_seen` are totals so far; `seconds` is the time of training
+    without validation. TensorBoard also shows the metrics of the epoch over examples, under `by_examples/`.
 
     Args:
         path: the CSV file, replaced atomically each epoch.
@@ -71,17 +71,18 @@ class EpochRecorder(LeanCallback):
         self._close(trainer)
 
     def _close(self, trainer: pl.Trainer) -> None:
-        # The module logs its epoch means in its own on_train_epoch_end, which runs after the callbacks': they are read one hook later.
+        # The module logs its epoch means in its own on_train_epoch_end, which runs after those of the callbacks. So they are read one hook
+        # later.
         row, self._open = self._open, None
         if row is None or not trainer.is_global_zero:
             return
         metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
-        if not self._validated:  # Lightning keeps those of an earlier epoch
+        if not self._validated:  # then Lightning still has the validation metrics of an earlier epoch
             metrics = {name: value for name, value in metrics.items() if not name.startswith("val/")}
         self._rows.append({**row, **metrics})
         names = dict.fromkeys(name for each in self._rows for name in each)
         write_rows(self.path, list(names), self._rows, durable=False)
-        metrics.pop("train/loss", None)  # under that tag the loss of each update is logged
+        metrics.pop("train/loss", None)  # that tag is used for the loss of each update
         log_by_examples(trainer, metrics, row["examples_seen"], time.time())
 
 

@@ -1,4 +1,4 @@
-"""Log the SGD noise scale g = lr (N/B - 1) of each update, from what happened."""
+"""Log the SGD noise scale g = lr (N/B - 1) of each update, with the lr and the B that were really used."""
 
 from __future__ import annotations
 
@@ -28,27 +28,30 @@ COLUMNS = ("step", "epoch", "examples_seen", "lr", "effective_batch_size", "micr
 
 
 class NoiseScaleMonitor(LeanCallback):
-    """Write a row per update: its rate as read back from the optimizer, its real count of examples, g = lr (N/B - 1), its loss.
+    """Write a row per update: g = lr (N/B - 1), with lr read back from the optimizer and B the real number of examples; and the loss.
 
     Training with it is bitwise equal to training without it: it draws no random numbers and changes nothing.
 
     | where | keys |
     | --- | --- |
-    | steps.csv | step; epoch, examples_seen: both at the start of the update; lr; effective_batch_size; micro_batch_size: the largest |
-    | | accumulate_grad_batches; g; loss: mean over the update's examples |
-    | loggers | train/loss, lr, batch/effective, batch/micro, batch/accumulate, noise/g |
-    | | noise/g_momentum = g/(1-m), where the optimizer has momentum m |
-    | TensorBoard | each also as by_examples/..., over examples seen |
+    | steps.csv | step; epoch and examples_seen, both at the start of the update; lr; effective_batch_size; |
+    | | micro_batch_size, of the largest micro-batch; accumulate_grad_batches; g; loss, the mean over the examples of the update |
+    | loggers | train/loss, lr, batch/effective, batch/micro, batch/accumulate, noise/g; |
+    | | noise/g_momentum = g/(1-m), if the optimizer has momentum m |
+    | TensorBoard | also each of these as by_examples/..., over examples seen |
 
-    B counts the examples that the data set gave for the update, before they are collated, on all devices; the loss is the mean over
-    them. lr and m are those of the first parameter group. Rows are buffered and written together, so that no update waits for them.
+    B counts the examples that the data set gave for the update on all devices, before they are collated; the loss is the mean over them.
+    lr and m are those of the first parameter group. Rows are buffered and written together, so that no update waits for them.
 
     Args:
         path: the CSV file; None: steps.csv in the trainer's log_dir; False: no file.
-        num_examples: N; None: what one pass of the train DataLoader draws from.
+        num_examples: N; None: the number of examples that one pass of the train DataLoader draws from.
         write_every: updates between two writes, >= 1.
 
-    Source: Smith & Le 1710.06451; Smith et al. 1711.00489 (with momentum).
+    Raises:
+        ConfigError: an argument is out of its range; or, when training starts, N is not given and the DataLoader does not have it.
+
+    Sources: Smith & Le 1710.06451; Smith et al. 1711.00489 (with momentum).
     """
 
     def __init__(self, path: str | Path | bool | None = None, num_examples: int | None = None, write_every: int = 256) -> None:
@@ -61,22 +64,22 @@ class NoiseScaleMonitor(LeanCallback):
         self._n = 0
         self._examples_seen = 0
         self._restored = False
-        self._window: list[tuple[int, torch.Tensor | None]] = []  # (examples, loss / k) of each micro-batch of the update so far
+        self._window: list[tuple[int, torch.Tensor | None]] = []  # (examples, loss / k) of each micro-batch of the current update
         self._rates: tuple[float, float] = (math.nan, 0.0)
-        self._said = False
+        self._announced = False
         self._steps = 0
 
-    # -- what happened --------------------------------------------------------------------------------------------------------
+    # -- collecting -----------------------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._n = self.num_examples or _examples_of_a_pass(trainer)
         self._steps = trainer.global_step
-        self._said = False
-        if trainer.global_step == 0 and not self._restored:  # used before, in another run
+        self._announced = False
+        if trainer.global_step == 0 and not self._restored:  # the monitor may have been used in another run
             self._examples_seen, self._window = 0, []
         self._restored = False
         if self.path is not False and not getattr(trainer, "fast_dev_run", False):
-            # log_dir is a broadcast: every device has to ask for it
+            # reading log_dir is a collective operation, so every device has to do it
             folder = trainer.log_dir or trainer.default_root_dir if self.path in (None, True) else None
             path = Path(folder) / "steps.csv" if folder is not None else Path(str(self.path))
             self._file = AppendedRows(path, COLUMNS, start=trainer.global_step) if trainer.is_global_zero else None
@@ -84,8 +87,8 @@ class NoiseScaleMonitor(LeanCallback):
 
     def on_before_zero_grad(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
         self._window = []
-        if not self._said and isinstance(trainer.train_dataloader, PlannedLoader):
-            self._say(trainer, None)
+        if not self._announced and isinstance(trainer.train_dataloader, PlannedLoader):
+            self._announce(trainer, None)
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
         group = optimizer.param_groups[0]
@@ -94,8 +97,8 @@ class NoiseScaleMonitor(LeanCallback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         loader = trainer.train_dataloader
         planned = loader if isinstance(loader, PlannedLoader) else None
-        if not self._said:
-            self._say(trainer, batch)
+        if not self._announced:
+            self._announce(trainer, batch)
         size = planned.handed_out if planned is not None else extract_batch_size(batch)
         self._window.append((size, outputs.get("loss") if isinstance(outputs, dict) else None))
         if trainer.global_step == self._steps:
@@ -122,7 +125,7 @@ class NoiseScaleMonitor(LeanCallback):
         if len(self._rows) >= self.write_every:
             self._write(trainer)
 
-    # -- writing it down ------------------------------------------------------------------------------------------------------
+    # -- writing --------------------------------------------------------------------------------------------------------------
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._write(trainer)
@@ -134,7 +137,7 @@ class NoiseScaleMonitor(LeanCallback):
         self._write(trainer, together=False)  # the other devices may be gone
 
     def state_dict(self) -> dict[str, Any]:
-        """The count of examples, those of rows that are not written yet included, and the micro-batches of an update under way."""
+        """The number of examples seen, including rows that are not written yet, and the micro-batches of an unfinished update."""
         seen = self._examples_seen + sum(row.expected for row in self._rows)
         return {"examples_seen": seen, "window": [(n, None if x is None else float(x)) for n, x in self._window]}
 
@@ -170,11 +173,11 @@ class NoiseScaleMonitor(LeanCallback):
         if self._file is not None:
             self._file.append(written)
 
-    def _say(self, trainer: pl.Trainer, batch: Any) -> None:
-        self._said = True
-        rank_zero_info(self._in_words(trainer, batch))
+    def _announce(self, trainer: pl.Trainer, batch: Any) -> None:
+        self._announced = True
+        rank_zero_info(self._description(trainer, batch))
 
-    def _in_words(self, trainer: pl.Trainer, batch: Any) -> str:
+    def _description(self, trainer: pl.Trainer, batch: Any) -> str:
         loader = trainer.train_dataloader
         lr = float(trainer.optimizers[0].param_groups[0]["lr"])
         if isinstance(loader, PlannedLoader) and loader.current is not None:
@@ -189,10 +192,10 @@ class NoiseScaleMonitor(LeanCallback):
 
 @dataclass(slots=True)
 class _Row:
-    """An update that happened, as seen by one device.
+    """An update that is done, as seen by one device.
 
-    `micro_batches` has (examples, loss / divisor) of each, the loss still on the device; `expected` is B as far as one device can tell:
-    its own count where it is alone.
+    `micro_batches` holds (examples, loss / divisor) of each micro-batch, with the loss still on the device. `expected` is B as far as one
+    device can know it: the number that it counted if it is the only device, otherwise the planned B, or W times its number without a plan.
     """
 
     step: int
@@ -208,9 +211,9 @@ class _Row:
 
 
 def _totals(trainer: pl.Trainer, rows: list[_Row], together: bool) -> list[tuple[int, float]]:
-    """(B, mean loss) of each row's update; the loss is nan where there is none.
+    """(B, mean loss) of each row's update; the loss is nan if there is none.
 
-    Both are counted over all devices where `together`; else B is `expected`, and the loss that of this device.
+    If `together`, both are computed over all devices. Otherwise B is `expected`, and the loss is that of this device.
     """
     tensors = [loss for row in rows for n, loss in row.micro_batches if n and loss is not None]
     values = iter(torch.stack(tensors).tolist() if tensors else [])
@@ -231,13 +234,13 @@ def _totals(trainer: pl.Trainer, rows: list[_Row], together: bool) -> list[tuple
 
 
 def _examples_of_a_pass(trainer: pl.Trainer) -> int:
-    """N: what one pass of the train DataLoader draws from, over all devices."""
+    """N: the number of examples that one pass of the train DataLoader draws from, over all devices."""
     loader = trainer.train_dataloader
     if isinstance(loader, PlannedLoader):
         return loader.plan.num_examples
     remedy = "give NoiseScaleMonitor(num_examples=...)"
     if not isinstance(loader, DataLoader):
-        raise ConfigError("train_dataloader", type(loader).__name__, "tells no number of examples", remedy)
+        raise ConfigError("train_dataloader", type(loader).__name__, "does not say how many examples it has", remedy)
     if isinstance(loader.dataset, IterableDataset):
         raise ConfigError("train_dataloader", type(loader.dataset).__name__, "has no number of examples", remedy)
     drawn: Any = loader.sampler.dataset if isinstance(loader.sampler, DistributedSampler) else loader.sampler

@@ -1,8 +1,8 @@
 """Image classifiers `(n, c, h, w) -> (n, num_classes)`, and ghost batch normalisation.
 
-Every model is built by `Model(in_channels=..., num_classes=..., image_size=(h, w), **its own options)`; the first three
-come from the data, the options from conf/model. It returns logits, so the loss is `cross_entropy`, not `nll_loss`.
-`network` builds one from its name and sets its memory format and compilation.
+Every model is built by `Model(in_channels=..., num_classes=..., image_size=(h, w), **its own options)`; the first three arguments come from
+the data, the options from conf/model. It returns logits, so the loss is `cross_entropy`, not `nll_loss`. `network` builds a model from its
+name and sets its memory format and compilation.
 """
 
 from noisescale.models.building import network

@@ -1,4 +1,4 @@
-"""The LightningModule: a network, a loss, an optimizer. It knows neither schedule nor batch size; callbacks carry out the plan."""
+"""The LightningModule of image classification: network, loss, metrics, optimizer. Schedule and batch size are left to the callbacks."""
 
 from __future__ import annotations
 
@@ -16,23 +16,25 @@ from noisescale.plans.checks import check_label_smoothing
 
 __all__ = ["Classifier"]
 
-SUMMED_TOGETHER = 256  # micro-batches
+SUMMED_TOGETHER = 256
+"""Micro-batches whose losses are summed in one operation."""
 
 
 class Classifier(LeanModule):
-    """Classification by mean cross-entropy, in training against (1 - a) one-hot + a/C, a = label_smoothing.
+    """Mean cross-entropy, in training with the targets (1 - a) one-hot + a/C, where a = label_smoothing.
 
-    Metrics, once per epoch: train/loss and train/acc (running means over the epoch, while the weights change), val/loss, val/acc,
-    test/loss, test/acc; accuracies are shares of the examples (micro average), in [0, 1]. Only train/loss is of the smoothed targets.
+    Metrics, once per epoch: train/loss and train/acc (means over the epoch, while the weights change), val/loss, val/acc, test/loss,
+    test/acc. Accuracies are fractions of all examples (micro average), in [0, 1]. Only train/loss uses the smoothed targets.
 
     Args:
         net: images (n, c, h, w) -> logits (n, num_classes).
         optimizer: module -> optimizer.
-        num_classes: C.
-        label_smoothing: a in [0, 1).
+        num_classes: C, the number of classes.
+        label_smoothing: a, in [0, 1).
 
     Raises:
-        ConfigError: a out of its range.
+        ConfigError: label_smoothing is out of its range.
+
     Source: Szegedy et al. 2016, arXiv:1512.00567, section 7.
     """
 
@@ -53,10 +55,10 @@ class Classifier(LeanModule):
         accuracy = {stage: MulticlassAccuracy(num_classes, average="micro", validate_args=False) for stage in stages}
         self.accuracy = nn.ModuleDict(accuracy)
         self.mean_loss = nn.ModuleDict({stage: MeanMetric(nan_strategy="disable") for stage in stages})
-        # Sums by hand: a metric object per micro-batch costs more than a small network's update.
-        self._sums: Tensor | None = None  # of loss x examples, and of right answers
+        # Plain sums, because updating a metric object for every micro-batch costs more than an update of a small network.
+        self._sums: Tensor | None = None  # of loss x examples, and of correct predictions
         self._count = 0
-        self._recent: list[tuple[Tensor, Tensor, int]] = []  # loss, right answers, examples: not in the sums yet
+        self._recent: list[tuple[Tensor, Tensor, int]] = []  # (loss, correct predictions, examples) that are not in the sums yet
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.net(images)
@@ -69,9 +71,9 @@ class Classifier(LeanModule):
         images, labels = batch
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        right = (logits.detach().argmax(1) == labels).sum()
-        # A copy: the loss itself is weighted before its backward pass.
-        self._recent.append((loss.detach().clone(), right, len(labels)))
+        correct = (logits.detach().argmax(1) == labels).sum()
+        # A copy, because BatchSizeScheduler multiplies the loss in place before the backward pass.
+        self._recent.append((loss.detach().clone(), correct, len(labels)))
         if len(self._recent) == SUMMED_TOGETHER:
             self._sum_up()
         return loss
@@ -79,11 +81,12 @@ class Classifier(LeanModule):
     def _sum_up(self) -> None:
         if not self._recent:
             return
-        losses, right, counts = zip(*self._recent, strict=True)
+        losses, correct, counts = zip(*self._recent, strict=True)
         self._recent = []
         examples = torch.tensor(counts, dtype=torch.float64, device=losses[0].device)
-        sums = torch.stack((torch.stack(losses).double() @ examples, torch.stack(right).sum().double()))
-        self._sums = sums if self._sums is None else self._sums.to(sums.device) + sums  # restored before the module has its device
+        sums = torch.stack((torch.stack(losses).double() @ examples, torch.stack(correct).sum().double()))
+        # `to`, because sums from a checkpoint are restored before the module is on its device.
+        self._sums = sums if self._sums is None else self._sums.to(sums.device) + sums
         self._count += sum(counts)
 
     def on_train_epoch_end(self) -> None:
@@ -94,9 +97,9 @@ class Classifier(LeanModule):
         if self.trainer.world_size > 1:
             totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
         loss, correct, count = totals.tolist()
-        several = self.trainer.world_size > 1  # the means are equal on all devices already
+        several = self.trainer.world_size > 1  # sync_dist changes nothing: the means are already equal on all devices
         self.log("train/acc", correct / count, prog_bar=True, sync_dist=several)
-        # Not to the logger, whose train/loss is that of each update.
+        # Not sent to the logger, which uses train/loss for the loss of each update.
         self.log("train/loss", loss / count, logger=False, prog_bar=True, sync_dist=several)
         self._sums, self._count = None, 0
 
@@ -122,6 +125,6 @@ class Classifier(LeanModule):
         checkpoint["epoch_sums"] = None if self._sums is None else (self._sums.tolist(), self._count)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # Those of rank 0: on other devices they would count twice.
+        # Only on rank 0, whose sums were saved: on other devices as well they would be counted more than once.
         if (sums := checkpoint.get("epoch_sums")) is not None and self.global_rank == 0:
             self._sums, self._count = torch.tensor(sums[0], dtype=torch.float64, device=self.device), sums[1]

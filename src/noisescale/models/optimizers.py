@@ -1,4 +1,4 @@
-"""From a config's optimizer options to an optimizer of a model; and RMSProp with Nesterov momentum, which torch lacks."""
+"""Make an optimizer for a model from the options of a config; and RMSProp with Nesterov momentum, which torch does not have."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from noisescale.plans.checks import check_optimizer_options
 __all__ = ["OptimizerFactory", "RMSpropNesterov", "parameter_groups"]
 
 _NORMALISATION = (
-    nn.modules.batchnorm._NormBase,  # batch norms (synchronised and ghost too) and instance norms
+    nn.modules.batchnorm._NormBase,  # batch norms, including synchronised and ghost batch norm, and instance norms
     nn.GroupNorm,
     nn.LayerNorm,
     nn.RMSNorm,
@@ -29,16 +29,17 @@ _NORMALISATION = (
 class OptimizerFactory:
     """`factory(module)` -> an optimizer of the module's trainable parameters; for a LightningModule's `configure_optimizers`.
 
-    The options are checked when the factory is made, before there is a model: by `plans.checks.check_optimizer_options`; then that the
-    optimizer has each of them; then whatever torch checks itself. It can be pickled, and called more than once: each call makes a new
-    optimizer.
+    The options are checked when the factory is made, before there is a model: whether the optimizer has each of them, then
+    by `plans.checks.check_optimizer_options`, then by torch's own checks. A factory can be pickled, and each call makes a new optimizer.
 
     Args:
-        partial: `functools.partial` of a `torch.optim.Optimizer` class that waits for the parameters; its keywords are the
-            options. A list among them becomes a tuple, so that no config object enters a checkpoint.
-        decay_biases_and_norms: see `parameter_groups`. The weight decay is the partial's, or the class's own default.
+        partial: `functools.partial` of a `torch.optim.Optimizer` class, with all arguments but the parameters; its keywords are the
+            options. A list among them becomes a tuple, so that no config object ends up in a checkpoint.
+        decay_biases_and_norms: see `parameter_groups`. The weight decay is that of `partial`, or else the default of the class.
 
-    Raises: ConfigError, its key without a group (`lr`). A call raises ValueError if the module has no trainable parameter.
+    Raises:
+        ConfigError: an option is unknown or out of its range; its key has no group (`lr`).
+        ValueError: on a call, if the module has no trainable parameter.
     """
 
     partial: functools.partial[Any]
@@ -57,7 +58,7 @@ class OptimizerFactory:
 
     @classmethod
     def from_config(cls, partial: functools.partial[Any]) -> OptimizerFactory:
-        """The factory for an instantiated conf/optimizer: `decay_biases_and_norms` is ours, its other options are torch's."""
+        """The factory for an instantiated option of conf/optimizer: `decay_biases_and_norms` is ours, all other keys are torch's."""
         options = dict(partial.keywords)
         flag = options.pop("decay_biases_and_norms", None)
         return cls(functools.partial(partial.func, *partial.args, **options), flag)
@@ -68,7 +69,7 @@ class OptimizerFactory:
         if not groups:
             raise ValueError("the model has no trainable parameter: there is nothing to optimise")
         optimizer: Optimizer = self.partial(groups)
-        # A checkpoint brings the options of its own run, and buffers in the memory order of its own weights.
+        # Loading a checkpoint would restore the options of the run that saved it, and buffers in the memory order of its weights.
         optimizer.register_load_state_dict_pre_hook(_keep_implementation)
         optimizer.register_load_state_dict_post_hook(_lay_out_as_parameters)
         return optimizer
@@ -77,20 +78,24 @@ class OptimizerFactory:
 def parameter_groups(module: nn.Module, weight_decay: float, decay_biases_and_norms: bool) -> list[dict[str, Any]]:
     """The trainable parameters as param groups of a torch optimizer, each once, in the order of `module.parameters()`.
 
-    With `decay_biases_and_norms` one group, with everything: what `Optimizer(module.parameters())` does. Without it two, the
-    second with weight_decay 0: all parameters of batch, instance, group, layer and RMS norms, and all that are called a bias
-    (`bias`, `in_proj_bias`, `bias_hh_l0`), also where they are shared with a layer that decays. Empty groups are left out.
+    With `decay_biases_and_norms` there is one group with all parameters, as in `Optimizer(module.parameters())`. Without it there are two.
+    The second has weight_decay 0 and holds all parameters of batch, instance, group, layer and RMS norms, and all biases, known by their
+    names (`bias`, `in_proj_bias`, `bias_hh_l0`), even if they are shared with a layer that decays. Empty groups are left out.
 
     Args:
-        weight_decay: of the decayed parameters, at least 0. Coupled in SGD, decoupled in AdamW: the optimizer's matter.
+        module: the model.
+        weight_decay: weight decay of the decayed parameters, at least 0. Whether it is coupled, as in SGD, or decoupled, as in AdamW, is up
+            to the optimizer.
+        decay_biases_and_norms: whether biases and the parameters of normalisation layers decay too.
 
-    Raises: ConfigError if `weight_decay` is negative or not finite.
+    Raises:
+        ConfigError: `weight_decay` is negative or not finite.
     """
     check_number("weight_decay", weight_decay, at_least=0.0)
     trainable = [p for p in module.parameters() if p.requires_grad]
     undecayed: set[int] = set()
     if not decay_biases_and_norms:
-        # Duplicates are kept, because a parameter with two names in one layer is spared if either is a bias.
+        # Duplicates are kept, because a parameter with two names in one layer does not decay if either is the name of a bias.
         for layer in module.modules():
             for name, parameter in layer.named_parameters(recurse=False, remove_duplicate=False):
                 if isinstance(layer, _NORMALISATION) or "bias" in name.split("_"):
@@ -107,13 +112,13 @@ def _plain(value: Any) -> Any:
 
 
 def _keep_implementation(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """The state with this optimizer's own `fused` and `foreach`: they are no part of what was learned."""
+    """The state with this optimizer's own `fused` and `foreach`, which say how a step is computed, not what was learned."""
     own = {key: optimizer.defaults[key] for key in ("fused", "foreach") if key in optimizer.defaults}
     return state_dict | {"param_groups": [group | own for group in state_dict["param_groups"]]}
 
 
 def _lay_out_as_parameters(optimizer: Optimizer) -> None:
-    """Each buffer in the memory order of its parameter: torch's fused steps go by memory and would pair the wrong numbers."""
+    """Put each buffer in the memory order of its parameter: torch's fused steps follow the memory and would pair the wrong numbers."""
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
@@ -127,7 +132,7 @@ def _check_options(partial: functools.partial[Any]) -> None:
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
         for key in options:
             if key not in known:
-                raise ConfigError(key, options[key], f"is no option of {name}", f"its options: {', '.join([*known][1:])}")
+                raise ConfigError(key, options[key], f"is not an option of {name}", f"its options: {', '.join([*known][1:])}")
     check_optimizer_options(options)
     try:
         _probe(partial)
@@ -136,38 +141,42 @@ def _check_options(partial: functools.partial[Any]) -> None:
 
 
 def _probe(partial: functools.partial[Any]) -> Optimizer:
-    """The optimizer on a parameter of no consequence: torch's own checks run, and its defaults can be read."""
+    """The optimizer of a dummy parameter, which runs torch's own checks and shows the defaults."""
     optimizer: Optimizer = partial([nn.Parameter(torch.zeros(1))])
     return optimizer
 
 
 class RMSpropNesterov(Optimizer):
-    """RMSProp with Nesterov momentum: the gradient is taken where the velocity is about to carry the parameters.
+    """RMSProp with Nesterov momentum: the gradient is taken at the point to which the velocity is about to move the parameters.
 
-    The book's step, with rate e, momentum a, decay r' of the squared-gradient average r, velocity v:
+    The step in the book, with learning rate e, momentum a, running average r of the squared gradient with decay r', and velocity v:
 
         theta~ = theta + a v;  g = grad L(theta~);  r = r' r + (1 - r') g g;  v = a v - e g / sqrt(r);  theta = theta + v
 
-    A training loop takes the gradient where the parameters are, so between steps the parameters here hold theta~, the interim
-    point (as in torch's Nesterov SGD), and a step is the same recursion written for it: v = a v - d, theta~ = theta~ + a v - d,
-    d = e g / (sqrt(r) + eps). The book's theta is `p - momentum * state["velocity"]`. Validation therefore sees theta~.
+    A training loop takes the gradient at the current parameters. Between steps the parameters here are therefore theta~, the interim point,
+    as in torch's Nesterov SGD, and a step is the same recursion in terms of theta~: v = a v - d, theta~ = theta~ + a v - d, with
+    d = e g / (sqrt(r) + eps). The book's theta is `p - momentum * state["velocity"]`. Validation uses theta~.
 
-    The velocity carries the rate: a change of `lr` acts on new contributions only and old ones fade at the old rate, as in
-    the book and unlike torch's SGD and RMSprop, whose buffers hold gradients and are multiplied by the present rate (Goyal et
-    al. 2017, arXiv:1706.02677, section 3). A change of `momentum` reaches the interim point at the end of that step.
-    r starts at 0 without a correction, so the first steps are longer: the very first is e / sqrt(1 - alpha) in each
-    coordinate, ten times e for alpha = .99.
+    The velocity contains the learning rate. A change of `lr` affects new contributions only, and old ones keep the learning rate that they
+    were made with, as in the book. In torch's SGD and RMSprop, by contrast, the buffers hold gradients, which are multiplied by the current
+    learning rate (Goyal et al. 2017, arXiv:1706.02677, section 3). A change of `momentum` affects the interim point at the end of a step.
+    r starts at 0 without a bias correction, so the first steps are longer: the very first is e / sqrt(1 - alpha) in each coordinate, which
+    is ten times e for alpha = .99.
 
     Args:
-        lr: the book's epsilon, at least 0: parameter units per step for a gradient of typical size.
-        alpha: the book's rho, in [0, 1): torch's name in RMSprop. NOT the book's alpha.
-        momentum: the book's alpha, in [0, 1). 0 is torch's RMSprop.
-        eps: added to sqrt(r); the book's 8.6 has none. A coordinate whose gradient has always been 0 (a dead unit, a pixel that
-            is always black) would give 0/0; 1e-8 is torch's value in RMSprop. It may be 0.
-        weight_decay: coupled: `weight_decay * theta~` is added to the gradient, as in torch's SGD and RMSprop.
+        lr: the book's epsilon, at least 0: how far a step moves a parameter if the gradient has its typical size.
+        alpha: the book's rho, in [0, 1). The name is that of torch's RMSprop; it is NOT the book's alpha.
+        momentum: the book's alpha, in [0, 1). With 0 the steps are those of torch's RMSprop.
+        eps: added to sqrt(r), at least 0; the book's algorithm 8.6 has none. Without it a coordinate whose gradient has always been 0 (of a
+            dead unit, or of a pixel that is always black) would give 0/0. The default 1e-8 is that of torch's RMSprop.
+        weight_decay: coupled weight decay, at least 0: `weight_decay * theta~` is added to the gradient, as in torch's SGD and RMSprop.
 
-    Raises: ConfigError for options out of range; RuntimeError in `step` for sparse gradients and complex parameters.
-    State per parameter: `square_avg` (r) and `velocity` (v), of the parameter's shape.
+    State of each parameter: `square_avg` (r) and `velocity` (v), in the shape of the parameter.
+
+    Raises:
+        ConfigError: an option is out of its range.
+        RuntimeError: in `step`, for sparse gradients and complex parameters.
+
     Source: Goodfellow, Bengio, Courville, Deep Learning (2016), algorithm 8.6.
     """
 
@@ -191,7 +200,7 @@ class RMSpropNesterov(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update of every parameter that has a gradient; returns the closure's loss, None without a closure."""
+        """Update every parameter that has a gradient; returns the loss of the closure, or None without a closure."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

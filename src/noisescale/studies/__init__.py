@@ -1,1 +1,1 @@
-"""What plans and runs show: tables and figures."""
+"""Tables and figures of plans and runs."""

@@ -1,4 +1,4 @@
-"""The figure of a plan: rate, batch and noise over epochs, beside its counterpart."""
+"""The figure of a plan: learning rate, batch size and noise over epochs, together with its counterpart."""
 
 from __future__ import annotations
 
@@ -17,23 +17,28 @@ from noisescale.plans.summary import PlanSummary
 __all__ = ["draw_plan"]
 
 _POINTS = 4000
-"""More than the figure has pixels: of each such part of the training the first update is drawn."""
+"""Points of a curve, more than the figure has pixels: the training is cut into as many parts, and the first update of each is drawn."""
 
 Curves = tuple[Sequence[float], Sequence[float], Sequence[float], Sequence[float]]
 
 
 def draw_plan(summary: PlanSummary, title: str, path: Path) -> None:
-    """Write lr, B and the noise over epochs, of a plan and of its counterpart, as PNG.
+    """Draw lr, B and the noise over epochs, of a plan and of its counterpart, and write the figure as PNG.
 
-    Full updates only: the smaller windows at the ends of passes would be spikes.
+    Only full updates are drawn: the smaller windows at the ends of passes would appear as spikes.
+
+    Args:
+        summary: the summary of the plan.
+        title: the title of the figure.
+        path: the PNG file, replaced atomically.
     """
     figure = Figure(figsize=(8, 7.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(3, 1, sharex=True)
     members = [(f"this plan: {_count(len(summary.updates))}", "C0", "-", _planned(summary))]
     if summary.other is not None:
-        carrier = "the rate" if isinstance(summary.other.strategy, Fixed) else "the batch"
-        label = f"the same noise in {carrier}: {_count(summary.other_updates)}"
+        carrier = "the learning rate" if isinstance(summary.other.strategy, Fixed) else "the batch"
+        label = f"the same noise carried by {carrier}: {_count(summary.other_updates)}"
         members.append((label, "C1", "--", _sampled(summary, summary.other)))
     names = ("learning rate", "batch size B, examples", f"noise, {summary.matched_noise_formula()}")
     for index, (axis, name) in enumerate(zip(axes, names, strict=True), 1):
@@ -50,7 +55,7 @@ def draw_plan(summary: PlanSummary, title: str, path: Path) -> None:
         axis.grid(alpha=0.3)
     axes[-1].set_xlabel("epochs: examples seen / N")
     axes[-1].set_xlim(0, summary.phases[-1].end)
-    figure.suptitle(textwrap.fill(title, 100), fontsize=10, parse_math=False)  # dollars are no formulas
+    figure.suptitle(textwrap.fill(title, 100), fontsize=10, parse_math=False)  # a dollar sign is not a formula
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     part = path.with_name(f".{path.name}.part")
     figure.savefig(part, format="png", dpi=110)
@@ -68,7 +73,7 @@ def _planned(summary: PlanSummary) -> Curves:
 
 
 def _sampled(summary: PlanSummary, plan: Plan) -> Curves:
-    """The choices of the counterpart on a grid of epochs: what it takes to draw it, without going through its updates."""
+    """The counterpart's choices on a grid of epochs: enough to draw it, without computing its updates."""
     assert plan.epochs is not None
     clock = [plan.epochs * i / _POINTS for i in range(_POINTS)]
     choices = [plan.choice_at(epoch) for epoch in clock]

@@ -1,4 +1,4 @@
-"""The table of a plan: a row per phase, in 80 columns."""
+"""The table of a plan: a row per phase, at most 80 columns wide."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from noisescale.plans.summary import PlanSummary
 __all__ = ["print_plan"]
 
 WIDTH = 80
-"""Columns of a table that goes to a file or a pipe, unless the variable COLUMNS says otherwise."""
+"""Columns of a table that goes to a file or a pipe, unless the environment variable COLUMNS sets another number."""
 
 
 def print_plan(summary: PlanSummary) -> None:
@@ -46,7 +46,7 @@ def _table(summary: PlanSummary) -> Table:
     for column in columns:
         whole = column in ("epochs", "B", "accumulate", "updates")  # the others may take two lines
         table.add_column(column, justify="right", no_wrap=whole, min_width=max(map(len, column.split())))
-    # The phases of a wave look alike: they become one row.
+    # Consecutive phases with the same cells, such as those of a wave, share one row.
     for cells, group in groupby(summary.phases, key=lambda phase: _cells(summary, phase)):
         phases = list(group)
         table.add_row(f"{phases[0].start:.3g} to {phases[-1].end:.3g}", *cells, str(sum(phase.updates for phase in phases)))
@@ -54,7 +54,7 @@ def _table(summary: PlanSummary) -> Table:
 
 
 def _cells(summary: PlanSummary, phase: Phase) -> tuple[str, ...]:
-    """A row without its epochs and its updates: the first and the last full update of a phase."""
+    """The cells of a row without its epochs and its updates, from the first and the last full update of a phase."""
     ends = (phase.first, phase.last)
     cells = [
         _range([summary.rate(update) for update in ends]),
@@ -68,7 +68,7 @@ def _cells(summary: PlanSummary, phase: Phase) -> tuple[str, ...]:
 
 
 def _range(values: Sequence[float], digits: int = 3) -> str:
-    """`first to last`, or, with a digit more, one number where the two are written alike."""
+    """`first to last`; or a single number, with one more digit, if the two are written alike."""
     written = dict.fromkeys(_number(value, digits) for value in values)
     return " to ".join(written) if len(written) > 1 else _number(values[0], digits + 1)
 
