@@ -48,7 +48,7 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
 def _seconds(sweeps: Sequence[range], options: Sequence[str], launcher: Sequence[str] = ()) -> float:
     """Seconds until all of `sweeps`, each a range of seeds, have ended; they are started together."""
     out = scratch() / f"sweep-{time.time_ns()}"
-    common = [sys.executable, str(ROOT / "train.py"), "-m", "threads=1", *options, *launcher]
+    common = [sys.executable, str(ROOT / "train.py"), "-m", "threads=1", "batch.last=partial", *options, *launcher]
     commands = [[*common, f"seed={','.join(map(str, seeds))}", f"hydra.sweep.dir={out}/{seeds.start}"] for seeds in sweeps]
     started = time.perf_counter()
     running = [

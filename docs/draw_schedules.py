@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 mpl.use("agg")
 from matplotlib import pyplot as plt
 
-from noisescale.app.command import build
+from noisescale.app.config import build
 from noisescale.plans.duality import resolve_rule
 from noisescale.plans.plan import Plan
 

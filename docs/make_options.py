@@ -204,8 +204,7 @@ def option_of(group_name: str, option: Option, group: dict[str, Option], default
         users = [f"`{other.name}`" for other in others if option in lineage(other, group)]
         who = f"all options of `{group_name}`" if len(users) == len(others) else f"{', '.join(users[:-1])} and {users[-1]}"
         yield f"### Keys that {who} share"
-        option.about = [re.sub("^Keys that every .* shares; not an option itself. ?", "", line) for line in option.about]
-        option.about = [line.replace("; not an option itself", "") for line in option.about]
+        option.about = [re.sub("^Keys that .* shares?; not an option itself. ?|; not an option itself", "", line) for line in option.about]
     else:
         yield f"### {group_name}={option.name}"
     text = [paragraph for paragraph in paragraphs(option.about) if paragraph]
@@ -243,6 +242,19 @@ def choices(option: Option, group: dict[str, Option]) -> dict[str, str]:
     return found
 
 
+def statements_of(option: Option) -> list[list[str]]:
+    """The lines of an experiment's header, without its command: what it is, what the paper says, what was measured, ..."""
+    found: list[list[str]] = [[]]
+    for line in option.about:
+        if line.startswith("  "):
+            found.append([])
+        elif NEW_STATEMENT.match(line) and found[-1] and found[-1][-1].endswith((".", ":")):
+            found.append([line])
+        else:
+            found[-1].append(line)
+    return [lines for lines in found if lines]
+
+
 def combination_of(group_name: str, option: Option, group: dict[str, Option]) -> Iterator[str]:
     """The section of one experiment, or of one debug option."""
     family = option.name.rpartition("/")[0]
@@ -250,22 +262,17 @@ def combination_of(group_name: str, option: Option, group: dict[str, Option]) ->
     command = next((line.strip() for line in option.about if line.startswith("  ")), f"python train.py {group_name}={option.name}")
     if not option.shared:
         yield f"```bash\n{command}\n```"
-    statements: list[list[str]] = [[]]
-    for line in option.about:
-        if line.startswith("  "):
-            statements.append([])
-        elif NEW_STATEMENT.match(line) and statements[-1] and statements[-1][-1].endswith((".", ":")):
-            statements.append([line])
-        else:
-            statements[-1].append(line)
-    text = [escaped(" ".join(lines)).replace(f": {command}", ".") for lines in statements if lines]
+    text = [escaped(" ".join(lines)).replace(f": {command}", ".") for lines in statements_of(option)]
     above = f"[what the {family} experiments share](#what-the-{family}-experiments-share)"
-    text = [line.replace("\\_base.yaml", above).replace("; not an experiment itself", "") for line in text]
-    yield re.sub(rf"^What the .* {family} share: ", "", text[0])
+    text = [line.replace("\\_base.yaml", above) for line in text]
+    if option.shared:
+        said = re.sub(r";? ?not an experiment itself", "", " ".join(text), flags=re.IGNORECASE).replace("..", ".")
+        yield re.sub(rf"^What the .* {family} share[:.] ", "", said)
+        return
+    yield text[0]
     if text[1:]:
         yield "\n".join(f"- {line}" for line in text[1:])
-    if not option.shared:
-        yield f"Short for `{' '.join(f'{key}={value}' for key, value in choices(option, group).items())}`."
+    yield f"Short for `{' '.join(f'{key}={value}' for key, value in choices(option, group).items())}`."
 
 
 def page() -> str:

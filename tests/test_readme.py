@@ -11,9 +11,8 @@ from torch.utils.data import DataLoader
 
 from noisescale.files import read_rows
 from tests.helpers.regression import Plain, Regression, network
+from tests.helpers.repository import REPOSITORY
 from tests.helpers.trainings import ignored
-
-README = Path(__file__).resolve().parent.parent / "README.md"
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
 
@@ -26,7 +25,7 @@ class Data(pl.LightningDataModule):
 @pytest.mark.parametrize("page", ["README.md", "docs/own-code.md"])
 def test_the_python_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (README.parent / page).read_text(), flags=re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (REPOSITORY / page).read_text(), flags=re.DOTALL)
     assert len(blocks) == 1
     assert len([line for line in blocks[0].splitlines() if line.strip()]) <= 12
     # Fewer examples and epochs than the page's, whose sizes are for a real data set.

@@ -162,7 +162,7 @@ TABLE: list[tuple[str, str]] = [
     (
         "scheduler=exponential scheduler.rate=0.1",
         "scheduler.gamma=0.9: exactly one of gamma (base, s = gamma^t) and rate (s = exp(-rate t)) must be given, but rate is 0.1; "
-        "set the other one to null",
+        "set one of them to null",
     ),
     ("scheduler=cyclic scheduler.mode=saw", "scheduler.mode=saw: must be one of triangular, triangular2, exp_range"),
     ("+scheduler.foo=3", f"scheduler.foo=3: is not a key of scheduler=cosine; {ANOTHER} scheduler"),

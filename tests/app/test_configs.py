@@ -131,8 +131,8 @@ def test_batch_strategies(name: str) -> None:
     assert isinstance(strategy, BatchStrategy)
     plan = Plan(build(cfg, "scheduler").with_horizon(cfg.epochs), strategy, N, cfg.epochs)
     updates = list(plan)
-    assert sum(update.effective_batch_size for update in updates) == cfg.epochs * N
     sizes = [update.effective_batch_size for update in updates]
+    assert cfg.epochs * N <= sum(sizes) < cfg.epochs * N + sizes[-1]
     match name:
         case "full":
             assert set(sizes) == {N}

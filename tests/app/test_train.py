@@ -39,7 +39,7 @@ pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
 
 # -- what a run leaves behind --------------------------------------------------------------------------------------------------
 
-FULL = ("epochs=4", "threads=1", "scheduler=constant", "optimizer=momentum", "batch.size=100", "max_micro_batch_size=40")
+FULL = ("epochs=4", "threads=1", "scheduler=constant", "batch.size=100", "batch.last=partial", "max_micro_batch_size=40")
 """A schedule whose horizon does not depend on `epochs`; 12 updates of 100 and one of 93 in each epoch."""
 
 

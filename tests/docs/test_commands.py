@@ -4,11 +4,14 @@
 - python train.py --cfg, --help, -sc: it is run in this process; it prints, and leaves no run.
 - python train.py of the README, sweeps aside, and a resume: it is run in this process for 2 updates, and results.json says so.
 - any other python train.py: Hydra composes it, and what train.py checks before it reads data is checked, its plan among it. Of a sweep
-  so many runs that each choice occurs. `make test-slow` also runs the command as it is, in a process of its own, for 2 updates; where
-  this machine has not the data or the GPUs it is skipped, and nothing is downloaded.
+  so many runs that each choice occurs. `make test-slow` also runs the command as it is, sweeps whole, for 2 updates a run; where
+  this machine lacks the data or the GPUs it is skipped, and nothing is downloaded.
 - make: the target is in the Makefile; what ARGS passes on to train.py, pytest or benchmarks is checked like a command of theirs.
 - python -m benchmarks and scripts: the part, the module, the file exists.
 - anything else must be one of `OTHERS`.
+
+docs/options.md repeats the command of each experiment's file. tests/app/test_configs.py composes and plans each of them, so here they are
+run by `make test-slow` alone, unless another page has them, too.
 """
 
 from __future__ import annotations
@@ -16,11 +19,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,12 +31,16 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from benchmarks.__main__ import ON_REQUEST, ROUNDS
-from tests.docs.doors import ignored, plan, planned, run
-from tests.docs.pages import PAGES, ROOT, Command, blocks, commands, commands_of, name
+from noisescale.app.composed import num_examples, read_config
+from tests.docs.pages import PAGES, Command, blocks, commands, commands_of, name
+from tests.helpers.front_door import plan, run
+from tests.helpers.processes import python
+from tests.helpers.repository import CONF, REPOSITORY
+from tests.helpers.trainings import ignored
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
 
-SHARED_DATA = ROOT.parent / "shared" / "data"
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 """Where data sets may lie; what is not there is not downloaded, and the slow tests that need it are skipped."""
 
 OTHERS = {
@@ -48,6 +53,7 @@ OTHERS = {
 
 COMMANDS = [*commands(), Command(("python", "train.py", "-sc", "install=bash"))]
 PLANS = [command for command in COMMANDS if command.starts_with("python", "plan.py")]
+ELSEWHERE = {command for page in PAGES if page.name != "options.md" for command in commands_of(page)}
 PRINTS = [command for command in COMMANDS if command.starts_with("python", "train.py") and {"--cfg", "--help", "-sc"} & {*command.words}]
 TRAININGS = [command for command in COMMANDS if command.starts_with("python", "train.py") and command not in PRINTS]
 MADE = [
@@ -56,9 +62,18 @@ MADE = [
     if command.starts_with("make", "train")
     for word in command.words[2:]
 ]
-README = [command for command in commands_of(ROOT / "README.md") if "-m" not in command.words]
+README = [command for command in commands_of(REPOSITORY / "README.md") if "-m" not in command.words]
 SHORT = [command for command in TRAININGS if command in README or "ckpt_path" in str(command)]
 REST = [command for command in dict.fromkeys([*TRAININGS, *MADE]) if command not in SHORT]
+
+
+def marked(commands: list[Command]) -> list[Any]:
+    """Parameters of a test: those that are on the options page alone, as the command of an experiment, are slow."""
+    slow = [command.arguments[0].startswith("experiment=") and command not in ELSEWHERE for command in commands]
+    return [
+        pytest.param(command, id=str(command), marks=pytest.mark.slow if late else ()) for command, late in zip(commands, slow, strict=True)
+    ]
+
 
 # -- every line is known -------------------------------------------------------------------------------------------------------
 
@@ -134,7 +149,7 @@ def concrete(command: Command, saved: Path, pictures: Path) -> list[str]:
 # -- the front doors -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", PLANS, ids=str)
+@pytest.mark.parametrize("command", marked(PLANS))
 def test_plan(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     outcome = plan(*command.arguments)
@@ -197,19 +212,19 @@ def runs_of(arguments: list[str]) -> int:
 
 def composed(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> DictConfig:
     """The config as train.py gets it."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", [*arguments, "output_dir=run", "hydra.runtime.output_dir=run"], return_hydra_config=True)
     monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
     HydraConfig.instance().set_config(cfg)
     return cfg
 
 
-@pytest.mark.parametrize("command", REST, ids=str)
+@pytest.mark.parametrize("command", marked(REST))
 def test_up_to_the_start_of_training(command: Command, saved: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for arguments in samples(concrete(command, saved, pictures)):
         cfg = composed(arguments, monkeypatch)
         assert cfg.data.size is None  # which is for plan.py
-        assert next(iter(planned(cfg))).effective_batch_size > 0
+        assert next(iter(read_config(cfg).plan(num_examples(cfg)))).effective_batch_size > 0
 
 
 def needs(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
@@ -223,19 +238,21 @@ def needs(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", REST, ids=str)
-def test_two_updates_in_a_process_of_its_own(
-    command: Command, saved: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_updates_of_the_rest(command: Command, saved: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     arguments = concrete(command, saved, pictures)
     missing = needs(arguments, monkeypatch)
     if missing:
         pytest.skip(f"no {missing} here")
     if re.search("mnist|cifar", str(command)) and not any(argument.startswith("data.root") for argument in arguments):
         arguments.append(f"data.root={SHARED_DATA}")
-    program = [sys.executable, str(ROOT / "train.py"), *arguments, "trainer.max_steps=2", "threads=1"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(program, capture_output=True, text=True, timeout=600, cwd=tmp_path, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
+    short = [*arguments, "trainer.max_steps=2", "threads=1"]
+    if any(argument.startswith(("hydra/launcher", "trainer=ddp")) for argument in arguments):
+        done = python(str(REPOSITORY / "train.py"), *short, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    else:
+        outcome = run(*short)
+        assert outcome.status == 0, outcome.err
     folders = [path.parent for path in tmp_path.glob("outputs/**/results.json")]
     assert len(folders) == runs_of(arguments)
     for folder in folders:
@@ -244,7 +261,7 @@ def test_two_updates_in_a_process_of_its_own(
 
 # -- the others ----------------------------------------------------------------------------------------------------------------
 
-TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+TARGETS = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if kind(command) == "make"], ids=str)
@@ -255,7 +272,7 @@ def test_make(command: Command) -> None:
         assert word.startswith("ARGS=")
         passed_on = word.removeprefix("ARGS=").split()
         if target.startswith("test"):
-            assert [part for part in passed_on if not part.startswith("-") and not (ROOT / part).exists()] == []
+            assert [part for part in passed_on if not part.startswith("-") and not (REPOSITORY / part).exists()] == []
         elif target == "bench":
             assert passed_on[0] in ROUNDS | ON_REQUEST
         else:
@@ -265,7 +282,7 @@ def test_make(command: Command) -> None:
 @pytest.mark.parametrize("command", [command for command in COMMANDS if kind(command) == "script"], ids=str)
 def test_scripts(command: Command) -> None:
     if not command.starts_with("python", "-m"):
-        assert (ROOT / command.words[1]).is_file()
+        assert (REPOSITORY / command.words[1]).is_file()
         return
     assert importlib.util.find_spec(command.words[2]) is not None
     if command.words[2] == "benchmarks":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 from markdown_it import MarkdownIt
 
 from docs import make_options
-from tests.docs.pages import PAGES, ROOT, name, prose
+from tests.docs.pages import PAGES, name, prose
+from tests.helpers.repository import REPOSITORY
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)|<img src=\"([^\"]+)\"")
 each = pytest.mark.parametrize("page", PAGES, ids=name)
@@ -39,7 +41,7 @@ def test_relative_links_lead_to_a_file_and_a_heading(page: Path) -> None:
 
 
 def test_every_page_and_figure_can_be_reached_from_the_readme() -> None:
-    reached, waiting = set(), [ROOT / "README.md"]
+    reached, waiting = set(), [REPOSITORY / "README.md"]
     while waiting:
         page = waiting.pop()
         if page in reached:
@@ -48,7 +50,7 @@ def test_every_page_and_figure_can_be_reached_from_the_readme() -> None:
         if page.suffix == ".md":
             paths = (link.partition("#")[0] for link in links(page))
             waiting += [(page.parent / path).resolve() for path in paths if path]
-    assert {*PAGES, *(ROOT / "docs").glob("*.png")} <= reached
+    assert {*PAGES, *(REPOSITORY / "docs").glob("*.png")} <= reached
 
 
 @each
@@ -60,7 +62,7 @@ def test_every_figure_has_words_for_those_who_do_not_see_it(page: Path) -> None:
 
 
 def test_the_readme_is_short_and_starts_with_what_it_is_for() -> None:
-    lines = (ROOT / "README.md").read_text().splitlines()
+    lines = (REPOSITORY / "README.md").read_text().splitlines()
     assert len(lines) <= 150
     assert max(len(line) for line in lines) <= 140
     first_screen = lines[:40]
@@ -98,8 +100,8 @@ def test_the_options_are_those_of_conf() -> None:
 
 def test_the_options_page_has_every_option_and_every_key() -> None:
     page = make_options.PAGE.read_text()
-    for file in (ROOT / "conf").rglob("[!_]*.yaml"):
-        group, _, option = file.relative_to(ROOT / "conf").with_suffix("").as_posix().partition("/")
+    for file in (REPOSITORY / "conf").rglob("[!_]*.yaml"):
+        group, _, option = file.relative_to(REPOSITORY / "conf").with_suffix("").as_posix().partition("/")
         assert not option or f"\n### {group}={option}\n" in page
     for key in ("scheduler.T_max", "batch.last", "batch.rule", "data.val_fraction", "model.compile", "trainer.max_steps"):
         assert page.count(f"\n| `{key}` |") >= 1
@@ -108,12 +110,20 @@ def test_the_options_page_has_every_option_and_every_key() -> None:
 
 def test_the_counts_of_the_pairs_are_those_of_the_experiments() -> None:
     """docs/dual.md quotes the updates that each experiment's file states, and that its own test compares with its plan."""
-    rows = re.findall(r"^\| (`[^|]*`) \| [^|]* \| ([\d, ]+) \|$", (ROOT / "docs" / "dual.md").read_text(), flags=re.MULTILINE)
+    rows = re.findall(r"^\| (`[^|]*`) \| [^|]* \| ([\d, ]+) \|$", (REPOSITORY / "docs" / "dual.md").read_text(), flags=re.MULTILINE)
     assert len(rows) == 6
     for names, counts in rows:
         words = re.findall(r"`([^`]+)`", names)
         folder = words[0].rpartition("/")[0]
         for word, count in zip(words, counts.split(", "), strict=False):
             path = word if "/" in word or not folder else f"{folder}/{word}"
-            stated = (ROOT / "conf" / "experiment" / f"{path}.yaml").read_text()
+            stated = (REPOSITORY / "conf" / "experiment" / f"{path}.yaml").read_text()
             assert f"Plan: {count} updates" in stated
+
+
+@pytest.mark.parametrize("script", sorted((REPOSITORY / "docs").glob("draw_*.py")), ids=lambda path: path.stem)
+def test_what_a_script_of_the_figures_imports_is_there(script: Path) -> None:
+    """They are run by hand, and would not notice that something was moved."""
+    if "bs_scheduler" in script.stem:
+        pytest.importorskip("bs_scheduler", reason="of the extra `peers`")
+    assert callable(importlib.import_module(f"docs.{script.stem}").main)

@@ -15,6 +15,7 @@ from noisescale.execution.lean import LeanCallback
 from noisescale.execution.loader import MicroBatch, PlannedLoader
 from noisescale.execution.partial_gradient import load_gradient, restore_gradient, save_gradient
 from noisescale.execution.random_generators import seed_random_generators
+from noisescale.execution.window import Window
 from noisescale.plans.plan import Plan
 from noisescale.plans.strategies import BatchStrategy
 from noisescale.plans.trainer_limits import check_trainer_limits, plan_for_trainer
@@ -22,27 +23,6 @@ from noisescale.schedules import Constant, Schedule
 from noisescale.seeding import derive_seed
 
 __all__ = ["BatchSizeScheduler"]
-
-
-class _Window(int):
-    """k micro-batches from batch index `start` on.
-
-    Lightning asks `ready % k == 0` to step and `batch_idx % k == 0` to zero gradients, which holds only for windows that start at a
-    multiple of k; counted from `start` both are right for any sequence of windows. As a number it is k, Lightning's divisor.
-    """
-
-    start: int
-
-    def __new__(cls, k: int, start: int) -> _Window:
-        window = super().__new__(cls, k)
-        window.start = start
-        return window
-
-    def __rmod__(self, other: int) -> int:
-        return (other - self.start) % int(self)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (int(self), self.start)
 
 
 class BatchSizeScheduler(LeanCallback):
@@ -269,7 +249,7 @@ class BatchSizeScheduler(LeanCallback):
         return micro
 
     def _enter(self, trainer: pl.Trainer, k: int) -> None:
-        trainer.accumulate_grad_batches = _Window(k, self._opened.batches_before_update)
+        trainer.accumulate_grad_batches = Window(k, self._opened.batches_before_update)
 
 
 def _write_rate(group: dict[str, Any], lr: float) -> None:

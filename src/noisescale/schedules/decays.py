@@ -91,12 +91,12 @@ class Exponential(Schedule):
     rate: float | None = None
 
     def __post_init__(self) -> None:
-        if (self.gamma is None) == (self.rate is None):
+        neither = self.gamma is None and self.rate is None
+        if neither or (self.gamma is not None and self.rate is not None):
+            given = "neither is" if neither else f"rate is {self.rate}"
+            problem = f"exactly one of gamma (base, s = gamma^t) and rate (s = exp(-rate t)) must be given, but {given}"
             raise ConfigError(
-                "gamma",
-                self.gamma if self.gamma is not None else "null",
-                f"exactly one of gamma (base, s = gamma^t) and rate (s = exp(-rate t)) must be given, but rate is {self.rate}",
-                "set the other one to null",
+                "gamma", "null" if neither else self.gamma, problem, "set one of them" if neither else "set one of them to null"
             )
         if self.gamma is not None:
             check_number("gamma", self.gamma, above=0, at_most=1)

@@ -44,11 +44,12 @@ def _table(summary: PlanSummary) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     columns = ["epochs", "lr", "B", "accumulate", "g", *([] if summary.keeps_g else [summary.matched_noise_formula()]), "updates"]
     for column in columns:
-        table.add_column(column, justify="right", no_wrap=column in ("epochs", "B", "accumulate", "updates"))
+        whole = column in ("epochs", "B", "accumulate", "updates")  # the others may take two lines
+        table.add_column(column, justify="right", no_wrap=whole, min_width=max(map(len, column.split())))
     # Consecutive phases with the same cells, such as those of a wave, share one row.
     for cells, group in groupby(summary.phases, key=lambda phase: _cells(summary, phase)):
         phases = list(group)
-        table.add_row(f"{phases[0].start:.4g} to {phases[-1].end:.4g}", *cells, str(sum(phase.updates for phase in phases)))
+        table.add_row(f"{phases[0].start:.3g} to {phases[-1].end:.3g}", *cells, str(sum(phase.updates for phase in phases)))
     return table
 
 
