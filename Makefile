@@ -1,12 +1,12 @@
-# Everything a user runs, from a fresh machine on: Python 3.11 or newer, make and a package registry are enough; uv is used when it is there.
-# `make` alone lists the targets.
+# Everything that a user runs, starting from a fresh machine. It needs Python 3.11 or newer, make and a package registry, and uses uv if it
+# is installed. `make` alone lists the targets.
 
 PYTHON ?= python3
-# Passed on: make train ARGS="scheduler=step epochs=5", make test ARGS="tests/test_data.py -x".
+# Arguments that are passed on: make train ARGS="scheduler=step epochs=5", make test ARGS="tests/models/test_models.py -x".
 ARGS ?=
-# Of sweeps with several runs at once; pool copies processes, which only Linux does well.
+# The launcher of sweeps that carry out several runs at once. pool forks processes, which is reliable only on Linux.
 LAUNCHER ?= $(if $(filter Linux,$(shell uname)),pool,joblib)
-# Processes for the tests, one thread each.
+# Number of processes for the tests, with one thread each.
 WORKERS ?= 2
 
 VENV := .venv
@@ -28,23 +28,23 @@ endif
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 
-install: $(STAMP)-test ## Create .venv with all that training, sweeps, tests and checks need
+install: $(STAMP)-test ## Create .venv with everything that training, sweeps, tests and checks need
 
-train: $(STAMP)-train ## Install what training needs, then train; ARGS="scheduler=step" changes what
+train: $(STAMP)-train ## Install what training needs, then train; set options with ARGS="scheduler=step"
 	$(BIN)/python train.py $(ARGS)
 
-test: $(STAMP)-test ## Install what tests need, then run the fast ones
+test: $(STAMP)-test ## Install what the tests need, then run the fast ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
-test-slow: $(STAMP)-test ## Run all tests, the slow ones included
+test-slow: $(STAMP)-test ## Run all tests, including the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "" $(ARGS)
 
-check: $(STAMP)-test ## Lint, format and type checks
+check: $(STAMP)-test ## Check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(STAMP)-test ## Write what docs/ takes from conf/ and from plan.py
+docs: $(STAMP)-test ## Write the parts of docs/ that are made from conf/ and from commands
 	$(BIN)/python docs/make_options.py
 	OMP_NUM_THREADS=1 $(BIN)/python docs/make_samples.py
 
@@ -52,16 +52,16 @@ sweep: $(STAMP)-sweep ## Four schedules x two batch sizes on digits, two runs at
 	$(BIN)/python train.py -m hydra/launcher=$(LAUNCHER) hydra.launcher.n_jobs=2 threads=1 \
 		scheduler=constant,step,cosine,onecycle batch=small,large batch.reference_size=32 batch.lr_rule=sqrt $(ARGS)
 
-bench: $(STAMP)-test ## Measure what things cost, some minutes on an idle machine; ARGS="steps --rounds 3" for a part
+bench: $(STAMP)-test ## Run the benchmarks, some minutes on an idle machine; ARGS="steps --rounds 3" runs a part
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks $(ARGS)
 
-bench-peers: $(STAMP)-test ## The same against what users would otherwise write
+bench-peers: $(STAMP)-test ## Compare with the code that users would otherwise write
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks peers $(ARGS)
 
 tensorboard: $(STAMP)-train ## Show all runs under outputs/ in a browser
 	$(BIN)/tensorboard --logdir outputs $(ARGS)
 
-clean: ## Remove .venv and caches; outputs/ and data/ stay
+clean: ## Remove .venv and caches, but keep outputs/ and data/
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist src/*.egg-info
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -69,7 +69,7 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(f"error: $(PYTHON) is Python {v[0]}.{v[1]}; noisescale needs 3.11 or newer: make PYTHON=python3.11 ..." if v < (3, 11) else 0)'
 	$(CREATE)
 
-# A stamp is younger than both lists: a second call installs nothing.
+# A stamp that is newer than both lists means that everything is installed, so a second call installs nothing.
 $(STAMP)-train: $(LISTS) | $(BIN)/python
 	$(INSTALL) -c constraints.txt -e ".[template]"
 	@touch $@

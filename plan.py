@@ -1,4 +1,7 @@
-"""See lr, B, accumulation, noise and updates before any training: python plan.py scheduler=cosine batch=dual; takes what train.py takes."""
+"""Show a training before it runs: lr, B, accumulation, noise and updates. Takes the same options as train.py.
+
+python plan.py scheduler=cosine batch=dual
+"""
 
 from pathlib import Path
 
@@ -9,7 +12,7 @@ from noisescale.app.command import front_door
 
 @front_door(Path(__file__).resolve().parent / "conf")
 def main(cfg: DictConfig) -> int:
-    """One plan; returns its exit status."""
+    """Show one plan; returns the exit status."""
     from noisescale.app.preview import preview
 
     return preview(cfg)

@@ -1,4 +1,4 @@
-"""Train with any schedule and any batch size: python train.py scheduler=cosine batch=large; see README.md and conf/."""
+"""Train with any learning-rate schedule and batch strategy: python train.py scheduler=cosine batch=large; see README.md and conf/."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from noisescale.app.command import front_door
 
 @front_door(Path(__file__).resolve().parent / "conf")
 def main(cfg: DictConfig) -> int:
-    """One run; returns its exit status."""
+    """Carry out one run; returns its exit status."""
     from noisescale.app.train import train
 
     return train(cfg, Path(__file__).resolve())

@@ -168,7 +168,7 @@ def test_a_key_that_a_logger_does_not_know_is_one_line(tmp_path: Path) -> None:
             "tensorboard",
             "logger.foo=1: is not a key of logger=tensorboard; an experiment or debug option that sets it is for another logger",
         ),
-        ("csv-only", "logger.foo=1: has no logger to go to; choose logger=tensorboard, or set logger._target_"),
+        ("csv-only", "logger.foo=1: does not belong to any logger; choose logger=tensorboard, or set logger._target_"),
     ):
         outcome = run(*QUICK, f"logger={logger}", "+logger.foo=1", f"hydra.run.dir={tmp_path}/{logger}")
         assert (outcome.status, outcome.lines) == (2, [f"error: {line}"])

@@ -1,4 +1,4 @@
-"""Callbacks that a command line names, `+callbacks.end._target_=tests.helpers.callbacks.KilledByTheSystem`; each ends a run in its way."""
+"""Callbacks that end a run; a test names one on a command line: `+callbacks.end._target_=tests.helpers.callbacks.KilledByTheSystem`."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import pytorch_lightning as pl
 
 
 class KilledByTheSystem(pl.Callback):
-    """Ends the process at the first batch, as the system does for want of memory."""
+    """Kills the process at the first batch, as the system does when memory runs out."""
 
     def on_train_batch_start(self, *arguments: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Unpicklable(Exception):
-    """An error that pickle cannot bring back."""
+    """An error that can be pickled but not unpickled."""
 
     def __init__(self, one: str, two: str) -> None:
         super().__init__(f"{one} {two}")
 
 
 class FailsWithSeed0(pl.Callback):
-    """Raises an error of its own in the run with seed 0."""
+    """Raises an unpicklable error in the run with seed 0."""
 
     def on_train_batch_start(self, trainer: pl.Trainer, *arguments: Any) -> None:
         if os.environ.get("PL_GLOBAL_SEED") == "0":
@@ -33,7 +33,7 @@ class FailsWithSeed0(pl.Callback):
 
 
 class RaiseSignal(pl.Callback):
-    """A signal to this process after update `at`."""
+    """Sends a signal to this process after update `at`."""
 
     def __init__(self, number: int, at: int) -> None:
         self.number, self.at = number, at

@@ -1,4 +1,4 @@
-"""One rank of several trainings on gloo processes; prints a line of JSON each. Started by test_several_processes.py, not a test itself."""
+"""Run one rank of several trainings with gloo; prints a line of JSON for each. Started by test_several_processes.py, not a test itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.helpers.trainings import GradientErrors, fit, weights
 
 
 class Saver(pl.Callback):
-    """Save after micro-batch `at` of this rank and stop."""
+    """Saves a checkpoint after micro-batch `at` of this rank, and stops."""
 
     def __init__(self, at: int, path: str) -> None:
         self.at, self.path, self.count = at, path, 0
@@ -33,7 +33,7 @@ class Saver(pl.Callback):
 
 
 class Reductions(pl.Callback):
-    """Count the all-reduces of gradients."""
+    """Counts the all-reduces of gradients."""
 
     def __init__(self, world: int) -> None:
         self.world, self.count = world, 0

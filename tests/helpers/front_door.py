@@ -1,4 +1,4 @@
-"""The front doors as a user runs them, most of the time in this process, and what they leave in a folder."""
+"""Run train.py and plan.py as a user does, most of the time in this process, and read the files that they leave."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ QUICK = ("data.subset_size=200", "epochs=1", "threads=1")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command left to its user: exit status, stdout, stderr."""
+    """What the user sees of a command: exit status, stdout, stderr."""
 
     status: int | str | None
     out: str
@@ -39,13 +39,13 @@ class Outcome:
 
     @property
     def lines(self) -> list[str]:
-        """Of stderr."""
+        """The lines of stderr."""
         return self.err.splitlines()
 
 
 @contextmanager
 def fresh_process() -> Iterator[None]:
-    """Give environment, loggers and Hydra back as they were: a front door owns its process and does not tidy up."""
+    """Restore the environment, the loggers and Hydra afterwards, because the programs own their process and do not clean up."""
     environment, arguments = dict(os.environ), sys.argv
     loggers = [logging.getLogger(name) for name in ("", "hydra", "lightning_fabric", "pytorch_lightning.utilities.rank_zero")]
     before = [(logger, logger.handlers[:], logger.filters[:], logger.level, logger.propagate) for logger in loggers]
@@ -65,7 +65,7 @@ def fresh_process() -> Iterator[None]:
 
 
 def command(script: ModuleType, *arguments: str, **environment: str) -> NoReturn:
-    """`ENVIRONMENT python SCRIPT ARGUMENTS` in this process: a process of its own would spend its time importing torch."""
+    """Run `ENVIRONMENT python SCRIPT ARGUMENTS` in this process, because a process of its own would spend its time importing torch."""
     with fresh_process():
         os.environ.update(environment)
         sys.argv = [f"{script.__name__}.py", *arguments]
@@ -74,7 +74,7 @@ def command(script: ModuleType, *arguments: str, **environment: str) -> NoReturn
 
 
 def outcome_of(script: ModuleType, *arguments: str) -> Outcome:
-    """What the command says, until it exits."""
+    """Run a command until it exits; returns its exit status and output."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as caught:
         command(script, *arguments)
@@ -82,22 +82,22 @@ def outcome_of(script: ModuleType, *arguments: str) -> Outcome:
 
 
 def run(*arguments: str) -> Outcome:
-    """`python train.py ARGUMENTS`, until it exits."""
+    """Run `python train.py ARGUMENTS` in this process until it exits."""
     return outcome_of(train_script, *arguments)
 
 
 def plan(*arguments: str) -> Outcome:
-    """`python plan.py ARGUMENTS`, until it exits."""
+    """Run `python plan.py ARGUMENTS` in this process until it exits."""
     return outcome_of(plan_script, *arguments)
 
 
 def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`python train.py ARGUMENTS` in a process of its own."""
+    """Run `python train.py ARGUMENTS` in a process of its own."""
     return python("train.py", *arguments, environment=environment)
 
 
 def run_dir(folder: Path) -> str:
-    """The override, quoted for Hydra."""
+    """The override that sets the folder of a run, quoted for Hydra."""
     escaped = str(folder).replace("'", "\\'")
     return f"hydra.run.dir='{escaped}'"
 

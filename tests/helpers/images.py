@@ -1,4 +1,4 @@
-"""Tiny images: written into folders, and the data modules that read them and the sets that are known."""
+"""Tiny images written into folders, and the data modules that read them or known data sets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COMMON: dict[str, Any] = {
     "in_memory": "auto",
     "memory_limit_gb": 4,
 }
-"""What conf/data/_common.yaml has, without workers."""
+"""The values of conf/data/_common.yaml, but without workers."""
 
 
 def digits(**changes: Any) -> DigitsData:
@@ -46,7 +46,7 @@ def write_images(
     n: int = 4,
     classes: tuple[str, ...] = ("cat", "dog"),
 ) -> None:
-    """`n` training and 2 test images of each class, of random pixels; size is (width, height)."""
+    """Write `n` training and 2 test images of each class, with random pixels; size is (width, height)."""
     rng = np.random.default_rng(0)
     for split, count in (("train", n), ("test", 2)):
         for name in classes:
@@ -69,5 +69,5 @@ def same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
 
 
 def kept(root: Path) -> list[Path]:
-    """The files of the cache of decoded images."""
+    """The files in the cache of decoded images."""
     return sorted((root / ".noisescale").iterdir())

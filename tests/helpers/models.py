@@ -1,4 +1,4 @@
-"""The networks of conf/model, small enough to be trained in a test."""
+"""The networks of conf/model, small enough to train in a test."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import nn
 from tests.helpers.repository import CONF
 
 SMALL: dict[str, dict[str, Any]] = {"resnet9": {"width": 4}, "resnet18": {"width": 8}, "wrn": {"depth": 10, "width": 1}}
-"""Of the large networks, the options that make them small."""
+"""The options that make the large networks small."""
 
 
 def config_of(name: str, **options: Any) -> Any:
-    """The options of conf/model/NAME.yaml, those that all models share, and `options`."""
+    """The config of conf/model/NAME.yaml, with the keys that all models share and with `options`."""
     own = OmegaConf.load(CONF / "model" / f"{name}.yaml")
     assert isinstance(own, DictConfig)
     assert own.pop("defaults") == ["_common", "_self_"]
@@ -23,6 +23,6 @@ def config_of(name: str, **options: Any) -> Any:
 
 
 def build(name: str, channels: int = 3, size: int = 32, **options: Any) -> nn.Module:
-    """The network, for ten classes of square images."""
+    """The network for ten classes of square images."""
     model: nn.Module = instantiate(config_of(name, **options), in_channels=channels, num_classes=10, image_size=(size, size))
     return model

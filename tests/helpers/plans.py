@@ -1,4 +1,4 @@
-"""Plans: random ones over all schedules, strategies, devices and limits, as hypothesis draws them, and those of the default data set."""
+"""Plans for tests: random ones over all schedules, strategies, devices and limits, drawn by hypothesis, and plans of the default data."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def plan_of(schedule: Schedule, strategy: BatchStrategy, epochs: int = 20, **opt
 
 @dataclass(frozen=True)
 class Wild(BatchStrategy):
-    """A size that jumps from example to example: the hardest a strategy can be to a plan."""
+    """A batch size that jumps from example to example: the hardest strategy that a plan can have."""
 
     seed: int
 
@@ -87,7 +87,7 @@ def strategies(draw: st.DrawFn, n: int, last: str) -> BatchStrategy:
 
 @st.composite
 def plans(draw: st.DrawFn, last: str | None = None, limited: bool = False) -> Plan:
-    """A plan of up to 4 passes over up to 200 examples; `limited` may also bound the updates."""
+    """A plan of up to 4 passes over up to 200 examples; with `limited` its number of updates may be limited too."""
     n = draw(st.integers(1, 200))
     bounds = st.none() | st.integers(1, 30) if limited else st.none()
     return Plan(
@@ -107,7 +107,7 @@ def plans(draw: st.DrawFn, last: str | None = None, limited: bool = False) -> Pl
 
 @st.composite
 def decays(draw: st.DrawFn) -> Schedule:
-    """Every schedule there is, with zeros, values above 1 and a horizon that may end before the training does."""
+    """Every schedule, with zeros, with values above 1, and with a horizon that may end before the training does."""
     horizon, share, base = draw(st.floats(0.5, 5.0)), draw(st.floats(0.01, 1.0)), draw(st.sampled_from([0.0, 0.001, 0.2, 1.0]))
     kinds: list[Callable[[], Schedule]] = [
         schedules.Constant,
@@ -136,7 +136,7 @@ def decays(draw: st.DrawFn) -> Schedule:
 
 @st.composite
 def warmed(draw: st.DrawFn) -> Schedule:
-    """`decays`, most of them with a warm-up."""
+    """One of `decays`, most often with a warm-up."""
     length, first = draw(st.sampled_from([0.0, 0.3, 1.5])), draw(st.floats(0.01, 1.0))
     shape, mode = draw(st.sampled_from(["linear", "constant"])), draw(st.sampled_from(["overlap", "shift"]))
     return schedules.Warmup(length, first, shape, mode).before(draw(decays()), 4)
@@ -144,7 +144,7 @@ def warmed(draw: st.DrawFn) -> Schedule:
 
 @st.composite
 def common_keys(draw: st.DrawFn, n: int) -> dict[str, Any]:
-    """What every matched strategy has; `size` is below n, a multiple of the micro-batch."""
+    """The keys that every matched strategy has; `size` is below n and a multiple of the micro-batch size."""
     micro = draw(st.none() | st.integers(1, max(1, min(n - 1, 40))))
     step = micro or 1
     return {
@@ -182,7 +182,7 @@ def waves(draw: st.DrawFn, n: int) -> CyclicBatch:
 
 @st.composite
 def matched_plans(draw: st.DrawFn, match_last: bool | None = None) -> Plan:
-    """A plan of a matched strategy, over 2 to 200 examples or a few updates of a large set."""
+    """A plan of a matched strategy, over 2 to 200 examples or for a few updates on a large data set."""
     n = draw(st.integers(2, 5) | st.integers(2, 200) | st.sampled_from([50_000, 1_281_167]))
     strategy = draw(duals(n) | waves(n))
     return Plan(

@@ -1,4 +1,4 @@
-"""The one line with which something is refused."""
+"""The one-line message with which something is refused."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from noisescale.errors import ConfigError
 
 
 def refusal_of(action: Callable[[], object]) -> str:
-    """The line of the ConfigError that `action` raises."""
+    """The message of the ConfigError that `action` raises."""
     with pytest.raises(ConfigError) as refusal:
         action()
     return str(refusal.value)
 
 
 def error_of(action: Callable[[], object], key: str, *words: object) -> str:
-    """The line, which must be one, begin `key=` and have all the words in it; no trace of another error may come with it."""
+    """The message, which must be a single line, start with `key=`, contain all `words`, and hide any error that it replaces."""
     with pytest.raises(ConfigError) as caught:
         action()
     line = str(caught.value)

@@ -1,4 +1,4 @@
-"""A small regression that trainings are compared on: data, network and module, which know nothing of noisescale."""
+"""A small regression to compare trainings on: data, network and module, none of which depends on noisescale."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 N = 103
-"""Examples: a prime, so that nothing divides it."""
+"""Number of examples: a prime, so that no batch size divides it."""
 
 
 class Regression(Dataset[tuple[Tensor, Tensor, int]]):
-    """(x, y, index): 103 points, fixed."""
+    """103 fixed points (x, y, index)."""
 
     def __init__(self, dtype: torch.dtype = torch.float64) -> None:
         generator = torch.Generator().manual_seed(7)
@@ -32,7 +32,7 @@ class Regression(Dataset[tuple[Tensor, Tensor, int]]):
 
 
 def network(dtype: torch.dtype = torch.float64, dropout: float = 0.0, norm: bool = False) -> nn.Sequential:
-    """The same initial weights each time."""
+    """A small network, with the same initial weights each time."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
         layers: list[nn.Module] = [nn.Linear(5, 16), nn.Tanh(), nn.Dropout(dropout), nn.Linear(16, 2)]
@@ -46,7 +46,7 @@ def sgd(parameters: Any) -> torch.optim.Optimizer:
 
 
 class Plain(pl.LightningModule):
-    """A mean squared error; remembers which examples each micro-batch held, and how many each update took."""
+    """Trains with the mean squared error, and records the examples of each micro-batch."""
 
     def __init__(self, net: nn.Module, optimizer: Callable[[Any], torch.optim.Optimizer] = sgd) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Plain(pl.LightningModule):
 
 
 class Validated(Plain):
-    """Validated on all the examples that it is trained on."""
+    """The same, validated on all the examples that it is trained on."""
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.log("val/loss", F.mse_loss(self.net(batch[0]), batch[1]))
@@ -73,7 +73,7 @@ class Validated(Plain):
 
 
 def big_batch_gradient(net: nn.Module, data: Regression, indices: Tensor) -> Tensor:
-    """The gradient of the mean loss over `indices` as one batch, at the net's weights; flat."""
+    """The gradient of the mean loss over `indices` as one batch, at the weights of `net`; one flat vector."""
     twin = copy.deepcopy(net)
     twin.zero_grad()
     F.mse_loss(twin(data.x[indices]), data.y[indices]).backward()

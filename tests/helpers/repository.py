@@ -1,4 +1,4 @@
-"""Where things are in the repository that the tests belong to."""
+"""Paths in the repository that the tests belong to."""
 
 from pathlib import Path
 

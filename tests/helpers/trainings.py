@@ -1,4 +1,4 @@
-"""Trainings in this process that say nothing, and recorders of what happened in them."""
+"""Quiet trainings in this process, and callbacks that record what happened in them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ ignored = (
     "ignore:.*`isinstance.treespec.*",
     "ignore:.*smaller than the logging interval.*",
 )
-"""Warnings of Lightning's own that do not concern these tests: each is a line for `pytest.mark.filterwarnings`."""
+"""Lightning's own warnings that do not matter to these tests, each as a filter for `pytest.mark.filterwarnings`."""
 
 
 def quiet_trainer(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
-    """Three epochs on the CPU in one process; it shows nothing and leaves nothing behind. `options` come before all of that."""
+    """A trainer of three epochs on the CPU in one process that prints nothing and writes no files; `options` override this."""
     quiet: dict[str, Any] = {
         "accelerator": "cpu",
         "devices": 1,
@@ -51,7 +51,7 @@ def fit(
     ckpt_path: str | Path | None = None,
     **options: Any,
 ) -> pl.Trainer:
-    """Fit with a quiet trainer, on the regression where no data are given; the trainer."""
+    """Fit with a quiet trainer, on the regression data unless others are given; returns the trainer."""
     if loader is None and not is_overridden("train_dataloader", module):
         dtype = next(module.parameters()).dtype
         loader = DataLoader(data or Regression(dtype), batch_size=7, shuffle=shuffle, num_workers=workers)
@@ -63,7 +63,7 @@ def fit(
 
 
 def weights(module: pl.LightningModule) -> Tensor:
-    """All parameters, flat."""
+    """All parameters, as one flat vector."""
     return torch.cat([p.detach().flatten() for p in module.parameters()])
 
 
@@ -73,7 +73,7 @@ def scheduler_of(trainer: pl.Trainer) -> BatchSizeScheduler:
 
 
 class GradientErrors(pl.Callback):
-    """|g - g_big| / |g_big| of every update: the accumulated gradient against one batch of the planned examples, at the same weights."""
+    """Records |g - g_big| / |g_big| of every update: the accumulated gradient g against that of one batch of the planned examples."""
 
     def __init__(self, data: Regression) -> None:
         self.data = data
@@ -93,11 +93,11 @@ class GradientErrors(pl.Callback):
 
 
 class Stop(Exception):
-    """Ends a training where `SaveAndDie` wants it."""
+    """Raised by `SaveAndDie` to end a training."""
 
 
 class SaveAndDie(pl.Callback):
-    """Save a checkpoint after micro-batch `at` of the whole run, then fail."""
+    """Saves a checkpoint after micro-batch `at` of the whole run, then raises `Stop`."""
 
     def __init__(self, at: int, path: Path, where: str = "batch_end") -> None:
         self.at, self.path, self.where, self.count = at, path, where, 0

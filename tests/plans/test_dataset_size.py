@@ -1,4 +1,4 @@
-"""N without reading data: the table agrees with the data modules, and a front door's N is the one that trains."""
+"""N without reading the data: the table agrees with the data modules, and the N of a program is the N that it trains on."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tests.helpers.repository import CONF
 
 @pytest.fixture(scope="module")
 def composed() -> dict[str, DictConfig]:
-    """Of each data set the config with Hydra's own part, as a front door has it."""
+    """The config of each data set, including Hydra's own part, as train.py and plan.py get it."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return {name: compose("config", ["output_dir=somewhere", f"data={name}"], return_hydra_config=True) for name in TRAINING_EXAMPLES}
 
 
 @contextmanager
 def front_door(cfg: DictConfig, **data: Any) -> Iterator[DictConfig]:
-    """A copy of `cfg` with other values in `data`, in a process that knows which options were chosen."""
+    """A copy of `cfg` with other values in `data`, while Hydra knows which options were chosen."""
     made = cfg.copy()
     for key, value in data.items():
         made.data[key] = value
@@ -55,7 +55,7 @@ def test_every_option_whose_size_is_known_is_in_the_table() -> None:
 
 
 def test_the_sizes_are_the_published_ones() -> None:
-    """1797 digits less the 360 that test; MNIST and Fashion-MNIST 60 000, CIFAR 50 000."""
+    """1797 digits without the 360 test digits; MNIST and Fashion-MNIST 60 000, CIFAR 50 000."""
     published = {"digits": 1797 - 360, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000, "cifar100": 50_000}
     assert published == TRAINING_EXAMPLES
 
@@ -92,7 +92,7 @@ def test_a_given_size_stands_in_place_of_the_datas_own(composed: dict[str, DictC
 
 
 def test_the_set_counts_that_is_named(composed: dict[str, DictConfig]) -> None:
-    """data=cifar10 data.name=mnist is MNIST."""
+    """data=cifar10 data.name=mnist trains on MNIST."""
     with front_door(composed["cifar10"], name="mnist") as cfg:
         assert num_examples(cfg) == data_of(cfg).train_size() == 54_000
 

@@ -1,4 +1,4 @@
-"""The dual of every schedule: whatever batch carries the noise, each update has the noise that the schedule asks for."""
+"""The dual of every schedule: however the batch carries the noise, each update has the noise that the schedule sets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def strategy_of(plan: Plan) -> Matched:
 
 
 def quoted(strategy: BatchStrategy, size: int) -> float:
-    """(B/B_ref)^p, written out."""
+    """(B/B_ref)^p, the scaling of the learning rate."""
     if strategy.reference_size is None or strategy.lr_rule == "none":
         return 1.0
     ratio = size / strategy.reference_size
@@ -44,12 +44,12 @@ def quoted(strategy: BatchStrategy, size: int) -> float:
 
 
 def n_of(match: str, num_examples: int, size: int) -> float:
-    """N/B - 1 or N/B, by exact fractions."""
+    """N/B - 1 or N/B, computed with exact fractions."""
     return float(Fraction(num_examples, size) - (match == "exact"))
 
 
 def wave_at(strategy: Matched, epoch: float) -> float:
-    """c(t), 1 for a dual."""
+    """c(t), the wave of a cyclic batch; 1 for a dual."""
     if not isinstance(strategy, CyclicBatch):
         return 1.0
     up, down, mode, gamma = strategy.step_size_up, strategy.step_size_down, strategy.mode, strategy.gamma
@@ -57,7 +57,7 @@ def wave_at(strategy: Matched, epoch: float) -> float:
 
 
 def noise_and_target(plan: Plan, update: Update) -> tuple[float, float]:
-    """lr n(B)^p of an update over lr0, and what the schedule wants it to be: w s c n(B0)^p, lr0 scaled for B0."""
+    """(lr n(B)^p of an update over lr0, and its target w s c n(B0)^p, with lr0 scaled for B0)."""
     strategy, n = strategy_of(plan), plan.num_examples
     assert strategy.rule is not None
     power = POWER[strategy.rule]
@@ -72,7 +72,7 @@ def whole(update: Update) -> bool:
 
 
 def off(found: float, wanted: float) -> float:
-    """The relative error; infinite where nothing was wanted and something came."""
+    """The relative error; infinite if `wanted` is 0 and `found` is not."""
     return abs(found - wanted) / abs(wanted) if wanted else math.inf if found else 0.0
 
 
@@ -81,8 +81,8 @@ def off(found: float, wanted: float) -> float:
 
 @many
 @given(plan=matched_plans())
-@example(plan=Plan(schedules.Polynomial(2, 1), Dual(1, rule="sgd", max_size=2), 2, 3))  # s = 0 for two of three epochs: B = N
-@example(plan=Plan(schedules.Linear(300, 0, 2), Dual(90, rule="adaptive", growth=0.5), 100, 3))  # B = 1 cannot take all the noise
+@example(plan=Plan(schedules.Polynomial(2, 1), Dual(1, rule="sgd", max_size=2), 2, 3))  # s = 0 in two of three epochs, so B = N
+@example(plan=Plan(schedules.Linear(300, 0, 2), Dual(90, rule="adaptive", growth=0.5), 100, 3))  # B = 1 cannot carry all of the noise
 def test_every_full_update_has_the_noise_of_the_schedule(plan: Plan) -> None:
     for update in plan:
         if whole(update):
@@ -109,7 +109,7 @@ def test_of_sgd_and_exact_that_is_g(plan: Plan, lr: float) -> None:
 
 
 def test_the_test_of_the_noise_can_fail() -> None:
-    """Without the rate's share of the rounding the noise is off by percents."""
+    """If the learning rate does not make up for the rounding of B, the noise is wrong by more than a percent."""
 
     class Rounded(Dual):
         def lr_factor(self, epoch: float, factor: float, size: int, num_examples: int) -> float:
@@ -127,7 +127,7 @@ def test_the_test_of_the_noise_can_fail() -> None:
 
 
 def candidates(strategy: Matched, cap: int, share: float, num_examples: int) -> list[int]:
-    """All batches that may be taken: a full batch has no noise, and serves where none is wanted and the rate has no share in that."""
+    """All batch sizes that may be chosen. A full batch has no noise, so it is one of them only at level 0 and with growth 1."""
     step = strategy.micro_batch_size or 1
     noisy = share > 0 or (isinstance(strategy, Dual) and strategy.growth < 1)
     most = min(cap, num_examples - 1) if strategy.match == "exact" and noisy else cap
@@ -135,7 +135,7 @@ def candidates(strategy: Matched, cap: int, share: float, num_examples: int) -> 
 
 
 def closed_form(strategy: Matched, share: float, num_examples: int) -> float:
-    """B in real numbers: N / (1 + (N/B0 - 1) share) or B0 / share, share = s^(growth/p); infinite where no noise is wanted."""
+    """B as a real number: N / (1 + (N/B0 - 1) x) for exact, B0 / x for ratio, where x = share^(1/p); B0 / 0 is infinite."""
     power = {"sgd": 1.0, "adaptive": 2.0}[str(strategy.rule)]
     share **= power
     if strategy.match == "exact":
@@ -159,7 +159,7 @@ def test_the_batch_is_the_nearest_realisable_one_to_the_closed_form(plan: Plan) 
         size, sizes = update.planned_batch_size, candidates(strategy, cap, share, n)
         assert size in sizes
         wanted = closed_form(strategy, share, n) if share > 0 else math.inf
-        wanted = min(wanted, float(n))  # so that distances can be told apart
+        wanted = min(wanted, float(n))  # finite, so that distances can be compared
         nearest = min(abs(other - wanted) for other in sizes)
         assert abs(size - wanted) <= nearest + 1e-9 * n
         assert update.effective_batch_size <= size <= cap
@@ -189,7 +189,7 @@ def test_growth_0_is_the_rate_alone(data: st.DataObject, n: int) -> None:
 @many
 @given(data=st.data(), n=st.integers(2, 2_000_000), factor=st.floats(1e-6, 300.0))
 def test_before_the_cap_the_rate_is_the_closed_form_but_for_rounding(data: st.DataObject, n: int, factor: float) -> None:
-    """lr = lr0 s^(1 - growth) times (n(B*)/n(B))^p, where B is within half a step of B*: for growth = 1 about lr0."""
+    """lr = lr0 s^(1 - growth) (n(B*)/n(B))^p, where B is at most half a step from the real number B*: for growth = 1 about lr0."""
     dual = replace(data.draw(duals(n)), lr_rule="none")
     wanted, half = closed_form(dual, factor**dual.growth, n), (dual.micro_batch_size or 1) / 2
     cap = dual.cap(n) - (dual.cap(n) == n and dual.match == "exact")
@@ -222,7 +222,7 @@ def test_before_the_cap_the_rate_is_the_closed_form_but_for_rounding(data: st.Da
     ],
 )
 def test_three_cuts_by_five(strategy: Dual, sizes: list[int]) -> None:
-    """Smith et al. 2017 by ratio, and by g. What the cap takes from the batch, the rate gives."""
+    """Smith et al. 2017, with lr N/B and with g kept. Where the cap limits the batch, the learning rate makes up for it."""
     schedule = schedules.MultiStep([60, 120, 160], 0.2)
     choices = [strategy(epoch, schedule(epoch), CIFAR) for epoch in (0, 60, 120, 160)]
     assert [choice.size for choice in choices] == sizes
@@ -269,7 +269,7 @@ def test_no_noise_at_all_is_no_division_by_zero(match: str, growth: float) -> No
 @pytest.mark.parametrize("growth", [0.2, 0.5, 0.9])
 @pytest.mark.parametrize("rule", ["sgd", "adaptive"])
 def test_where_rate_and_batch_share_the_noise_the_rate_goes_to_0_with_it(rule: str, growth: float) -> None:
-    """lr = lr0 s^(1 - growth): no jump back to lr0 where s reaches 0 and the batch N."""
+    """lr = lr0 s^(1 - growth), with no jump back to lr0 when s reaches 0 and the batch reaches N."""
     dual = Dual(10, rule=rule, growth=growth, max_size=1000)
     assert dual(0.0, 1e-30, 1000).lr_factor < 0.01
     assert dual(0.0, 0.0, 1000).lr_factor == 0.0
@@ -345,7 +345,7 @@ def test_the_dual_takes_the_mean_of_s_of_the_updates(shape: str, mean: float) ->
 @many
 @given(data=st.data(), n=st.integers(2, 5000), peak=st.floats(1e-3, 10.0))
 def test_a_cyclic_batch_is_a_cyclic_rate_in_noise(data: st.DataObject, n: int, peak: float) -> None:
-    """At a constant rate, at every update of either plan: g of the one strategy is g of the other on the same clock."""
+    """With a constant learning rate, the cyclic batch has the same g as the cyclic learning rate, at every update of either plan."""
     wave = replace(data.draw(waves(n)), rule="sgd", match="exact", lr_rule="none")
     base = wave.base_factor * peak
     schedule = schedules.Cyclic(wave.step_size_up, wave.step_size_down, wave.mode, wave.gamma, base, peak, wave.wave)
@@ -359,7 +359,7 @@ def test_a_cyclic_batch_is_a_cyclic_rate_in_noise(data: st.DataObject, n: int, p
 
 
 def test_the_dual_of_a_triangle_is_a_hyperbola() -> None:
-    """lr .001 to .005 at B0 = 128: the middle, .003, is B = 213, not 384; the other end is 634, by ratio 640."""
+    """lr .001 to .005 at B0 = 128: the middle, .003, becomes B = 213, not 384; the other end becomes 634, or 640 with match=ratio."""
     wave = CyclicBatch(128, 5, rule="sgd")
     assert [wave.size_at(epoch, 1.0, CIFAR) for epoch in (0, 2.5, 5, 7.5, 10)] == [634, 213, 128, 213, 634]
     ratio = replace(wave, match="ratio")
@@ -392,7 +392,7 @@ def test_where_the_bound_of_the_rate_decays_the_smallest_batch_rises(mode: str, 
 
 @st.composite
 def any_strategy(draw: st.DrawFn, n: int) -> BatchStrategy:
-    """All there are, also those that scale the rate with the batch."""
+    """Any strategy, including those that scale the learning rate with the batch."""
     keys: dict[str, Any] = {
         "lr_rule": draw(st.sampled_from(["none", "linear", "sqrt"])),
         "reference_size": draw(st.integers(1, 64)),
@@ -410,7 +410,7 @@ def any_strategy(draw: st.DrawFn, n: int) -> BatchStrategy:
 
 
 def noise_at(plan: Plan, epoch: float, power: float, match: str) -> float:
-    """lr n(B)^p over lr0, at any clock."""
+    """lr n(B)^p over lr0, at any epoch."""
     warmup, factor = warmup_and_rest(plan.schedule, epoch)
     size, rate = plan.strategy(epoch, factor, plan.num_examples, warmup)
     return rate * math.pow(n_of(match, plan.num_examples, size), power)

@@ -1,4 +1,4 @@
-"""The SGD noise scale: against exact fractions, against an enumeration of all batches, and its inverses against it."""
+"""The SGD noise scale, compared with exact fractions and with an enumeration of all batches; and its inverses, compared with it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_full_batch_has_no_noise(lr: float, n: int) -> None:
 
 @pytest.mark.parametrize("population", [[3, 1, 4, 1, 5, 9], [0, 0, 0, 0, 0, 7], [-2, 7, 1, 8, -2, 8, 1]])
 def test_the_minus_one_is_the_variance_of_a_batch_drawn_without_replacement(population: list[int]) -> None:
-    """Var(mean of B of N) = S2 (1/B - 1/N), over ALL batches and exactly: so lr N Var / S2 is g."""
+    """Var(mean of B of N) = S2 (1/B - 1/N), exactly, over ALL batches. So lr N Var / S2 is g."""
     n = len(population)
     mean = Fraction(sum(population), n)
     s2 = sum((x - mean) ** 2 for x in population) / (n - 1)
@@ -88,7 +88,7 @@ def test_the_inverses_invert(lr: float, case: tuple[int, int]) -> None:
 def test_any_noise_has_a_batch_and_it_gives_that_noise(lr: float, n: int, noise: float) -> None:
     b = batch_size_for_noise(noise, lr, n)
     assert 0 < b <= n
-    # Near b = n the difference n - b is all there is of g: it is exact to a rounding of n.
+    # Near b = n, g depends on the small difference n - b, which is exact only to a rounding error of n.
     assert sgd_noise_scale(lr, n, b) == pytest.approx(noise, rel=1e-9, abs=1e-15 * lr * n)
 
 
@@ -113,7 +113,7 @@ def test_the_rule_of_all_others(name: str) -> None:
 
 @pytest.mark.parametrize(("cut", "size"), [(5, 634), (25, 3015), (125, 12145)])
 def test_the_dual_of_a_cut_is_not_the_ratio(cut: int, size: int) -> None:
-    """N = 50 000, B0 = 128: exact g gives 634, 3015, 12145 where the ratio rule says 640, 3200, 16000."""
+    """N = 50 000, B0 = 128: exact g gives 634, 3015, 12145; the ratio rule would give 640, 3200, 16000."""
     assert round(batch_size_for_noise(sgd_noise_scale(0.1, 50_000, 128) / cut, 0.1, 50_000)) == size
 
 

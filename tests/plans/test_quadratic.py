@@ -1,4 +1,4 @@
-"""The noisy quadratic model: against its second moments in exact fractions, and against torch.optim.SGD on many replicas."""
+"""The noisy quadratic model, compared with its second moments in exact fractions, and with torch.optim.SGD on many replicas."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ factors = st.floats(1.0, 1e3)
 variances = st.floats(1e-3, 1e3)
 sizes = st.integers(1, 10**5)
 of_the_edge = st.floats(1e-6, 0.999)  # lr * curvature over 2 (1 + m)
-CLOSE = 1e-11  # of floats: 2 (1 + m) - a h loses up to 3 digits there
+CLOSE = 1e-11  # relative error of floats: up to 3 digits of 2 (1 + m) - a h cancel
 
 Moments = tuple[Fraction, Fraction, Fraction]
 
 
-# --- The twin: E[theta^2], E[theta buf], E[buf^2] of the two linear updates, without rounding.
+# --- An independent computation (the twin): E[theta^2], E[theta buf], E[buf^2] of the two linear updates, without rounding.
 
 
 def after_one_update(moments: Moments, lr: float, curvature: float, variance: Fraction, momentum: float) -> Moments:
-    """buf' = m buf + h theta + n and theta' = theta - a buf', squared and averaged; n is independent of both."""
+    """The moments after buf' = m buf + h theta + n and theta' = theta - a buf', where n is independent of theta and buf."""
     a, h, m = Fraction(lr), Fraction(curvature), Fraction(momentum)
     tt, tb, bb = moments
 
@@ -49,7 +49,7 @@ def after_one_update(moments: Moments, lr: float, curvature: float, variance: Fr
 
 
 def stationary(lr: float, curvature: float, variance: Fraction, momentum: float) -> Moments:
-    """The moments that an update leaves as they are: the update is x -> A x + b, so x = (1 - A)^-1 b, by Cramer's rule."""
+    """The moments that an update does not change. The update is x -> A x + b, so they are x = (1 - A)^-1 b, by Cramer's rule."""
     zero, one = Fraction(0), Fraction(1)
     b = after_one_update((zero, zero, zero), lr, curvature, variance, momentum)
     units: list[Moments] = [(one, zero, zero), (zero, one, zero), (zero, zero, one)]
@@ -111,12 +111,12 @@ def test_the_gap_is_the_twins(share: float, h: float, m: float, k: int) -> None:
     assert duality_gap(lr, h, k, m) == pytest.approx(float(expected), rel=CLOSE)
 
 
-# --- What follows from the formulas.
+# --- Consequences of the formulas.
 
 
 @given(share=of_the_edge, h=curvatures, m=momenta)
 def test_a_run_is_stable_below_the_edge_and_not_at_it(share: float, h: float, m: float) -> None:
-    """The eigenvalues of (theta, buf) -> (theta', buf'): inside the unit circle up to a h = 2 (1 + m), where one is -1."""
+    """The eigenvalues of (theta, buf) -> (theta', buf') are inside the unit circle for a h < 2 (1 + m); at a h = 2 (1 + m) one is -1."""
 
     def largest(lr: float) -> float:
         update = np.array([[1 - lr * h, -lr * m], [h, m]])
@@ -175,14 +175,14 @@ def test_no_factor_no_gap() -> None:
     assert duality_gap(1.9, 1.0, 1) == 1.0
 
 
-# --- torch.optim.SGD. Claims about a mean over replicas, judged in its standard errors; seeds are fixed, so no pass is luck.
+# --- torch.optim.SGD. Claims about a mean over replicas are judged by its standard error; seeds are fixed, so every run gives the same.
 
 CURVATURE, VARIANCE, SIZE = 4.0, 3.0, 2.0
 AGREE, REJECT = 4.0, 10.0  # standard errors
 
 
 class Replicas:
-    """Many runs of one dimension from theta = 0, in one tensor: SGD treats each of its elements alike and alone."""
+    """Many one-dimensional runs from theta = 0 in one tensor, whose elements SGD updates independently and in the same way."""
 
     def __init__(self, number: int, lr: float, momentum: float = 0.0) -> None:
         self.theta = torch.nn.Parameter(torch.zeros(number, dtype=torch.float64))
@@ -197,18 +197,18 @@ class Replicas:
 
 
 def drawn(number: int, generator: torch.Generator) -> Tensor:
-    """The noise of a gradient over SIZE examples, in each replica."""
+    """The noise of a gradient that is averaged over SIZE examples, for each replica."""
     return math.sqrt(VARIANCE / SIZE) * torch.randn(number, generator=generator, dtype=torch.float64)
 
 
 def standard_errors(values: Tensor) -> float:
-    """How many standard errors the mean is away from 0."""
+    """The distance of the mean from 0, in standard errors."""
     return float(values.mean() / values.std() * math.sqrt(len(values)))
 
 
 @functools.cache
 def steady_risks(lr_h: float, momentum: float) -> Tensor:
-    """After 200 updates, which forget the start but for 1e-8 of the risk in all cases below."""
+    """The risk of each replica after 200 updates; in all cases below, the effect of the start is then at most 1e-8 of the risk."""
     replicas, generator = Replicas(100_000, lr_h / CURVATURE, momentum), torch.Generator().manual_seed(1)
     for _ in range(200):
         replicas.update(drawn(100_000, generator))
@@ -224,34 +224,34 @@ def test_sgd_has_the_steady_risk(lr_h: float) -> None:
 
 @pytest.mark.parametrize("lr_h", [0.1, 0.5, 1.0, 3.0])
 def test_sgd_with_momentum_has_the_steady_risk(lr_h: float) -> None:
-    """Also at a h = 3, where SGD without momentum diverges."""
+    """This includes a h = 3, where SGD without momentum diverges."""
     off = standard_errors(steady_risks(lr_h, 0.9) - steady_risk(lr_h / CURVATURE, CURVATURE, VARIANCE, SIZE, 0.9))
     assert abs(off) < AGREE
 
 
 def test_the_replicas_reject_one_over_one_minus_m() -> None:
-    """Negative control: at a h = 1 the amplification is not 1/(1 - m) = 10."""
+    """A negative control: at a h = 1 the amplification is not 1/(1 - m) = 10."""
     claimed = with_momentum(steady_risk(1.0 / CURVATURE, CURVATURE, VARIANCE, SIZE), 0.9)
     assert standard_errors(steady_risks(1.0, 0.9) - claimed) < -REJECT
 
 
 def test_the_replicas_reject_the_limit_of_small_rates() -> None:
-    """Negative control: a c/(4 B), the risk for a h << 1, is not that of a h = 1/2."""
+    """A negative control: a c/(4 B), the risk for a h << 1, is not the risk at a h = 1/2."""
     claimed = 0.5 / CURVATURE * VARIANCE / (4 * SIZE)
     assert standard_errors(steady_risks(0.5, 0.0) - claimed) > REJECT
 
 
 @functools.cache
 def members(lr_h: float, factor: int, momentum: float) -> tuple[Tensor, Tensor]:
-    """Risks with B k, and with lr / k, on the SAME examples: each update of the first takes the mean of k gradients of the second.
+    """Risks with B k and with lr / k, on the SAME examples: each update of the first uses the mean of the k gradients of the second.
 
-    So the two are correlated, and their difference is far more certain than either.
+    The two are therefore correlated, and their difference has a much smaller error than either of them.
     """
     number, generator = 20_000, torch.Generator().manual_seed(2)
     grown = Replicas(number, lr_h / CURVATURE, momentum)
     decayed = Replicas(number, lr_h / CURVATURE / factor, momentum)
     slowest = min(lr_h, 2 * (1 + momentum) - lr_h, (1 - momentum) / 2)
-    for _ in range(math.ceil(7 / slowest)):  # forgets the start but for e^-14 of the risk
+    for _ in range(math.ceil(7 / slowest)):  # then the effect of the start is e^-14 of the risk
         total = torch.zeros(number, dtype=torch.float64)
         for _ in range(factor):
             noise = drawn(number, generator)
@@ -263,7 +263,7 @@ def members(lr_h: float, factor: int, momentum: float) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize(("lr_h", "momentum"), [(0.01, 0.0), (0.1, 0.0), (0.5, 0.0), (1.0, 0.0), (1.5, 0.0), (1.0, 0.9), (3.0, 0.9)])
 def test_the_two_members_have_the_gap(lr_h: float, momentum: float) -> None:
-    """One standard error of the ratio is 5e-5 at a h = .01, where the gap is 1.004, and .03 at 1.5, where it is 3.4."""
+    """The standard error of the ratio is 5e-5 at a h = .01, where the gap is 1.004, and .03 at a h = 1.5, where it is 3.4."""
     grown, decayed = members(lr_h, 5, momentum)
     lr = lr_h / CURVATURE
     assert abs(standard_errors(grown - duality_gap(lr, CURVATURE, 5, momentum) * decayed)) < AGREE
@@ -272,7 +272,7 @@ def test_the_two_members_have_the_gap(lr_h: float, momentum: float) -> None:
 
 @pytest.mark.parametrize("lr_h", [0.01, 0.1, 0.5, 1.0, 1.5])
 def test_the_replicas_reject_equivalence(lr_h: float) -> None:
-    """Negative control: without a gap the members would be equal; the coupling shows even .4 %."""
+    """A negative control: without a gap the two members would be equal. Because they are coupled, even .4 % is detected."""
     grown, decayed = members(lr_h, 5, 0.0)
     assert standard_errors(grown - decayed) > REJECT
 
@@ -297,7 +297,7 @@ def test_the_replicas_reject_equivalence(lr_h: float) -> None:
             "lr * curvature=4.0: must be a finite number in (0, 3.8); from the upper bound on, the updates diverge",
         ),
         (
-            lambda: steady_risk(math.nextafter(30.0, 0.0), 0.1, 1.0, 1, 0.5),  # below 3 / 0.1, and yet 0.1 times it is 3
+            lambda: steady_risk(math.nextafter(30.0, 0.0), 0.1, 1.0, 1, 0.5),  # below 3 / 0.1, but times 0.1 it rounds to 3
             "lr * curvature=3.0: must be a finite number in (0, 3); from the upper bound on, the updates diverge",
         ),
         (

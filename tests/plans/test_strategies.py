@@ -1,4 +1,4 @@
-"""Batch strategies: the size at every clock, its rounding and caps, the rule for the rate, and every refusal in words."""
+"""Batch strategies: the batch size at every epoch, its rounding and its caps, the scaling of the learning rate, and every refusal."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def growing(draw: st.DrawFn) -> tuple[MultiStep | Linear, int]:
 
 
 def exact_size(strategy: MultiStep | Linear, epoch: float) -> Fraction:
-    """B before it is rounded and capped."""
+    """B before rounding and capping."""
     if isinstance(strategy, Linear):
         progress = min(Fraction(epoch) / Fraction(strategy.epochs), Fraction(1))
         return strategy.size + (strategy.max_size - strategy.size) * progress
@@ -85,7 +85,7 @@ def test_a_size_is_the_nearest_realisable_one(case: tuple[MultiStep | Linear, in
     cap = strategy.max_size if strategy.max_size is not None and isinstance(strategy, MultiStep) else n
     assert 1 <= size <= cap
     assert size % step == 0
-    largest = Fraction(cap - cap % step)  # the cap itself need not be a multiple, where it is N
+    largest = Fraction(cap - cap % step)  # the cap need not be a multiple if it is N
     wanted = exact_size(strategy, epoch)
     assert abs(size - min([wanted, largest])) <= Fraction(step, 2) + Fraction(1, 10**6)
 
@@ -97,7 +97,7 @@ def test_a_size_is_the_nearest_realisable_one(case: tuple[MultiStep | Linear, in
     multiple=st.none() | st.integers(1, 90),
 )
 def test_realisable_is_the_nearest_of_all_that_are(size: float, at_most: int, multiple: int | None) -> None:
-    """A multiple that does not fit is no hindrance: then at_most is the only one."""
+    """If no multiple fits, `at_most` is the only realisable size."""
     step = multiple or 1
     sizes = range(step, at_most + 1, step) if step <= at_most else [at_most]
     found = realisable(size, at_most, multiple)

@@ -1,4 +1,4 @@
-"""What a plan comes to: its phases tile it, its totals are counted, and each warning comes where it belongs and nowhere else."""
+"""The summary of a plan: its phases cover it, its totals are right, and each warning appears where it should and nowhere else."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def note_of(plan: Plan, words: str, **options: Any) -> str:
 
 @many
 @given(plan=plans(limited=True), momentum=st.sampled_from([0.0, 0.9]), optimizer=st.sampled_from(["SGD", "Adam"]))
-@example(plan=plan_of(CUT, TO_THE_FULL_BATCH), momentum=0.9, optimizer="SGD")  # the noise falls to 0 in one step
+@example(plan=plan_of(CUT, TO_THE_FULL_BATCH), momentum=0.9, optimizer="SGD")  # the noise falls to 0 in a single step
 @example(plan=plan_of(CUT, Full(), epochs=1), momentum=0.0, optimizer="SGD")
 @example(plan=Plan(schedules.Constant(), Fixed(1), 1, 3), momentum=0.0, optimizer="Adam")
 def test_phases_tile_the_plan(plan: Plan, momentum: float, optimizer: str) -> None:
@@ -141,7 +141,7 @@ def test_a_dual_that_takes_more_updates_is_not_called_fewer() -> None:
 
 
 def test_a_limit_of_updates_is_not_mistaken_for_a_comparison() -> None:
-    """Ten updates of either are not the same training: nothing is saved, and nothing is said to be equal."""
+    """Ten updates of a plan and ten of its counterpart are not the same training, so they are not compared."""
     found = summarize(plan_of(schedules.Cosine(), Dual(32, rule="sgd"), max_updates=10), 0.05).comparison()
     assert "10 updates instead of 10" not in found
     assert found.startswith("10 updates")
@@ -172,7 +172,7 @@ def test_the_epoch_at_which_the_batch_meets_its_cap_is_named(strategy: Dual, nam
 
 
 def test_a_cap_that_micro_batches_do_not_divide_is_met_below_it() -> None:
-    """N/10 = 129 and micro-batches of 16: B stays at 128."""
+    """With N/10 = 129 and micro-batches of 16, B is at most 128."""
     plan = plan_of(schedules.Cosine(), Dual(32, rule="sgd", micro_batch_size=16))
     at = next(update.epoch for update in plan if update.planned_batch_size == 128)
     assert f"at epoch {at:.4g}" in note_of(plan, "reaches its cap")
@@ -240,7 +240,7 @@ def test_a_small_last_window() -> None:
 
 
 def test_how_much_more_noise_a_small_window_has_is_by_g() -> None:
-    """N = 110, B = 100: the window of 10 has (11 - 1)/(1.1 - 1) = 100 times the noise, not 10."""
+    """N = 110, B = 100: a window of 10 has (11 - 1)/(1.1 - 1) = 100 times the noise, not 10 times."""
     found = note_of(plan_of(schedules.Constant(), Fixed(100), num_examples=110), "the window that ends")
     assert ", 100x the noise" in found
 
@@ -270,7 +270,7 @@ def test_weight_decay_acts_once_per_update() -> None:
 
 
 def test_what_is_kept_is_named() -> None:
-    """The published sizes keep lr N/B, not g."""
+    """The line names what is kept. The published batch sizes keep lr N/B, not g."""
     kept = {
         "466 updates instead of 820 at B = 32 with the same noise, 1.8x fewer": Dual(32, rule="sgd"),
         "instead of 820 at B = 32 with the same lr N/B, 1.8x fewer": Dual(32, rule="sgd", match="ratio"),
@@ -285,7 +285,7 @@ def test_what_is_kept_is_named() -> None:
 
 
 def drawn(summary: PlanSummary, title: str, folder: Path) -> tuple[int, int]:
-    """Width and height of the figure, in pixels; warnings are errors."""
+    """Draw the figure, with warnings as errors; returns its width and height in pixels."""
     from noisescale.studies.plan_figure import draw_plan
 
     path = folder / "plan.png"
@@ -294,7 +294,7 @@ def drawn(summary: PlanSummary, title: str, folder: Path) -> tuple[int, int]:
         draw_plan(summary, title, path)
     data = path.read_bytes()
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
-    assert list(folder.iterdir()) == [path], "a part of it was left behind"
+    assert list(folder.iterdir()) == [path], "a partial file was left behind"
     return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
 
 
@@ -317,7 +317,7 @@ def test_any_plan_can_be_drawn(plan: Plan, tmp_path: Path) -> None:
 
 
 def test_a_cut_is_drawn_where_it_is() -> None:
-    """However long the updates behind it are."""
+    """The position of a cut is right even if the updates after it are long."""
     from noisescale.studies import plan_figure
 
     cuts = schedules.MultiStep([30, 60, 80], 0.1)
@@ -330,5 +330,5 @@ def test_a_cut_is_drawn_where_it_is() -> None:
 
 @pytest.mark.parametrize("title", ["data.root=$a_b_c$", "hydra.run.dir=$x/{y", "x=" + 50 * "long ", "", "100% \\alpha"])
 def test_a_title_is_what_was_typed(title: str, tmp_path: Path) -> None:
-    """Dollars are no formulas."""
+    """Dollar signs in a title do not start a formula."""
     assert math.prod(drawn(summarize(plan_of(schedules.Cosine(), Fixed(32), 1), 0.05), title, tmp_path)) > 250_000

@@ -1,7 +1,7 @@
-"""Schedules: against torch's own schedulers, live; against their formulas; horizons, boundaries, warm-up, refusals.
+"""Schedules, compared with torch's own schedulers, live, and with their formulas; horizons, boundaries, warm-up, refusals.
 
-The clock of a schedule is in epochs; torch counts calls of `scheduler.step()`. Here torch is called k times per epoch with its
-arguments in calls, so that fractions of an epoch are compared too: call j is t = j/k.
+The clock of a schedule is in epochs, but torch counts calls of `scheduler.step()`. Here torch is called k times per epoch, with its
+arguments in calls, so that fractions of an epoch are compared too: call j is at t = j/k.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ close = partial(pytest.approx, rel=1e-9, abs=1e-12)
 
 
 def torch_factors(make: MakeTorch, calls: int, lr: float = 1.0) -> list[float]:
-    """lr_j / lr for the updates before call 0, 1, ..., calls of `scheduler.step()`."""
+    """lr_j / lr of the updates after j = 0, 1, ..., `calls` calls of `scheduler.step()`."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
     scheduler = make(optimizer)
     factors = [optimizer.param_groups[0]["lr"] / lr]
@@ -100,7 +100,7 @@ def cosine(draw: Draw, k: int) -> Twin:
     t_max, lr = draw(counts), draw(rates)
     eta_min = lr * draw(st.floats(0.0, 1.0))
     make = partial(torch_schedulers.CosineAnnealingLR, T_max=t_max, eta_min=eta_min)
-    return Cosine(t_max / k, eta_min, lr), make, 3 * t_max, lr  # 3 T_max: down, up again, down again
+    return Cosine(t_max / k, eta_min, lr), make, 3 * t_max, lr  # 3 T_max: down, up and down again
 
 
 def cosine_restarts(draw: Draw, k: int) -> Twin:
@@ -114,7 +114,7 @@ def cyclic(draw: Draw, k: int, mode: Literal["triangular", "triangular2", "exp_r
     up, lr = draw(counts), draw(rates)
     down = draw(st.none() | counts)
     base = lr * draw(st.floats(0.0, 1.0))
-    gamma = draw(st.floats(0.9, 1.0)) if mode == "exp_range" else 1.0  # of one call, as torch counts; ours is of one epoch
+    gamma = draw(st.floats(0.9, 1.0)) if mode == "exp_range" else 1.0  # per call, as in torch; ours is per epoch
     make = partial(
         torch_schedulers.CyclicLR,
         base_lr=base,
@@ -130,7 +130,7 @@ def cyclic(draw: Draw, k: int, mode: Literal["triangular", "triangular2", "exp_r
 
 
 def one_cycle(draw: Draw, k: int, anneal_strategy: str) -> Twin:
-    """torch turns at calls p n - 1 and n - 1 of n; ours turn at pct_start T and T."""
+    """With n calls, torch turns at calls p n - 1 and n - 1; our schedule turns at pct_start T and T."""
     n, p = draw(st.integers(20, 80)), draw(st.floats(0.1, 0.9))
     div, final_div, lr = draw(st.floats(1.0, 50.0)), draw(st.floats(1.0, 1e4)), draw(rates)
     shared = {"anneal_strategy": anneal_strategy, "div_factor": div, "final_div_factor": final_div}
@@ -151,7 +151,7 @@ def constant_warmup(draw: Draw, k: int) -> Twin:
 
 
 def overlapping_warmup(draw: Draw, k: int) -> Twin:
-    """torch's ChainedScheduler multiplies."""
+    """torch's ChainedScheduler multiplies the two schedules."""
     length, start, (schedule, make, calls, lr) = draw(counts), draw(factors), step(draw, k)
 
     def chained(optimizer: torch.optim.Optimizer) -> LRScheduler:
@@ -162,7 +162,7 @@ def overlapping_warmup(draw: Draw, k: int) -> Twin:
 
 
 def shifting_warmup(draw: Draw, k: int) -> Twin:
-    """torch's SequentialLR starts the second when the first ends."""
+    """torch's SequentialLR starts the second schedule when the first ends."""
     length, start, t_max = draw(counts), draw(factors), draw(counts)
 
     def sequential(optimizer: torch.optim.Optimizer) -> LRScheduler:
@@ -170,7 +170,7 @@ def shifting_warmup(draw: Draw, k: int) -> Twin:
         after = torch_schedulers.CosineAnnealingLR(optimizer, T_max=t_max)
         return torch_schedulers.SequentialLR(optimizer, [warmup, after], milestones=[length])
 
-    epochs = (length + t_max) / k  # the cosine's open horizon is what the warm-up leaves: t_max calls
+    epochs = (length + t_max) / k  # the open horizon of the cosine is the time after the warm-up: t_max calls
     return Warmup(length / k, start, mode="shift").before(Cosine(), epochs), sequential, length + t_max, 1.0
 
 
@@ -239,7 +239,7 @@ WSD_FALL = {"linear": lambda p: p, "cosine": lambda p: math.sin(math.pi * p / 2)
 def test_wsd_is_one_then_falls_over_the_last_fraction(shape: str, fraction: float, end: float, length: float, clock: float) -> None:
     t, stable = clock * length, length * (1 - fraction)
     fall = 0.0 if t <= stable else 1.0 if t >= length else WSD_FALL[shape]((t - stable) / (length - stable))
-    # sqrt has an infinite slope where the decay starts: there 1e-16 of the clock is 1e-8 of the factor.
+    # sqrt has an infinite slope where the decay starts: there an error of 1e-16 in the clock is an error of 1e-8 in the factor.
     assert WSD(fraction, shape, end, length)(t) == pytest.approx(1 - (1 - end) * fall, rel=1e-9, abs=1e-6 if shape == "sqrt" else 1e-9)
 
 
@@ -276,7 +276,7 @@ def test_worked_examples(schedule: Schedule, expected: dict[float, float]) -> No
 @given(t_max=st.floats(0.1, 200.0), t=epochs, periods=st.integers(1, 5), low=st.floats(0.0, 1.0))
 def test_cosine_is_periodic_and_symmetric_about_t_max(t_max: float, t: float, periods: int, low: float) -> None:
     schedule = Cosine(t_max, low)
-    # The cosine of an angle of n periods is exact to n roundings.
+    # The cosine of an angle of n periods has an error of n roundings.
     assert schedule(t + 2 * periods * t_max) == pytest.approx(schedule(t), abs=1e-9)
     assert schedule(abs(2 * t_max - t)) == pytest.approx(schedule(t), abs=1e-9)
 
@@ -292,8 +292,8 @@ def test_cosine_is_periodic_and_symmetric_about_t_max(t_max: float, t: float, pe
     warmup=st.integers(0, 50),
 )
 def test_a_boundary_that_is_no_binary_fraction_comes_neither_late_nor_early(tenths: int, cuts: int, num_examples: int, warmup: int) -> None:
-    """At t = position/N: 0.3/0.1 is 2.9999999999999996, and the cut is due all the same; it is not due one example before."""
-    boundary = cuts * tenths * num_examples // 10  # as a position, exactly
+    """At t = position/N, 0.3/0.1 is 2.9999999999999996. The cut must happen then nevertheless, and not one example earlier."""
+    boundary = cuts * tenths * num_examples // 10  # the exact position, in examples
     length, at, before = tenths / 10, boundary / num_examples, (boundary - 1) / num_examples
     milestones = [m * tenths / 10 for m in range(1, cuts + 2)]
     for cut in (Step(length, 0.5), MultiStep(milestones, 0.5)):
@@ -355,7 +355,7 @@ WARMUPS = st.builds(Warmup, st.floats(0.0, 9.0), factors, st.sampled_from(["line
 @settings(deadline=None, max_examples=1000)
 @given(schedule=SCHEDULES, warmup=WARMUPS, t=st.floats(0.0, 1e9) | st.integers(0, 10**6).map(lambda examples: examples / 100))
 def test_a_factor_is_a_float_in_zero_to_one(schedule: Schedule, warmup: Warmup, t: float) -> None:
-    """All of these start at their top, so 1 is their bound; never negative is the contract."""
+    """All of these schedules start at their maximum, 1. No schedule may ever be negative."""
     factor = warmup.before(schedule, 10.0)(t)
     assert isinstance(factor, float)
     assert 0.0 <= factor <= 1.0 + 1e-12
@@ -363,7 +363,7 @@ def test_a_factor_is_a_float_in_zero_to_one(schedule: Schedule, warmup: Warmup, 
 
 @pytest.mark.parametrize("t", [3.4, 6.8, 7.8, 13.6])
 def test_a_cycle_with_a_base_of_zero_does_not_go_below_it_by_rounding(t: float) -> None:
-    """t is a whole number of cycles, and floor(t / 0.2) * 0.2 is a rounding above t."""
+    """t is a whole number of cycles, and floor(t / 0.2) * 0.2 is larger than t by a rounding error."""
     assert 0.0 <= Cyclic(0.1, 0.1, base_lr=0.0)(t) < 1e-12
 
 
@@ -537,7 +537,7 @@ def test_milestones_must_increase(milestones: Any) -> None:
 
 
 def test_a_quarter_cosine() -> None:
-    """1 and 0 at the ends, sqrt(1/2) in the middle, mean 2/pi; with a floor; climbs back as the half does."""
+    """1 and 0 at the ends, sqrt(1/2) in the middle, mean 2/pi; it can have a floor, and rises again like the half cosine."""
     quarter = schedules.Cosine(T_max=20, shape="quarter")
     assert [quarter(t) for t in (0, 10, 20, 30, 40)] == pytest.approx([1, math.sqrt(0.5), 0, math.sqrt(0.5), 1], abs=1e-15)
     assert sum(quarter((i + 0.5) / 100) for i in range(2000)) / 2000 == pytest.approx(2 / math.pi, rel=1e-6)
@@ -545,7 +545,7 @@ def test_a_quarter_cosine() -> None:
 
 
 def test_a_square_wave() -> None:
-    """High first: the rate of a triangle's top, then that of its foot; a boundary that rounding just misses counts."""
+    """First the learning rate of a triangle's top, then that of its bottom; a boundary that rounding just misses counts as reached."""
     wave = schedules.Cyclic(step_size_up=0.1, step_size_down=0.2, base_lr=0.001, max_lr=0.005, wave="square")
     assert [wave(t) for t in (0, 0.05, 0.1, 0.299, 0.3, 0.39)] == [1, 1, 0.2, 0.2, 1, 1]
     assert [wave(3 * k / 10) for k in range(1, 200)] == [1.0] * 199
@@ -555,7 +555,7 @@ def test_a_square_wave() -> None:
 
 
 def test_the_climb_of_onecycle_is_a_warm_up() -> None:
-    """A batch that carries the noise leaves it to the rate; so with a warm-up in front."""
+    """A batch that carries the noise leaves the climb to the learning rate, also with a warm-up before it."""
     one = schedules.OneCycle(epochs=10)
     assert one.parts(1) == (one(1), 1.0)
     assert one.parts(5) == (1.0, one(5))

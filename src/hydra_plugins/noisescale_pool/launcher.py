@@ -1,4 +1,4 @@
-"""What Hydra finds when it looks for launchers at every start: thin, for it is imported each time."""
+"""The launcher plugin that Hydra discovers. Hydra imports this file at every start, so it imports as little as possible."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PoolLauncher(Launcher):
     """`hydra/launcher=pool`, see `noisescale.app.launchers.pool.launch`.
 
     Args:
-        n_jobs: processes, at least 1.
+        n_jobs: number of processes, at least 1.
     """
 
     def __init__(self, n_jobs: int) -> None:

@@ -1,4 +1,7 @@
-"""What of a composed config can be checked before torch is imported. A check of one option is its owner's; here they are put together."""
+"""Check a composed config as far as possible before torch is imported.
+
+A check that concerns one class belongs to the room of that class; here all of them are called, together with checks of the config itself.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,14 @@ from noisescale.plans.trainer_limits import check_trainer_limits
 __all__ = ["check_config", "ghost_batch_size"]
 
 COMPILE_MODES = ("reduce-overhead", "max-autotune")
-"""Words of `model.compile` beside true and false: modes of torch.compile."""
+"""Values of `model.compile` other than true and false: modes of torch.compile."""
 
 
 def check_config(cfg: DictConfig) -> None:
-    """Check everything that no run can carry out, whatever its data.
+    """Check everything that does not depend on the data.
 
     Raises:
-        ConfigError: the first thing that is wrong.
+        ConfigError: the first mistake.
     """
     _check_options()
     _check_run(cfg)
@@ -35,20 +38,23 @@ def check_config(cfg: DictConfig) -> None:
 
 
 def ghost_batch_size(cfg: DictConfig) -> int:
-    """What micro-batches must be multiples of; 1 without ghost batch norm. The model itself says what is wrong with a bad value."""
+    """The number of examples that micro-batches must be multiples of; 1 without ghost batch norm.
+
+    It is also 1 for an invalid value, which the model refuses itself.
+    """
     ghost = cfg.model.get("ghost_batch_size")
     return ghost if isinstance(ghost, int) and not isinstance(ghost, bool) and ghost > 0 else 1
 
 
 def _check_options() -> None:
-    """Files whose name starts with `_` hold keys that several options share."""
+    """Refuse as an option a file whose name starts with `_`: it holds keys that several options share."""
     for group, option in options().items():
         if option.rpartition("/")[2].startswith("_"):
             raise ConfigError(group, option, "holds keys that several options share, and is not an option itself")
 
 
 def _check_run(cfg: DictConfig) -> None:
-    """The keys outside the groups."""
+    """Check the keys outside the groups."""
     check_count("epochs", cfg.epochs, unit="epochs")
     check_count("seed", cfg.seed, at_least=0, at_most=2**32 - 1)
     check_label_smoothing(cfg.label_smoothing)
@@ -73,7 +79,7 @@ def _check_checkpoint(path: str) -> None:
 
 
 def _check_trainer(cfg: DictConfig) -> None:
-    """What Lightning lets pass, or refuses without naming the key."""
+    """Check what Lightning would accept, or refuse without naming the key."""
     trainer = cfg.trainer
     if trainer.max_epochs != cfg.epochs:
         problem = f"differs from epochs={cfg.epochs}, which schedules go by"
@@ -94,7 +100,7 @@ def _check_model(cfg: DictConfig) -> None:
 
 
 def _check_precision(cfg: DictConfig) -> None:
-    """Half precision with a loss scale, which is for GPUs, and which torch's fused optimizers apply by themselves."""
+    """Check float16, which needs a GPU, and which scales the loss: torch's fused optimizers undo that scale themselves."""
     if str(cfg.trainer.get("precision")) not in ("16", "16-mixed"):
         return
     if cfg.trainer.accelerator == "cpu":

@@ -1,4 +1,4 @@
-"""A front door: `hydra.main`, with one line and an exit status for what goes wrong. Imports no torch."""
+"""A command-line program: `hydra.main`, with an error message of one line and an exit status for each mistake. Does not import torch."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from noisescale.app.messages import INPUT_ERRORS, composition_line, line, say
 __all__ = ["front_door"]
 
 BAD_INPUT = 2
-"""Exit status for input that cannot be carried out."""
+"""Exit status for invalid input."""
 
 INTERRUPTED = 130
-"""Exit status of a run that was stopped by a signal, as shells have it."""
+"""Exit status of a run that was stopped by a signal, such as Ctrl-C; shells use the same number."""
 
 _FULL_ERROR = "NOISESCALE_FULL_ERROR"
 
 
 def front_door(conf: Path) -> Callable[[Callable[[DictConfig], int]], Command]:
-    """Make a function of the composed config a command; a decorator.
+    """A decorator that turns a function of the composed config into a command.
 
-    The function returns the exit status of a single run. In a sweep every run is carried out, whatever becomes of the others; the
-    command then fails if one had bad input. `full_error=true` or HYDRA_FULL_ERROR=1 shows the traceback instead of the line.
+    The function returns the exit status of a single run. A sweep carries out all of its runs, even if some of them fail, and the command
+    fails if one had invalid input. `full_error=true` or HYDRA_FULL_ERROR=1 shows the traceback instead of the one line.
 
     Args:
         conf: the folder of config.yaml.
@@ -43,18 +43,18 @@ def front_door(conf: Path) -> Callable[[Callable[[DictConfig], int]], Command]:
 
 
 class _RunRefused(Exception):
-    """Bad input of one run of a sweep; the run has said so, and the sweep goes on."""
+    """One run of a sweep had invalid input; it has printed its error, and the sweep continues."""
 
 
 class Command:
-    """What `front_door` makes; called without arguments, it reads the command line and exits."""
+    """The command that `front_door` makes: called without arguments, it reads the command line, runs and exits."""
 
     def __init__(self, conf: Path, function: Callable[[DictConfig], int]) -> None:
         self._conf, self._function = conf, function
         self._in_function = False
         self._status: int | None = None
         functools.update_wrapper(self, function)
-        atexit.register(self._leave)  # before the large imports, hence called after all that they register
+        atexit.register(self._leave)  # registered before the large imports, so it is called after everything that they register
 
     def __call__(self) -> NoReturn:
         try:
@@ -64,11 +64,11 @@ class Command:
             raise
 
     def _carry_out(self) -> int:
-        """Everything from the command line to the last run; returns the exit status, or raises it as Hydra and `_run` do."""
+        """Carry out all runs of the command line; returns the exit status, or raises SystemExit with it, as Hydra and `_run` do."""
         self._in_function = False
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             os.environ[_FULL_ERROR] = "1"
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands errors on instead of printing them
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises errors instead of printing them
         list_options_only()
         run = functools.update_wrapper(functools.partial(self._run), self._function)
         try:
@@ -81,14 +81,14 @@ class Command:
             say("interrupted")
             return INTERRUPTED
         except (*INPUT_ERRORS, OSError, ValueError) as error:
-            if _full_error() or "full_error=true" in sys.argv or self._is_a_fault(error):
+            if _full_error() or "full_error=true" in sys.argv or self._is_a_bug(error):
                 raise
             say(composition_line(error, self._conf))
             return BAD_INPUT
         return 0
 
     def _run(self, cfg: DictConfig) -> None:
-        """One run, as Hydra calls it."""
+        """Carry out one run; called by Hydra."""
         self._in_function = True
         if cfg.get("full_error") is True:
             os.environ[_FULL_ERROR] = "1"
@@ -99,27 +99,27 @@ class Command:
                 raise
             if in_sweep():
                 say(f"{line(error)}  (run: {HydraConfig.get().job.override_dirname})")
-                raise _RunRefused(str(error)) from None  # Hydra goes on with the other runs
+                raise _RunRefused(str(error)) from None  # Hydra continues with the other runs
             say(line(error))
             sys.exit(BAD_INPUT)
         if not in_sweep():
             sys.exit(status)
 
-    def _is_a_fault(self, error: Exception) -> bool:
-        """Whether an error is a fault of the code and needs its traceback.
+    def _is_a_bug(self, error: Exception) -> bool:
+        """Whether an error is a bug, which needs its traceback, rather than invalid input.
 
-        Hydra itself raises OSError and ValueError for input, a folder that cannot be made or a group set to a number, but not once the
-        function has started. An error with a cause comes from a run in another process.
+        Hydra itself raises OSError and ValueError for invalid input, such as a folder that cannot be created or a group set to a number,
+        but no longer once the function has started. An error with a cause comes from a run in another process.
         """
         return not isinstance(error, INPUT_ERRORS) and (self._in_function or error.__cause__ is not None)
 
     def _leave(self) -> None:
-        """End the process without unloading the modules, which takes torch a second; all that was to be done at exit is done."""
+        """End the process without unloading its modules, which takes a second with torch. All other exit handlers have run by now."""
         file = getattr(sys.modules["__main__"], "__file__", None)
         if self._status is None or file != self._function.__code__.co_filename:
             return
         for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):  # closed at the other end, or here
+            with suppress(OSError, ValueError):  # the stream may be closed, here or at the other end
                 stream.flush()
         os._exit(self._status)
 

@@ -1,4 +1,4 @@
-"""A composed config, read once: the schedule, the batch strategy, the optimizer's numbers, and the plan they give for N examples."""
+"""Read a composed config once: the schedule, the batch strategy, the numbers of the optimizer, and their plan for N examples."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ __all__ = ["Composed", "known_examples", "num_examples", "read_config"]
 
 @dataclass(frozen=True)
 class Composed:
-    """What a config chooses, as far as a plan goes; all of it checked.
+    """The part of a config that a plan needs, checked.
 
     Args:
         cfg: the config.
-        schedule: with its warm-up, its horizon filled in.
-        strategy: with its rule filled in, which follows the optimizer where it was left open.
-        optimizer: the class name.
-        lr, momentum, weight_decay: of the optimizer; 0 where it has none.
-        notes: lines for people about what was filled in, or looks like a slip.
+        schedule: the schedule with its warm-up and with its horizon filled in.
+        strategy: the batch strategy; an open rule is set to that of the optimizer.
+        optimizer: the class name of the optimizer.
+        lr, momentum, weight_decay: the numbers of the optimizer; 0 if it has no such option.
+        notes: one line each for users to read, about what was filled in or looks like a mistake.
     """
 
     cfg: DictConfig
@@ -43,14 +43,14 @@ class Composed:
 
     @property
     def ghost_batch_size(self) -> int:
-        """What micro-batches must be multiples of, in examples; 1 without ghost batch norm."""
+        """The number of examples that micro-batches must be multiples of; 1 without ghost batch norm."""
         return ghost_batch_size(self.cfg)
 
     def plan(self, num_examples: int) -> Plan:
-        """The plan of the training on N examples.
+        """The plan of the training on N = num_examples.
 
         Raises:
-            ConfigError: a batch that does not fit N.
+            ConfigError: a batch size does not fit N.
         """
         trainer = self.cfg.trainer
         with errors_under("batch"):
@@ -69,10 +69,10 @@ class Composed:
 
 
 def read_config(cfg: DictConfig) -> Composed:
-    """Check a composed config, and build what a plan needs of it; imports no torch.
+    """Check a composed config, and build what a plan needs; does not import torch.
 
     Raises:
-        ConfigError: input that no run can carry out, whatever its data.
+        ConfigError: the config is invalid, whatever the data.
     """
     check_config(cfg)
     optimizer = str(cfg.optimizer.get("_target_")).rpartition(".")[2]
@@ -94,10 +94,12 @@ def read_config(cfg: DictConfig) -> Composed:
 
 
 def num_examples(cfg: DictConfig) -> int:
-    """N, the examples of one pass: `data.size` where it is given, else the data's own; of known sets without importing torch.
+    """N, the number of examples of one pass: `data.size` if it is given, otherwise that of the data set.
+
+    Torch is imported only for data sets whose size is not known without looking at them.
 
     Raises:
-        ConfigError: as the data themselves.
+        ConfigError: an option of `data` is invalid, or the data cannot be found.
     """
     with errors_under("data"):
         check_stand_in_size(cfg.data.size, cfg.data.subset_size)
@@ -113,10 +115,10 @@ def num_examples(cfg: DictConfig) -> int:
 
 
 def known_examples(cfg: DictConfig) -> int | None:
-    """N of a set whose size is known without looking at it; None for others.
+    """N of a data set whose size is known without looking at it; None for any other.
 
     Raises:
-        ConfigError: `data.subset_size` or `data.val_fraction` does not fit it.
+        ConfigError: `data.subset_size` or `data.val_fraction` does not fit the data set.
     """
     held = TRAINING_EXAMPLES.get(cfg.data.get("name", options().get("data")))
     if held is None:
@@ -135,11 +137,11 @@ def _check_warmup(warmup: Warmup, strategy: BatchStrategy) -> None:
 def _warmup_notes(cfg: DictConfig, warmup: Warmup) -> list[str]:
     if warmup.epochs <= cfg.epochs:
         return []
-    return [f"warmup.epochs={warmup.epochs} is longer than the training, epochs={cfg.epochs}: it never ends"]
+    return [f"warmup.epochs={warmup.epochs} is longer than the training, epochs={cfg.epochs}: the warm-up never ends"]
 
 
 def _rule_notes(cfg: DictConfig, strategy: BatchStrategy) -> list[str]:
-    """A line that says the rule where it was left to the optimizer."""
+    """A line that says which rule was chosen, if that was left to the optimizer."""
     if not isinstance(strategy, Matched) or cfg.batch.get("rule") is not None:
         return []
     return [f"batch.rule={strategy.rule} follows optimizer={options()['optimizer']}"]

@@ -1,4 +1,4 @@
-"""Access to a composed config: what was chosen, where the run leaves its files, and the objects that its groups describe."""
+"""Access to a composed config: the options chosen, the folder for the files of the run, and the objects that the groups describe."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def build(cfg: DictConfig, group: str, **arguments: Any) -> Any:
 
     Args:
         cfg: the whole config.
-        group: its name, `scheduler`.
-        arguments: what only Python knows, given to the target beside its keys.
+        group: the name of the group, for example `scheduler`.
+        arguments: further arguments for the target, for what is known only at run time.
 
     Raises:
-        ConfigError: the object refuses a value; its key has the group's name in front.
+        ConfigError: the object refuses a value; the key of the error starts with the name of the group.
     """
     try:
         return instantiate(cfg[group], **arguments)
@@ -40,12 +40,12 @@ def build(cfg: DictConfig, group: str, **arguments: Any) -> Any:
 
 
 def refusal(cfg: DictConfig, group: str, cause: BaseException | None) -> ConfigError | None:
-    """What the object of a config group refuses, in the words of the config; None where it is a fault of the code.
+    """The error of building the object of a config group, in terms of the config's keys; None if it is a bug rather than invalid input.
 
     Args:
         cfg: the whole config.
-        group: its name, `scheduler`.
-        cause: what was raised.
+        group: the name of the group, for example `scheduler`.
+        cause: the exception that was raised.
     """
     if isinstance(cause, ConfigError):
         return cause.under(group)
@@ -54,15 +54,15 @@ def refusal(cfg: DictConfig, group: str, cause: BaseException | None) -> ConfigE
         key, option = unknown.group(1), _option(group)
         problem = f"is not a key of {group}={option}; an experiment or debug option that sets it is for another {group}"
         return ConfigError(f"{group}.{key}", cfg[group].get(key), problem)
-    lightnings = type(cause).__name__ == "MisconfigurationException"
-    if cause is not None and (lightnings or isinstance(cause, (TypeError, ValueError, OSError))):
+    from_lightning = type(cause).__name__ == "MisconfigurationException"
+    if cause is not None and (from_lightning or isinstance(cause, (TypeError, ValueError, OSError))):
         return ConfigError(group, _option(group), " ".join(str(cause).split()))
     return None
 
 
 @contextmanager
 def errors_under(group: str) -> Iterator[None]:
-    """Put the group's name in front of the key of a `ConfigError` raised inside."""
+    """Put the name of the group in front of the key of any `ConfigError` raised inside."""
     try:
         yield
     except ConfigError as error:
@@ -70,7 +70,7 @@ def errors_under(group: str) -> Iterator[None]:
 
 
 def as_plain(cfg: DictConfig) -> dict[str, Any]:
-    """The config with its references resolved, as plain containers."""
+    """The config as plain containers, with its interpolations resolved."""
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
@@ -87,7 +87,7 @@ def options() -> dict[str, str]:
 
 
 def output_dir() -> Path:
-    """Where this run leaves its files."""
+    """The folder for the files of this run."""
     return Path(HydraConfig.get().runtime.output_dir)
 
 

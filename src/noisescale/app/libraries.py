@@ -1,4 +1,4 @@
-"""The large imports, as fast as they can be had."""
+"""Import the large libraries as fast as possible."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from importlib import import_module
 
 __all__ = ["import_libraries"]
 
-# torch._dynamo: every optimizer of torch needs it.
+# torch._dynamo is listed because every torch optimizer imports it.
 _NAMES = ("pytorch_lightning", "torch._dynamo", "noisescale.callbacks", "noisescale.data", "noisescale.models")
 
 
 @cache
 def import_libraries() -> None:
-    """Import what every training needs, with the garbage collector off: it would search the growing heap again and again.
+    """Import what every training needs, with the garbage collector off, because it would search the growing heap again and again.
 
-    What was imported is then left out of its searches, except for those at the end of the process.
+    From then on the collector ignores the imported objects, until the process ends.
     """
     collects = gc.isenabled()
     gc.disable()
@@ -28,4 +28,4 @@ def import_libraries() -> None:
         if collects:
             gc.enable()
     gc.freeze()
-    atexit.register(gc.unfreeze)  # extension modules complain of what is never freed
+    atexit.register(gc.unfreeze)  # some extension modules warn about objects that are never freed

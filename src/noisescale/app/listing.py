@@ -1,4 +1,4 @@
-"""Which words a config group knows: for help, completion and refusals alike."""
+"""List the options of a config group, for help, for completion and for error messages."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["config_folders", "list_options_only", "options_of"]
 
 @cache
 def list_options_only() -> None:
-    """Let Hydra's help and completion leave out files whose name starts with `_`: keys that several options share.
+    """Make Hydra's help and completion omit files whose name starts with `_`, which hold keys that several options share.
 
-    Hydra has no setting for this. They can still be named in a defaults list, which does not go through the listing.
+    Hydra has no setting for this. Such a file can still be used in a defaults list, for which Hydra does not need the listing.
     """
     add = ConfigSource._list_add_result
 
@@ -29,16 +29,16 @@ def list_options_only() -> None:
 
 
 def config_folders(conf: Path) -> list[Path]:
-    """`conf`, and the folder that the user gives with `--config-dir`."""
+    """`conf`, and the folder given with `--config-dir`, if there is one."""
     try:
         given = get_args_parser().parse_known_args(sys.argv[1:])[0].config_dir
-    except SystemExit:  # words that argparse refuses; Hydra says so itself
+    except SystemExit:  # argparse refuses the command line; Hydra reports that itself
         given = None
     return [conf, *([Path(given)] if given else [])]
 
 
 def options_of(group: str, conf: Path) -> list[str]:
-    """The words that a group knows, those of the user's own folder included; empty where there is no such group."""
+    """The options of a group, including those in the user's own folder; empty if there is no such group."""
     return sorted(
         {
             file.relative_to(folder / group).with_suffix("").as_posix()

@@ -1,4 +1,4 @@
-"""What goes wrong, in one line for people."""
+"""Error messages for users to read, one line each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from noisescale.errors import ConfigError
 __all__ = ["INPUT_ERRORS", "composition_line", "line", "say"]
 
 INPUT_ERRORS = (ConfigError, HydraException, OmegaConfBaseException)
-"""What is raised for input that cannot be carried out."""
+"""The exceptions that are raised for invalid input."""
 
 SYNONYMS = {
     "learning_rate": "optimizer.lr",
@@ -70,7 +70,7 @@ SYNONYMS = {
     "out": "hydra.run.dir",
     "out_dir": "hydra.run.dir",
 }
-"""What people type elsewhere -> the key here."""
+"""The names of other tools -> the keys here."""
 
 
 def say(words: str) -> None:
@@ -79,7 +79,7 @@ def say(words: str) -> None:
 
 
 def line(error: BaseException) -> str:
-    """One line for people: the key, the value, what is valid, what to do instead."""
+    """The message of an error, in one line: the key, the value, what is valid, what to do instead."""
     if isinstance(error, ConfigError):
         return _one_line(ConfigError(error.key, _as_typed(error.value), error.problem, error.remedy))
     if isinstance(error, OverrideParseException):
@@ -98,7 +98,7 @@ def line(error: BaseException) -> str:
 
 
 def composition_line(error: Exception, conf: Path) -> str:
-    """The line for an error of Hydra's before any run, where it can be the word of a group that is wrong.
+    """The message of an error that Hydra raised before any run; then the option of a group can be the mistake.
 
     Args:
         error: the error.
@@ -106,11 +106,11 @@ def composition_line(error: Exception, conf: Path) -> str:
     """
     if isinstance(error, (*INPUT_ERRORS, OSError)):
         return _no_such_option(error, conf) or line(error)
-    return _not_a_word(conf) or line(error)
+    return _not_an_option(conf) or line(error)
 
 
 def _no_such_option(error: BaseException, conf: Path) -> str:
-    """The line for a word that is not an option of its group; empty for any other error."""
+    """The message for an option that its group does not have; empty for any other error."""
     if not isinstance(error, MissingConfigException) or not error.missing_cfg_file:
         return ""
     group, _, option = str(error.missing_cfg_file).partition("/")
@@ -118,8 +118,8 @@ def _no_such_option(error: BaseException, conf: Path) -> str:
     return f"{group}={option}: no such option{_did_you_mean(option, valid)}; valid: {', '.join(valid)}" if valid else ""
 
 
-def _not_a_word(conf: Path) -> str:
-    """The line for a group set to null or to a number, of which Hydra does not say which it is; empty where there is none."""
+def _not_an_option(conf: Path) -> str:
+    """The message for a group that is set to null or a number, which Hydra does not name in its error; empty if there is none."""
     for argument in sys.argv[1:]:
         group, _, option = argument.partition("=")
         valid = options_of(group, conf) if group else []
@@ -137,14 +137,14 @@ def _unknown_key(override: str, cause: OmegaConfBaseException) -> str:
         valid += ["debug", "experiment"]  # groups without keys of their own
     if not valid:
         return f"{override}: unknown key; {where} has none"
-    meant = _meant(key, parent, valid) if isinstance(parent, DictConfig) else ""
+    suggestion = _suggestion(key, parent, valid) if isinstance(parent, DictConfig) else ""
     inside = f"keys of {where}" if where else "keys"
     add = f"; Lightning's other keys can be added: +{override}=..." if where == "trainer" else ""
-    return f"{override}: unknown key{meant}; {inside}: {', '.join(valid)}{add}"
+    return f"{override}: unknown key{suggestion}; {inside}: {', '.join(valid)}{add}"
 
 
-def _meant(key: str, parent: DictConfig, valid: list[str]) -> str:
-    """The key that was meant by one with another tool's name (`batch_size`), without its group (`gamma`), or with a slip."""
+def _suggestion(key: str, parent: DictConfig, valid: list[str]) -> str:
+    """`, did you mean KEY?` for the name of another tool (`batch_size`), a key without its group (`gamma`), or a typo; may be empty."""
     if key in SYNONYMS:
         return f", did you mean {SYNONYMS[key]}?"
     groups = [group for group in parent if isinstance(parent._get_node(group), DictConfig) and key in parent[group]]
@@ -157,7 +157,7 @@ def _did_you_mean(name: str, valid: list[str]) -> str:
 
 
 def _as_typed(value: Any) -> Any:
-    """null, true and false as they are written in YAML."""
+    """The value, with None, True and False as they are written in YAML."""
     return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else value
 
 

@@ -1,4 +1,4 @@
-"""How a training ends: its status, its metrics, and errors in the words of the config."""
+"""Run a training and report how it ended: its status, its metrics, and errors in terms of the config's keys."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ __all__ = ["Outcome", "fit_and_test"]
 
 @dataclass
 class Outcome:
-    """What became of a run.
+    """How a run ended.
 
     Attributes:
         status: completed | diverged | interrupted.
-        message: why, for people; empty for a run that was completed.
-        metrics: tag -> value, of the last epoch and of the test.
-        updates, examples: of the run, those before it was resumed included.
-        seconds: of training and validation.
-        examples_per_second: of this process alone.
+        message: the reason, for users to read; empty for a run that was completed.
+        metrics: tag -> value, from the last epoch and from the test.
+        updates, examples: totals of the run, including those before it was resumed.
+        seconds: time of training and validation in this process.
+        examples_per_second: throughput in this process, without the examples before the run was resumed.
     """
 
     status: str = "completed"
@@ -41,10 +41,11 @@ class Outcome:
 def fit_and_test(
     cfg: DictConfig, trainer: pl.Trainer, module: pl.LightningModule, data: ImageDataModule, batches: BatchSizeScheduler
 ) -> Outcome:
-    """Train to the end of the plan, from `cfg.ckpt_path` where it is given, and test a run that was completed.
+    """Train to the end of the plan, starting from `cfg.ckpt_path` if it is given, and test a run that was completed.
 
     Raises:
-        ConfigError: what only shows when training starts; a checkpoint of another run; an image that has become unreadable.
+        ConfigError: an error in the config that shows only when training starts; a checkpoint of a different run; an image that cannot be
+            read any more.
     """
     outcome = Outcome()
     started = time.perf_counter()
@@ -56,7 +57,7 @@ def fit_and_test(
     except (KeyboardInterrupt, SystemExit):
         outcome.status = "interrupted"
     except Exception as error:
-        refused = _in_words_of_the_config(error, cfg, data, batches)
+        refused = _as_config_error(error, cfg, data, batches)
         if refused is None:
             raise
         raise refused from error
@@ -74,7 +75,7 @@ def fit_and_test(
 
 
 def _test(outcome: Outcome, trainer: pl.Trainer, module: pl.LightningModule, data: ImageDataModule) -> None:
-    """Add the metrics of the test; weights that give a number that is not finite have diverged in the last update."""
+    """Add the metrics of the test. If one of them is not finite, the last update made the weights diverge."""
     try:
         tested = trainer.test(module, datamodule=data, verbose=False)
     except (KeyboardInterrupt, SystemExit):
@@ -89,12 +90,12 @@ def _test(outcome: Outcome, trainer: pl.Trainer, module: pl.LightningModule, dat
 
 
 def _has_started(batches: BatchSizeScheduler) -> bool:
-    """Whether a micro-batch was taken."""
+    """Whether a micro-batch has been loaded."""
     return batches.loader is not None and batches.loader.current is not None
 
 
-def _in_words_of_the_config(error: Exception, cfg: DictConfig, data: ImageDataModule, batches: BatchSizeScheduler) -> ConfigError | None:
-    """What the user has to change, for an error that `Trainer.fit` raised; None for a fault of the code."""
+def _as_config_error(error: Exception, cfg: DictConfig, data: ImageDataModule, batches: BatchSizeScheduler) -> ConfigError | None:
+    """An error that `Trainer.fit` raised, as a `ConfigError` that says what the user has to change; None if it is a bug."""
     if isinstance(error, ConfigError):
         return error.under("trainer") if error.key in cfg.trainer else error
     unreadable = data.explain(error)

@@ -1,4 +1,4 @@
-"""The job of plan.py: from a composed config to a table, plan.csv and a figure, with no training and no data read."""
+"""The job of plan.py: turn a composed config into a table, plan.csv and a figure, without training and without decoding any data."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["preview"]
 
 
 def preview(cfg: DictConfig) -> int:
-    """Print what training would do, phase by phase; leave plan.csv and plan.png; returns the exit status, 0.
+    """Print what the training would do, phase by phase, and write plan.csv and plan.png; returns the exit status, 0.
 
     Args:
-        cfg: the composed config, as for training.
+        cfg: the composed config, the same as for training.
 
     Raises:
-        ConfigError: input that cannot be carried out.
+        ConfigError: the config is invalid.
     """
     run = read_config(cfg)
     check_count("trainer.devices", cfg.trainer.devices, unit="devices")

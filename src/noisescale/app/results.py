@@ -1,4 +1,4 @@
-"""What a run says at its end: results.json, TensorBoard's hparams, a short table."""
+"""Report the results of a run at its end: results.json, TensorBoard's hparams, a short table."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ __all__ = ["leave_results", "versions"]
 
 
 def leave_results(cfg: DictConfig, outcome: Outcome, trainer: pl.Trainer, num_examples: int) -> None:
-    """Write results.json, give the loggers the final metrics, and print the short table.
+    """Write results.json, log the final metrics with the hyperparameters, and print the short table.
 
     Args:
         cfg: the composed config.
-        outcome: what became of the run.
-        trainer: that carried it out.
-        num_examples: N.
+        outcome: how the run ended.
+        trainer: the trainer of the run.
+        num_examples: N, the number of examples of one pass.
     """
     results = {
         **outcome.metrics,
@@ -49,7 +49,7 @@ def leave_results(cfg: DictConfig, outcome: Outcome, trainer: pl.Trainer, num_ex
         "seed": cfg.seed,
         **versions(),
     }
-    # JSON has neither nan nor inf.
+    # JSON has neither nan nor inf, so they become null.
     plain = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in results.items()}
     write_atomically(output_dir() / "results.json", json.dumps(plain, indent=2) + "\n")
     _log_hyperparameters(trainer, _parameters(cfg), outcome.metrics)
@@ -57,7 +57,7 @@ def leave_results(cfg: DictConfig, outcome: Outcome, trainer: pl.Trainer, num_ex
 
 
 def _log_hyperparameters(trainer: pl.Trainer, parameters: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-    """Give TensorBoard's hparams page the choices of the run, and its final metrics as hp/..."""
+    """Show the choices of the run on TensorBoard's hparams page, with its final metrics as hp/..."""
     finals = {f"hp/{name}": value for name, value in metrics.items() if math.isfinite(value)}
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
@@ -66,7 +66,7 @@ def _log_hyperparameters(trainer: pl.Trainer, parameters: Mapping[str, Any], met
 
 
 def _parameters(cfg: DictConfig) -> dict[str, Any]:
-    """What distinguishes one run from another."""
+    """The choices that distinguish one run from another."""
     left_out = ("callbacks", "logger", "trainer", "output_dir", "full_error", "ckpt_path")
     params = {key: value for key, value in as_plain(cfg).items() if key not in left_out}
     return params | {f"{group}/option": name for group, name in options().items() if group in params}
@@ -76,7 +76,7 @@ def _print_table(results: Mapping[str, Any]) -> None:
     run = os.path.relpath(output_dir())
     if in_sweep():
         accuracy = f"test accuracy {results['test/acc']:.4f}" if results.get("test/acc") is not None else "no test accuracy"
-        # Flushed, because the output of another process would otherwise be held back until it ends.
+        # Flushed, because otherwise the output of a process of the pool would appear only when that process ends.
         print(f"{run}: {results['status']}, {accuracy}, {results['updates']} updates", flush=True)
     else:
         table = Table(show_header=False)
@@ -93,7 +93,7 @@ def _print_table(results: Mapping[str, Any]) -> None:
 
 
 def versions() -> dict[str, Any]:
-    """Versions of what ran, and the commit; null outside a checkout."""
+    """The versions of the software that ran, and the commit; the commit is None outside a git checkout."""
     commit = None
     with suppress(OSError, subprocess.SubprocessError):
         found = subprocess.run(

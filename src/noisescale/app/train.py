@@ -1,4 +1,4 @@
-"""The job of train.py: from a composed config to a trained model and its files."""
+"""The job of train.py: turn a composed config into a trained model and its files."""
 
 from __future__ import annotations
 
@@ -29,24 +29,25 @@ DIVERGED = 3
 
 
 def train(cfg: DictConfig, script: Path) -> int:
-    """Train, test, and leave results.json; returns the exit status: 0, or 3 for a run that diverged.
+    """Train, test, and write results.json; returns the exit status: 0, or 3 for a run that diverged.
 
-    What does not need torch is checked before torch is imported, and what does not need the data before they are read.
+    Everything that can be checked without torch is checked before torch is imported, and everything that can be checked without the data
+    before the data are read.
 
     Args:
         cfg: the composed config.
-        script: the front door, started again for each further device.
+        script: the program that was started, such as train.py; it is started again for each further device.
 
     Raises:
-        ConfigError: input that cannot be carried out.
-        KeyboardInterrupt: the run was interrupted; its files are written.
+        ConfigError: the config is invalid.
+        KeyboardInterrupt: the run was interrupted; its files have been written.
     """
     run = read_config(cfg)
     with errors_under("data"):
         refuse_stand_in_size(cfg.data.size)
     devices = _devices(cfg)
     if (known := known_examples(cfg)) is not None:
-        run.plan(known)  # says what does not fit before the long imports
+        run.plan(known)  # raises before the long imports if a batch size does not fit N
     import_libraries()
     from noisescale.app.launchers.ranks import is_child, other_ranks
 
@@ -64,23 +65,23 @@ def train(cfg: DictConfig, script: Path) -> int:
 
 
 def _devices(cfg: DictConfig) -> int:
-    """Devices of the run, W; all of them must be there. Imports torch only to count GPUs."""
+    """W, the number of devices of the run, which this machine must have. Imports torch only to count GPUs."""
     check_count("trainer.devices", cfg.trainer.devices, unit="devices")
     count: int = cfg.trainer.devices
     if cfg.trainer.accelerator == "gpu":
         import_libraries()
         import torch
 
-        there, kind, remedy = torch.cuda.device_count(), "GPUs", "use trainer=cpu or ddp_cpu"
+        available, kind, remedy = torch.cuda.device_count(), "GPUs", "use trainer=cpu or ddp_cpu"
     else:
-        there, kind, remedy = max(2, os.cpu_count() or 1), "CPU processes", "one process uses all cores"
-    if count > there:
-        raise ConfigError("trainer.devices", count, f"this machine has {there} {kind}", remedy)
+        available, kind, remedy = max(2, os.cpu_count() or 1), "CPU processes", "one process uses all cores"
+    if count > available:
+        raise ConfigError("trainer.devices", count, f"this machine has {available} {kind}", remedy)
     return count
 
 
 def _fit_and_report(run: Composed, data: ImageDataModule, plan: Plan) -> int:
-    """On each device: build, fit, test; then, on the first one, leave the results. Returns the exit status."""
+    """Build, fit and test on each device, and write the results on the first one. Returns the exit status."""
     import torch
 
     from noisescale.app.outcome import fit_and_test
@@ -109,7 +110,7 @@ def _fit_and_report(run: Composed, data: ImageDataModule, plan: Plan) -> int:
 
 
 def _module(cfg: DictConfig, data: Any) -> pl.LightningModule:
-    """The network that the config describes, for images as the data have them, with its loss and its optimizer."""
+    """The network that the config describes, for the image size and the classes of the data, with its loss and its optimizer."""
     import pytorch_lightning as pl
 
     from noisescale.models.classifier import Classifier

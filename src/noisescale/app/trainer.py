@@ -1,4 +1,4 @@
-"""The Trainer that a config describes, with its callbacks and its logger."""
+"""Build the Trainer that a config describes, with its callbacks and its logger."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def build_trainer(cfg: DictConfig, data: ImageDataModule, batches: BatchSizeSche
 
     Args:
         cfg: the composed config.
-        data: set up.
-        batches: what carries the plan out.
+        data: the data, after their `setup`.
+        batches: the callback that carries out the plan.
 
     Raises:
-        ConfigError: a callback, a logger or a key of the Trainer that cannot be.
+        ConfigError: a callback, a logger or a key of the Trainer is invalid.
     """
     quiet_lightning()
     callbacks: list[pl.Callback] = [batches, SameRun(_choices_of_run(cfg, data))]
@@ -54,7 +54,7 @@ def build_trainer(cfg: DictConfig, data: ImageDataModule, batches: BatchSizeSche
 
 
 def _chosen_callbacks(cfg: DictConfig, has_validation: bool) -> list[pl.Callback]:
-    """Those of the config, without what has no place in this run: a progress bar in a log, a best checkpoint without validation."""
+    """The callbacks of the config that make sense in this run: no progress bar in a log file, no best checkpoint without validation."""
     chosen = []
     for name, callback in build(cfg, "callbacks").items():
         if callback is None:
@@ -70,13 +70,13 @@ def _chosen_callbacks(cfg: DictConfig, has_validation: bool) -> list[pl.Callback
 
 
 def _choices_of_run(cfg: DictConfig, data: ImageDataModule) -> dict[str, Any]:
-    """The choices that a resumed run must not change: what is learned, from which examples, by which rule; not how it is computed."""
+    """The choices that a resumed run must not change: the model, the data and the optimizer, but not how they are computed."""
     free = {"data": data.free_on_resume, "model": FREE_ON_RESUME, "optimizer": OptimizerFactory.free_on_resume}
     choices: dict[str, Any] = {"seed": cfg.seed, "label_smoothing": cfg.label_smoothing}
     for group, keys in free.items():
         choices |= {f"{group}.{key}": value for key, value in as_plain(cfg[group]).items() if key not in keys and key != "_partial_"}
     if choices.get("data.seed") == cfg.seed:
-        del choices["data.seed"]  # the same choice, under the name that the user knows it by
+        del choices["data.seed"]  # it is the same choice as `seed`, which is the name that the user knows
     return choices
 
 
@@ -84,9 +84,10 @@ def _logger(cfg: DictConfig) -> Logger:
     logger = build(cfg, "logger")
     if not isinstance(logger, Logger):
         key = next(iter(cfg.logger))
-        raise ConfigError(f"logger.{key}", cfg.logger[key], "has no logger to go to", "choose logger=tensorboard, or set logger._target_")
+        remedy = "choose logger=tensorboard, or set logger._target_"
+        raise ConfigError(f"logger.{key}", cfg.logger[key], "does not belong to any logger", remedy)
     try:
-        # Lightning would make the writer at the first value, and only then refuse arguments that it does not know.
+        # Lightning would create the writer only at the first value, and would refuse unknown arguments only then.
         getattr(logger, "experiment", None)
     except Exception as error:
         refused = refusal(cfg, "logger", error)
@@ -98,7 +99,7 @@ def _logger(cfg: DictConfig) -> Logger:
 
 @cache
 def quiet_lightning() -> None:
-    """Keep our own lines, and drop Lightning's advertisements and those of its warnings that do not apply here."""
+    """Show our own messages, and drop Lightning's tips and those of its warnings that do not apply here."""
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     log = logging.getLogger("pytorch_lightning.utilities.rank_zero")
     log.addFilter(lambda record: "noisescale" in record.pathname)

@@ -8,10 +8,10 @@ __all__ = ["Window"]
 
 
 class Window(int):
-    """k micro-batches from batch index `start` on.
+    """k micro-batches from batch index `start` on: the integer k, except that `i % window` is (i - start) % k.
 
-    Lightning asks `ready % k == 0` to step and `batch_idx % k == 0` to zero gradients, which holds only for windows that start at a
-    multiple of k; counted from `start` both are right for any sequence of windows. As a number it is k, Lightning's divisor.
+    Lightning steps if `ready % k == 0` and zeroes the gradients if `batch_idx % k == 0`. With a plain k both are right only for windows
+    that start at a multiple of k; counted from `start` they are right for any sequence of windows. Lightning also divides the loss by k.
     """
 
     start: int

@@ -1,1 +1,1 @@
-"""Other processes: the further ranks of a run, and the runs of a sweep side by side."""
+"""Starting other processes: the other ranks of a run, and several runs of a sweep at once."""

@@ -1,4 +1,4 @@
-"""The runs of a sweep in a few processes, each a copy of this one after it has imported torch: one import for all."""
+"""Carry out the runs of a sweep in a few processes, forked from this one after it has imported torch, so there is one import for all."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from noisescale.errors import ConfigError, check_count
 __all__ = ["Sweep", "launch"]
 
 PATIENCE = 5.0
-"""Seconds that interrupted runs have to end by themselves."""
+"""Seconds that interrupted runs have to end on their own."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What Hydra gives a launcher."""
+    """What Hydra passes to a launcher."""
 
     hydra_context: HydraContext
     task_function: TaskFunction
@@ -43,18 +43,19 @@ _sweep: Sweep
 
 
 def launch(sweep: Sweep, n_jobs: int, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
-    """Carry out all runs, `n_jobs` at a time, whatever becomes of one; what they returned, in their order.
+    """Carry out all runs, `n_jobs` at a time, even if some of them fail; returns their results, in the order of the runs.
 
-    A process that is forked has all that was imported before, at no cost, and keeps what a run has read for its next one.
+    A forked process has everything that was imported before, at no cost, and keeps the data that a run has read for its next run.
 
     Args:
-        sweep: of the runs.
-        n_jobs: processes, at least 1; each carries out one run after another.
-        job_overrides: of each run.
-        first: the number of the first.
+        sweep: what Hydra passed to the launcher.
+        n_jobs: number of processes, at least 1; each carries out one run after another.
+        job_overrides: the overrides of each run.
+        first: the number of the first run.
 
     Raises:
-        ConfigError: `n_jobs` out of its range, or another system than Linux.
+        ConfigError: `n_jobs` is out of its range, or the system is not Linux.
+        RuntimeError: a process was killed.
     """
     check_count("hydra.launcher.n_jobs", n_jobs, unit="processes")
     if sys.platform != "linux":
@@ -62,25 +63,26 @@ def launch(sweep: Sweep, n_jobs: int, job_overrides: Sequence[Sequence[str]], fi
     setup_globals()
     configure_log(sweep.config.hydra.hydra_logging, sweep.config.hydra.verbose)
     Path(str(sweep.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
-    import_libraries()  # no threads, and no GPU is touched: neither outlives a fork
+    import_libraries()  # it starts no threads and does not touch a GPU: neither would survive a fork
     global _sweep
-    _sweep = sweep  # for the copies: a task function cannot be sent to them
+    _sweep = sweep  # the forked processes inherit it, because a task function cannot be sent to them
     waiting = deque(enumerate(job_overrides, first))
     running: dict[Future[JobReturn], int] = {}
     done: dict[int, JobReturn] = {}
     with ProcessPoolExecutor(min(n_jobs, len(waiting)), get_context("fork"), end_with, (os.getpid(),)) as pool:
         try:
             while waiting or running:
-                while waiting and len(running) < n_jobs:  # no more: what is handed over cannot be taken back
+                while waiting and len(running) < n_jobs:  # not more, because a run that was submitted cannot be taken back
                     number, overrides = waiting.popleft()
                     running[pool.submit(_run, number, list(overrides))] = number
                 for run in wait(running, return_when=FIRST_COMPLETED).done:
                     done[running.pop(run)] = run.result()
         except BrokenProcessPool:
-            message = "a process of the sweep was killed, for want of memory perhaps; runs that had ended keep their files"
+            message = "a process of the sweep was killed, perhaps because memory ran out; the files of runs that had ended are kept"
             raise RuntimeError(message) from None
         except BaseException:
-            # A terminal has told the processes too, and they are about to write what they have; a signal sent here alone has not.
+            # Ctrl-C in a terminal interrupts all processes, which now write their results. A signal sent to this process alone does not
+            # reach the others, so they get one if they have not ended in time.
             if wait(running, timeout=PATIENCE).not_done:
                 for process in active_children():
                     os.kill(process.pid or 0, signal.SIGINT)
@@ -89,7 +91,7 @@ def launch(sweep: Sweep, n_jobs: int, job_overrides: Sequence[Sequence[str]], fi
 
 
 def _run(number: int, overrides: list[str]) -> JobReturn:
-    """One run, as Hydra's own launcher has it."""
+    """Carry out one run in the same way as Hydra's own launcher."""
     setup_globals()
     config: Any = _sweep.hydra_context.config_loader.load_sweep_config(_sweep.config, overrides)
     with open_dict(config):
@@ -107,7 +109,7 @@ def _run(number: int, overrides: list[str]) -> JobReturn:
 
 
 def _picklable(error: Exception) -> Exception:
-    """`error` with the text of its trace, which does not travel between processes; a RuntimeError for one that cannot either."""
+    """`error` with its traceback as a note, because pickling drops the traceback; a RuntimeError if `error` itself cannot be pickled."""
     trace = "".join(traceback.format_exception(error))
     try:
         if type(pickle.loads(pickle.dumps(error))) is type(error):

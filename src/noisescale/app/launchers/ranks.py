@@ -1,7 +1,7 @@
-"""Several processes on this machine, one per device, for a run of one front door.
+"""Run one training in several processes on this machine, one per device.
 
-Lightning's own launcher starts the other ranks with this process's command line; under a sweep that would run the whole sweep again in
-each. Here they are started from the run's composed config, so a run is the same alone and in a sweep.
+Lightning's own launcher starts the other ranks with the command line of this process; in a sweep each of them would start the whole sweep
+again. Here they are started from the composed config of the run, so a run is the same alone and in a sweep.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def is_child() -> bool:
 def other_ranks(count: int, script: Path, run_dir: Path) -> Iterator[None]:
     """Run ranks 1 to count - 1 of a run beside this process, which is rank 0.
 
-    Does nothing for one process, and in a process that is itself a rank. If a rank fails, this process is interrupted
-    rather than left to wait for it. At the end the process group is destroyed and the environment is as before.
+    It does nothing for one process, and in a process for which `is_child` is true. If a rank fails, this process is interrupted, so
+    that it does not wait forever. At the end the process group is destroyed and the environment is restored.
 
     Args:
-        count: processes in all.
-        script: the front door.
-        run_dir: with `.hydra/config.yaml`, the run's composed config.
+        count: number of processes, including this one.
+        script: the program to start, such as train.py.
+        run_dir: the folder of the run; its `.hydra/config.yaml` is the composed config.
     """
     if count == 1 or is_child():
         if _PARENT in os.environ:
@@ -70,16 +70,16 @@ def other_ranks(count: int, script: Path, run_dir: Path) -> Iterator[None]:
 def _watch(children: list[subprocess.Popen[bytes]], finished: threading.Event) -> None:
     while not finished.wait(1.0):
         if any(child.poll() not in (None, 0) for child in children):
-            if not finished.wait(10.0):  # rank 0 usually fails for the same reason, and says it better
+            if not finished.wait(10.0):  # rank 0 usually fails for the same reason, with a better message
                 print("error: another process of this run failed; see its message above", file=sys.stderr)
                 os.kill(os.getpid(), signal.SIGINT)
-                if not finished.wait(20.0):  # waiting inside a collective, where no signal is heard
+                if not finished.wait(20.0):  # it is blocked in a collective operation, where signals are not handled
                     os._exit(1)
             return
 
 
 def end_with(parent: int) -> None:
-    """From now on, end this process within a second of the end of its parent: it would wait for it, in a collective for half an hour."""
+    """End this process within a second of the end of its parent; otherwise it could wait half an hour in a collective operation."""
 
     def watch() -> None:
         while os.getppid() == parent:
