@@ -1,10 +1,21 @@
 """Settings of every test."""
 
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep what torch.compile makes apart from what it made for other processors.
+
+    Torch looks a compiled network up by what it computes, not by the vector unit that it was compiled for. Code from before
+    ATEN_CPU_CAPABILITY was set to something else, or from another machine with the same /tmp, does not compile, or computes nonsense.
+    """
+    capability = torch.backends.cpu.get_cpu_capability()
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(config.cache.mkdir(f"torch-compile-{capability}"))
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,14 +50,18 @@ class Finished:
     outcome: Outcome
     rows: list[dict[str, str]]
     results: dict[str, Any]
+    elapsed: float
+    """Seconds that the command took, of whatever clock this machine has."""
 
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     folder = tmp_path_factory.mktemp("front door") / "with space=and 'quote"
+    began = time.perf_counter()
     outcome = run(*FULL, run_dir(folder))
+    elapsed = time.perf_counter() - began
     assert outcome.status == 0, outcome.err
-    return Finished(folder, outcome, read_rows(folder / "steps.csv"), results_of(folder))
+    return Finished(folder, outcome, read_rows(folder / "steps.csv"), results_of(folder), elapsed)
 
 
 def test_a_run_ends_with_a_short_table(full: Finished) -> None:
@@ -100,6 +105,12 @@ def test_steps_csv_has_a_row_per_update(full: Finished) -> None:
     assert sum(losses_of(full.folder)[-13:]) < 0.2 * sum(losses_of(full.folder)[:13])
 
 
+def assert_rate(rate: float, examples: int, seconds: float, digits: int) -> None:
+    """Both numbers are rounded, the seconds to `digits` places and the rate to one: on a fast machine the first may be felt."""
+    low, high = (examples / (seconds + sign * 0.5 * 10**-digits) for sign in (1, -1))
+    assert low - 0.051 <= rate <= high + 0.051
+
+
 def test_epochs_csv_has_a_row_per_epoch(full: Finished) -> None:
     rows = read_rows(full.folder / "epochs.csv")
     metrics = {"train/loss", "train/acc", "val/loss", "val/acc"}
@@ -108,8 +119,9 @@ def test_epochs_csv_has_a_row_per_epoch(full: Finished) -> None:
         (i, 13 * i, 1293 * i) for i in range(1, 5)
     ]
     for row in rows:
-        assert float(row["seconds"]) > 0
-        assert float(row["examples_per_second"]) == pytest.approx(1293 / float(row["seconds"]), rel=0.05)
+        seconds = float(row["seconds"])
+        assert seconds > 0
+        assert_rate(float(row["examples_per_second"]), 1293, seconds, digits=4)
         assert all(math.isfinite(float(row[name])) for name in metrics)
     first = full.rows[:13]
     mean = sum(int(row["effective_batch_size"]) * float(row["loss"]) for row in first) / 1293
@@ -123,8 +135,8 @@ def test_results_json_has_the_final_metrics_and_where_they_come_from(full: Finis
     assert set(results) == metrics | facts
     assert (results["status"], results["message"], results["seed"]) == ("completed", "", 0)
     assert (results["updates"], results["examples"], results["num_examples"]) == (52, 4 * 1293, 1293)
-    assert 0 < results["seconds"] < 600
-    assert results["examples_per_second"] == pytest.approx(4 * 1293 / results["seconds"], rel=0.05)
+    assert 0 < results["seconds"] <= full.elapsed + 0.5e-3  # rounded to three places
+    assert_rate(results["examples_per_second"], 4 * 1293, results["seconds"], digits=3)
     assert set(results["versions"]) >= {"noisescale", "torch", "pytorch_lightning", "python"}
     assert results["commit"] is None or len(results["commit"]) == 40
     last = read_rows(full.folder / "epochs.csv")[-1]
@@ -153,8 +165,9 @@ def test_the_accuracy_reported_is_that_of_the_weights_kept(full: Finished) -> No
     images, labels = next(iter(data.test_dataloader()))
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.mean, data.std))
     right = net((images / 255 - mean) / std).argmax(1) == labels
+    # Of 360 examples one may lie so close to the border of two classes that the order of a sum decides.
     assert full.results["test/acc"] == pytest.approx(float(right.double().mean()), abs=1.1 / 360)
-    assert full.results["test/acc"] > 0.9
+    assert full.results["test/acc"] > 0.9  # chance is 0.1, and this network comes to 0.97
 
 
 def test_the_composed_config_and_the_overrides_are_kept(full: Finished) -> None:
@@ -211,6 +224,7 @@ def test_tensorboard_shows_it_over_updates_and_over_examples(full: Finished) -> 
 def test_a_memory_limit_does_not_change_the_result(full: Finished, tmp_path: Path) -> None:
     free = [choice for choice in FULL if not choice.startswith("max_micro")]
     assert run(*free, "callbacks=light", "logger=csv-only", f"hydra.run.dir={tmp_path}").status == 0
+    # In single precision, 1.2e-7: each of 52 updates rounds anew, and momentum carries that over ten updates, 52 x 10 x 1.2e-7 = 6e-5.
     assert losses_of(tmp_path) == pytest.approx(losses_of(full.folder), rel=1e-4)
     assert {row["accumulate_grad_batches"] for row in read_rows(tmp_path / "steps.csv")} == {"1"}
 
@@ -351,6 +365,7 @@ def assert_same_run(two: Path, one: Path) -> None:
         assert {name: row[name] for name in ("step", "epoch", "examples_seen", "lr", "effective_batch_size", "g")} == {
             name: other[name] for name in ("step", "epoch", "examples_seen", "lr", "effective_batch_size", "g")
         }
+        # In single precision, 1.2e-7; four updates of 50 examples, whose sums are taken in another order.
         assert float(row["loss"]) == pytest.approx(float(other["loss"]), rel=1e-4)
     assert results_of(two)["status"] == "completed"
     assert results_of(two)["examples"] == results_of(one)["examples"]

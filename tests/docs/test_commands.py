@@ -32,8 +32,8 @@ from PIL import Image
 
 from benchmarks.__main__ import ON_REQUEST, ROUNDS
 from noisescale.app.composed import num_examples, read_config
-from tests.docs.pages import PAGES, Command, blocks, commands, commands_of, name
 from tests.helpers.front_door import plan, run
+from tests.helpers.pages import PAGES, Command, blocks, commands, commands_of, name
 from tests.helpers.processes import python
 from tests.helpers.repository import CONF, REPOSITORY
 from tests.helpers.trainings import ignored

@@ -11,7 +11,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from docs import make_options
-from tests.docs.pages import PAGES, name, prose
+from tests.helpers.pages import PAGES, name, prose
 from tests.helpers.repository import REPOSITORY
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)|<img src=\"([^\"]+)\"")

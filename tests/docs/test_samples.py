@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from docs.make_samples import PAGES, agree, printed, samples
-from tests.docs.pages import blocks
+from tests.helpers.pages import blocks
 
 SAMPLES = [sample for page in PAGES for sample in samples(page.read_text())]
 QUICK = [(command, shown) for command, shown in SAMPLES if command.startswith("plan.py") or shown.startswith("error: ")]

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from noisescale.files import read_rows
 from tests.helpers.processes import PATIENCE, started
+from tests.helpers.rounding import GRADIENT_ROUNDINGS, assert_equal_to_rounding
 
 EQUAL = {
     "float64-partial": {"dtype": "float64", "last": "partial", "size": 7, "limit": 3},
@@ -19,7 +21,6 @@ EQUAL = {
     # 103 examples in windows of 6: the last has one example, and the second process none.
     "fewer examples than processes": {"dtype": "float64", "last": "partial", "size": 6, "limit": 4},
 }
-TOLERANCE = {"float64-partial": 1e-12, "float32-carry": 1e-6, "fewer examples than processes": 1e-12}
 SAVED_AT = (3, 26)
 """Inside an update: 7 or 21 examples in 2 or 6 micro-batches per process."""
 
@@ -71,11 +72,13 @@ def two(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 @pytest.mark.parametrize("name", EQUAL)
 def test_every_update_has_the_gradient_of_one_big_batch(name: str, one: dict[str, Any], two: dict[str, Any]) -> None:
+    dtype = getattr(torch, str(EQUAL[name]["dtype"]))
     for result in (one[name], *two[name]):
-        assert result["error"] <= TOLERANCE[name]
+        assert result["error"] <= GRADIENT_ROUNDINGS * torch.finfo(dtype).eps
         assert result["updates"] == result["steps"] == result["planned"] == one[name]["planned"]
     assert two[name][0]["weights"] == two[name][1]["weights"]
-    assert two[name][0]["weights"] == pytest.approx(one[name]["weights"], rel=30 * TOLERANCE[name], abs=30 * TOLERANCE[name])
+    together, alone = (torch.tensor(result["weights"], dtype=dtype) for result in (two[name][0], one[name]))
+    assert_equal_to_rounding(together, alone, 30 * GRADIENT_ROUNDINGS)  # about thirty updates
 
 
 @pytest.mark.parametrize("name", EQUAL)
@@ -88,6 +91,7 @@ def test_the_rows_are_those_of_one_process(folder: Path, name: str, one: dict[st
     alone, together = (read_rows(folder / f"{who}-{name}.csv") for who in ("one", "two"))
     same = ("step", "epoch", "examples_seen", "lr", "effective_batch_size", "g")
     assert [[row[key] for key in same] for row in alone] == [[row[key] for key in same] for row in together]
+    # The losses are sums in single precision, 1.2e-7, at weights that differ by some hundred units.
     assert [float(row["loss"]) for row in together] == pytest.approx([float(row["loss"]) for row in alone], rel=1e-4)
     assert all(int(row["micro_batch_size"]) <= EQUAL[name]["limit"] for row in together)  # type: ignore[operator]
 

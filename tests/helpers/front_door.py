@@ -18,11 +18,14 @@ from typing import Any, NoReturn, cast
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
 
 import plan as plan_script
 import train as train_script
+from noisescale.app.composed import num_examples, read_config
 from noisescale.app.trainer import quiet_lightning
 from noisescale.files import read_rows
+from noisescale.plans import Plan
 from tests.helpers.processes import python
 
 QUICK = ("data.subset_size=200", "epochs=1", "threads=1")
@@ -89,6 +92,11 @@ def run(*arguments: str) -> Outcome:
 def plan(*arguments: str) -> Outcome:
     """Run `python plan.py ARGUMENTS` in this process until it exits."""
     return outcome_of(plan_script, *arguments)
+
+
+def planned(cfg: DictConfig) -> Plan:
+    """What train.py checks and builds of a config before it reads data; of an image folder the files are counted."""
+    return read_config(cfg).plan(num_examples(cfg))
 
 
 def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -23,6 +23,7 @@ from noisescale.errors import ConfigError
 from noisescale.execution.compile_first import CompileFirst
 from tests.helpers.front_door import process, run
 from tests.helpers.models import SMALL, build
+from tests.helpers.rounding import assert_equal_to_rounding
 from tests.helpers.trainings import ignored, quiet_trainer
 
 COMPILING = [
@@ -67,11 +68,12 @@ def test_channels_last_reaches_weights_images_and_all_between(name: str) -> None
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", ["logistic", "mlp", *CONVOLUTIONAL])
 def test_channels_last_changes_nothing_but_rounding(name: str, channels: int) -> None:
+    """Two updates through up to 18 layers, there and back, with sums of up to 4608 terms: 10^6 roundings at most."""
     weights = []
     for channels_last in (False, True):
         torch.manual_seed(0)
         weights.append(trained(build(name, channels, 8, channels_last=channels_last, **SMALL.get(name, {})).double(), [6, 5], channels))
-    torch.testing.assert_close(*weights, rtol=1e-9, atol=1e-11)
+    assert_equal_to_rounding(weights[1], weights[0], 1_000_000)
 
 
 # Compilation
@@ -91,7 +93,8 @@ def test_one_graph_serves_micro_batches_of_all_sizes() -> None:
     assert list(compiled.state_dict()) == list(plain.state_dict())
     compiled.load_state_dict(plain.state_dict())
     sizes = [*range(2, 12), 32, 31, 100, 257]
-    torch.testing.assert_close(trained(compiled, sizes), trained(plain, sizes), rtol=1e-10, atol=1e-12)
+    # 14 updates of two layers, there and back, with sums over at most 257 examples or 192 pixels: 30 000 roundings.
+    assert_equal_to_rounding(trained(compiled, sizes), trained(plain, sizes), 30_000)
     assert graphs() == 1
     trained(compiled, [1, 7, 1])
     assert graphs() == 2  # torch treats a size of one by itself
@@ -106,10 +109,11 @@ def test_ghost_batch_norm_does_not_multiply_graphs() -> None:
     compiled = build("cnn", 3, 8, widths=[4, 4], hidden=8, norm="batch", ghost_batch_size=4, compile=True).double()
     compiled.load_state_dict(plain.state_dict())
     first = [8, 12, 7]
-    torch.testing.assert_close(trained(compiled, first), trained(plain, first), rtol=1e-9, atol=1e-11)
+    # 11 updates of four layers, there and back, with sums over at most 60 images of 64 pixels: 10^6 roundings.
+    assert_equal_to_rounding(trained(compiled, first), trained(plain, first), 1_000_000)
     before = graphs()
     later = [16, 20, 24, 28, 32, 13, 40, 44, 48, 60, 9]
-    torch.testing.assert_close(trained(compiled, later), trained(plain, later), rtol=1e-9, atol=1e-11)
+    assert_equal_to_rounding(trained(compiled, later), trained(plain, later), 1_000_000)
     assert graphs() == before
 
 
@@ -204,7 +208,7 @@ def test_precisions_train_from_the_front_door(precision: str, tmp_path: Path) ->
     outcome = run(f"trainer.precision={precision}", "model=cnn", "model.widths=[4]", "epochs=3", f"hydra.run.dir={tmp_path}")
     assert outcome.status == 0, outcome.err
     results = json.loads((tmp_path / "results.json").read_text())
-    assert results["test/acc"] > 0.6
+    assert results["test/acc"] > 0.6  # chance is 0.1, and each of them comes to 0.98
     weights = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]["net.classifier.weight"]
     assert weights.dtype == (torch.float64 if precision == "64-true" else torch.float32)
 

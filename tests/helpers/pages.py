@@ -1,4 +1,4 @@
-"""The pages, their blocks, and the commands on them."""
+"""The pages of README and docs, their blocks, and the commands on them."""
 
 from __future__ import annotations
 
