@@ -18,7 +18,7 @@ from noisescale.plans.summary import summarize, write_plan
 from noisescale.plans.warnings import plan_warnings
 from tests.helpers.plans import CUT, TO_THE_FULL_BATCH, N, plan_of, plans
 
-many = settings(deadline=None, max_examples=150)
+many = settings(max_examples=150)
 
 
 # -- any plan can be looked at -------------------------------------------------------------------------------------------------
@@ -61,7 +61,7 @@ def test_each_number_is_the_plans(plan: Plan, lr: float) -> None:
     assert summary.other_updates == (summary.other.total_updates() if summary.other else 0)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(plan=plans(limited=True), lr=st.floats(1e-3, 10.0))
 def test_plan_csv_is_the_plan(plan: Plan, lr: float, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("plan") / "plan.csv"
