@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
-from benchmarks import steps
+from benchmarks import compute, steps, throughput
 from benchmarks.__main__ import ON_REQUEST, ROUNDS, main
 from benchmarks.measure import Comparison, Ratio, Wanted, measure
 
@@ -69,3 +70,41 @@ def test_an_unknown_part_is_answered_with_the_list(capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         main(["step"])
     assert f"step: no such part; valid: {', '.join([*ROUNDS, *ON_REQUEST])}" in capsys.readouterr().err
+
+
+# -- of how a step is computed ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_benchmark_runs_and_sets_everything_back(tmp_path: Path) -> None:
+    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    main(["compute", "--quick", "--rounds", "1", "--out", str(tmp_path / "bench.json")])
+    kept = json.loads((tmp_path / "bench.json").read_text())["compute"]["comparisons"]
+    assert {"bf16-mixed", "channels_last", "fused", "foreach"} <= set(kept[0]["medians"])
+    assert all(seconds > 0 for each in kept for seconds in each["medians"].values())
+    assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == before
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_throughput_counts_the_same_images_for_each_contender(tmp_path: Path) -> None:
+    """`steps.fit` raises where the updates are others than those that are timed."""
+    main(["throughput", "--quick", "--rounds", "1", "--out", str(tmp_path / "bench.json")])
+    kept = json.loads((tmp_path / "bench.json").read_text())["throughput"]["comparisons"]
+    assert [len(each["medians"]) for each in kept] == [3, 3, 5]
+    assert all(seconds > 0 for each in kept for seconds in each["medians"].values())
+
+
+def test_throughput_on_a_gpu_is_of_the_networks_that_are_published() -> None:
+    """Described here, not run."""
+    described = throughput.settings(torch.device("cuda"), quick=False)
+    assert [each.title.partition(",")[0] for each in described] == ["ResNet-18", "WRN-16-4"]
+    assert [each.options for each in described] == [{"width": 64}, {"depth": 16, "width": 4, "dropout": 0.0}]
+
+
+def test_the_benchmark_has_rows_for_a_gpu() -> None:
+    """Described here, not run: they need a GPU."""
+    gpu = compute.variants(torch.device("cuda"))
+    assert next(iter(gpu)) == "32-true"
+    assert {"tf32 (matmul precision high)", "cudnn.benchmark", "compile", "fused"} <= set(gpu)
+    assert "2 threads" not in gpu
+    assert {each.title.split(",")[0] for each in compute.settings(torch.device("cuda"), quick=False)} >= {"WRN-16-4", "ResNet-18"}

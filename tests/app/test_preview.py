@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from noisescale import schedules
 from noisescale.files import read_rows
@@ -128,9 +129,12 @@ def test_a_plan_is_seen_before_training(case: str, tmp_path: Path, monkeypatch: 
         assert int(line["accumulate_grad_batches"]) == update.accumulate_grad_batches
         assert float(line["g"]) == pytest.approx(expected.noise(update, LR), rel=1e-12, abs=0)
 
-    picture = (tmp_path / "plan.png").read_bytes()
-    assert picture.startswith(b"\x89PNG\r\n\x1a\n")
-    assert 20_000 < len(picture) < 500_000
+    with Image.open(tmp_path / "plan.png") as picture:
+        assert picture.format == "PNG"
+        assert all(500 <= pixels <= 2000 for pixels in picture.size)
+        colours = picture.convert("RGB").getcolors(maxcolors=2**24)
+    assert colours is not None
+    assert len(colours) > 20  # something is drawn; how many bytes that takes depends on fonts and on how well they are packed
     assert {path.name for path in tmp_path.iterdir()} == {".hydra", "plan.csv", "plan.png"}
 
 

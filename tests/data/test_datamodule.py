@@ -40,7 +40,7 @@ from tests.helpers.trainings import quiet_trainer
 
 # ---- splits ----
 
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=40)
 labels_strategy = st.lists(st.integers(0, 5), min_size=1, max_size=60).map(lambda values: torch.tensor(values))
 seeds = st.integers(0, 2**32)
 

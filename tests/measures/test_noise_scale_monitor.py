@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from noisescale import schedules
 from noisescale.app.config import build
-from noisescale.callbacks import BatchSizeScheduler, NoiseScaleMonitor, StopOnDivergence, TrainingDiverged
+from noisescale.callbacks import BatchSizeScheduler, NoiseScaleMonitor
 from noisescale.errors import ConfigError
-from noisescale.files import AppendedRows, read_rows, write_atomically
+from noisescale.files import read_rows
 from noisescale.plans import strategies as batching
 from noisescale.plans.duality import Matched
 from noisescale.plans.plan import Plan
@@ -243,63 +243,6 @@ def test_n_must_be_known(tmp_path: Path) -> None:
         fit(Plain(network()), NoiseScaleMonitor(tmp_path / "steps.csv"), loader=loader)
     fit(Plain(network()), NoiseScaleMonitor(tmp_path / "steps.csv", num_examples=20), loader=loader, max_epochs=1)
     assert [float(row["g"]) for row in read_rows(tmp_path / "steps.csv")] == pytest.approx([0.1 * (20 / 5 - 1)] * 4)
-
-
-# -- divergence ----------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("at", [0, 4, 9])
-def test_a_loss_that_is_no_number_stops_the_run_in_its_update(tmp_path: Path, value: float, at: int) -> None:
-    class Breaks(Plain):
-        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-            loss = super().training_step(batch, batch_idx)
-            return loss * (value if len(self.seen) == 3 * at + 2 else 1.0)  # the second of the update's three micro-batches
-
-    module = Breaks(network())
-    with pytest.raises(TrainingDiverged) as caught:
-        fit(
-            module,
-            StopOnDivergence(),
-            NoiseScaleMonitor(tmp_path / "steps.csv"),
-            BatchSizeScheduler(batching.Fixed(size=10, last="drop"), max_micro_batch_size=4),
-        )
-    assert caught.value.step == at
-    assert caught.value.last_good_step == (at - 1 if at else None)
-    assert "\n" not in str(caught.value)
-    assert f"at update {at}; " in str(caught.value)
-    rows = read_rows(tmp_path / "steps.csv")
-    assert len(rows) >= at
-    assert all(math.isfinite(float(row["loss"])) for row in rows[:at])
-
-
-def test_a_finite_run_is_left_alone() -> None:
-    assert fit(Plain(network()), StopOnDivergence(), BatchSizeScheduler(batching.Fixed(size=10))).global_step == 33
-
-
-# -- files ---------------------------------------------------------------------------------------------------------------------
-
-
-def test_a_new_run_never_overwrites_the_rows_of_an_old_one(tmp_path: Path) -> None:
-    path = tmp_path / "steps.csv"
-    for number in range(3):
-        AppendedRows(path, ("step", "x"), start=0).append([(0, number), (1, number)])
-    assert [row["x"] for row in read_rows(path)] == ["2", "2"]
-    assert [row["x"] for row in read_rows(tmp_path / "steps.csv.1")] == ["0", "0"]
-    assert [row["x"] for row in read_rows(tmp_path / "steps.csv.2")] == ["1", "1"]
-
-
-def test_writing_fails_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "results.json"
-    write_atomically(path, "old")
-
-    def full(_: int) -> None:
-        raise OSError("no space left")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="no space"):
-        write_atomically(path, "new, and long")
-    assert path.read_text() == "old"
 
 
 class SteppingByHand(pl.LightningModule):

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
-from benchmarks import compute, throughput
-from benchmarks.__main__ import main
 from noisescale.app.config import build as built
 from noisescale.app.trainer import _choices_of_run
 from noisescale.errors import ConfigError
@@ -211,41 +209,3 @@ def test_precisions_train_from_the_front_door(precision: str, tmp_path: Path) ->
     assert results["test/acc"] > 0.6  # chance is 0.1, and each of them comes to 0.98
     weights = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]["net.classifier.weight"]
     assert weights.dtype == (torch.float64 if precision == "64-true" else torch.float32)
-
-
-# The benchmark
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_the_benchmark_runs_and_sets_everything_back(tmp_path: Path) -> None:
-    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    main(["compute", "--quick", "--rounds", "1", "--out", str(tmp_path / "bench.json")])
-    kept = json.loads((tmp_path / "bench.json").read_text())["compute"]["comparisons"]
-    assert {"bf16-mixed", "channels_last", "fused", "foreach"} <= set(kept[0]["medians"])
-    assert all(seconds > 0 for each in kept for seconds in each["medians"].values())
-    assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == before
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_throughput_counts_the_same_images_for_each_contender(tmp_path: Path) -> None:
-    """`steps.fit` raises where the updates are others than those that are timed."""
-    main(["throughput", "--quick", "--rounds", "1", "--out", str(tmp_path / "bench.json")])
-    kept = json.loads((tmp_path / "bench.json").read_text())["throughput"]["comparisons"]
-    assert [len(each["medians"]) for each in kept] == [3, 3, 5]
-    assert all(seconds > 0 for each in kept for seconds in each["medians"].values())
-
-
-def test_throughput_on_a_gpu_is_of_the_networks_that_are_published() -> None:
-    """Described here, not run."""
-    described = throughput.settings(torch.device("cuda"), quick=False)
-    assert [each.title.partition(",")[0] for each in described] == ["ResNet-18", "WRN-16-4"]
-    assert [each.options for each in described] == [{"width": 64}, {"depth": 16, "width": 4, "dropout": 0.0}]
-
-
-def test_the_benchmark_has_rows_for_a_gpu() -> None:
-    """Described here, not run: they need a GPU."""
-    gpu = compute.variants(torch.device("cuda"))
-    assert next(iter(gpu)) == "32-true"
-    assert {"tf32 (matmul precision high)", "cudnn.benchmark", "compile", "fused"} <= set(gpu)
-    assert "2 threads" not in gpu
-    assert {each.title.split(",")[0] for each in compute.settings(torch.device("cuda"), quick=False)} >= {"WRN-16-4", "ResNet-18"}

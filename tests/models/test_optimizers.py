@@ -481,7 +481,7 @@ def test_the_velocity_carries_the_rate() -> None:
     assert torch.equal(q.detach(), stopped)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(alpha=st.floats(0.0, 0.99), weight_decay=st.floats(0.0, 0.1), lr=st.floats(1e-4, 1e-2))
 def test_without_momentum_it_is_torchs_rmsprop(alpha: float, weight_decay: float, lr: float) -> None:
     ours, theirs = network().double(), network().double()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig
 
@@ -112,7 +112,6 @@ def test_what_the_data_refuse_is_refused_in_the_same_words(name: str, wrong: dic
     assert lines[0] == lines[1]
 
 
-@settings(deadline=None)
 @given(n=st.integers(1, 10**6), fraction=st.floats(0.0, 0.999), data=st.data())
 def test_training_and_validation_share_the_subset(n: int, fraction: float, data: st.DataObject) -> None:
     subset = data.draw(st.none() | st.integers(1, n))

@@ -24,7 +24,7 @@ from tests.helpers.plans import duals, matched_plans, warmed, waves
 from tests.helpers.refusals import refusal_of
 from tests.helpers.repository import CONF
 
-many = settings(deadline=None, max_examples=250)
+many = settings(max_examples=250)
 CIFAR = 50_000
 POWER = {"sgd": 1.0, "adaptive": 0.5}
 TIGHT = 1e-12

@@ -23,7 +23,7 @@ from noisescale.plans.noise import (
     with_momentum,
 )
 
-many = settings(deadline=None, max_examples=300)
+many = settings(max_examples=300)
 
 rates = st.floats(1e-6, 100.0)
 populations = st.integers(2, 10**7)

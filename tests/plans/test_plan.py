@@ -22,7 +22,7 @@ from noisescale.plans.strategies import LAST_WINDOW, BatchStrategy, Fixed, Multi
 from noisescale.schedules import Constant, warmup_and_rest
 from tests.helpers.plans import plans
 
-many = settings(deadline=None, max_examples=150)
+many = settings(max_examples=150)
 
 
 def planned_size(plan: Plan, update: Update) -> int:

@@ -18,7 +18,7 @@ from noisescale.errors import ConfigError
 from noisescale.plans.noise import with_momentum
 from noisescale.plans.quadratic import duality_gap, lr_for_gap, momentum_amplification, risk, steady_risk
 
-many = settings(deadline=None, max_examples=300)
+many = settings(max_examples=300)
 
 curvatures = st.floats(1e-3, 1e3)
 momenta = st.floats(0.0, 0.99)
@@ -83,7 +83,7 @@ def test_the_steady_risk_is_the_twins(share: float, h: float, m: float, c: float
     assert steady_risk(lr, h, c, b, m) == pytest.approx(float(exact_steady_risk(lr, h, c, b, m)), rel=CLOSE)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(step=st.integers(0, 40), share=of_the_edge, h=curvatures, c=variances, b=sizes, theta=st.floats(-100.0, 100.0))
 def test_the_risk_is_the_twins_after_every_update(step: int, share: float, h: float, c: float, b: int, theta: float) -> None:
     lr = share * 2 / h

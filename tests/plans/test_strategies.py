@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from noisescale.plans.strategies import LAST_WINDOW, BatchStrategy, Fixed, Full, Linear, MultiStep, realisable
 from tests.helpers.refusals import refusal_of
 
-many = settings(deadline=None, max_examples=300)
+many = settings(max_examples=300)
 
 SIZE, MAX_SIZE, MICRO, N = "size", "max_size", "micro_batch_size", 50_000
 

@@ -40,8 +40,8 @@ from noisescale.schedules import (
 MakeTorch = Callable[[torch.optim.Optimizer], LRScheduler]
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
-some = settings(deadline=None, max_examples=30)
-many = settings(deadline=None, max_examples=200)
+some = settings(max_examples=30)
+many = settings(max_examples=200)
 
 close = partial(pytest.approx, rel=1e-9, abs=1e-12)
 
@@ -352,7 +352,7 @@ SCHEDULES: st.SearchStrategy[Schedule] = st.one_of(
 WARMUPS = st.builds(Warmup, st.floats(0.0, 9.0), factors, st.sampled_from(["linear", "constant"]), st.sampled_from(["overlap", "shift"]))
 
 
-@settings(deadline=None, max_examples=1000)
+@settings(max_examples=1000)
 @given(schedule=SCHEDULES, warmup=WARMUPS, t=st.floats(0.0, 1e9) | st.integers(0, 10**6).map(lambda examples: examples / 100))
 def test_a_factor_is_a_float_in_zero_to_one(schedule: Schedule, warmup: Warmup, t: float) -> None:
     """All of these schedules start at their maximum, 1. No schedule may ever be negative."""
