@@ -235,8 +235,8 @@ def test_the_data_need_not_be_there(tmp_path: Path) -> None:
 
 
 def test_imagenet_is_a_number(tmp_path: Path) -> None:
-    words = ("data.size=1281167", "epochs=90", "batch.size=8192", "batch.last=partial")
-    words = (*words, "scheduler=multistep", "scheduler.milestones=[30,60,80]")
+    sizes = ("data.size=1281167", "epochs=90", "batch.size=8192", "batch.last=partial")
+    words = (*sizes, "scheduler=multistep", "scheduler.milestones=[30,60,80]")
     assert "14 130 updates" in planned(tmp_path, *words).out
     dual = planned(tmp_path, *words, "batch=dual", "batch.match=ratio", "batch.max_size=65536").out
     assert "5 910 updates instead of 14 130 at B = 8192" in dual
