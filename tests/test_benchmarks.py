@@ -1,4 +1,4 @@
-"""The benchmarks run, count the same work for each contender, and save what they measured."""
+"""The benchmarks run, count the same work for each contender, and keep what they measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ QUIET = Console(quiet=True)
 
 
 def test_a_ratio_divides_round_by_round() -> None:
-    # Twice as slow in every round, on a machine that becomes slower. A ratio of times from different rounds, such as 20/1, would be wrong.
+    # Twice as dear in each round, on a machine that gets slower: the ratio of the medians says 4/2 too, but one of 10/1 is no round's.
     seconds = {"ours": [2.0, 4.0, 20.0], "theirs": [1.0, 2.0, 10.0]}
     ratio = Ratio.of(Wanted("ours", "theirs", at_most=2.0), seconds)
     assert (ratio.median, ratio.low, ratio.high, ratio.met, ratio.bound) == (2.0, 2.0, 2.0, True, "<= 2")
@@ -40,7 +40,7 @@ def test_contenders_take_turns() -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_each_contender_of_the_steps_takes_all_of_them() -> None:
-    """`fit` counts Lightning's steps itself, and raises if the number is wrong."""
+    """`fit` counts Lightning's steps itself and raises where they are others."""
     comparison = next(steps.comparisons(quick=True))
     assert list(comparison.contenders) == [steps.BY_HAND, steps.PLAIN, steps.USUAL, steps.OURS]
     assert all(contender() > 0 for contender in comparison.contenders.values())

@@ -1,4 +1,4 @@
-"""The workarounds that make Lightning's loop faster do not change what it does."""
+"""What keeps Lightning's loop cheap must not change what it does."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def fitted(**options: Any) -> tuple[pl.Trainer, Classifier]:
 
 
 def hooks_of_every_batch() -> set[str]:
-    """The hooks that Lightning calls once per training batch, found by counting the calls."""
+    """Found by counting: the hooks that a callback hears once per training batch."""
     heard: Counter[str] = Counter()
 
     def counting(name: str) -> Any:
@@ -138,7 +138,7 @@ def test_epoch_means_are_those_of_all_examples(together: int, monkeypatch: pytes
         losses += F.cross_entropy(logits, y, reduction="none").tolist()
         right += int((logits.argmax(1) == y).sum())
         optimizer.zero_grad()
-        loss.mul_(0.5)  # as BatchSizeScheduler weights micro-batches
+        loss.mul_(0.5)  # as micro-batches are weighted
         loss.backward()
         optimizer.step()
         if step == 3:  # a checkpoint inside the epoch
@@ -172,7 +172,7 @@ def test_label_smoothing_is_its_formula_and_in_training_only(a: float) -> None:
 
 
 def test_label_smoothing_from_the_front_door(tmp_path: Path) -> None:
-    """The loss is linear in a, so the first loss at a = 0.25 follows from those at 0 and 0.5."""
+    """Its loss is linear in a: from the first update at 0 and at 0.5, that at 0.25."""
     losses = []
     for a in (0, 0.25, 0.5):
         outcome = run(f"label_smoothing={a}", "trainer.max_steps=1", "callbacks=light", f"hydra.run.dir={tmp_path}/{a}")
@@ -204,7 +204,7 @@ def test_a_run_is_not_resumed_with_other_label_smoothing(tmp_path: Path) -> None
 
 
 def drawn(seconds: float, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The batches after which the bar is drawn, in an epoch in which each batch takes a second."""
+    """The batches after which the bar is drawn, of an epoch in which each takes a second."""
     now = iter(range(1000))
     monkeypatch.setattr("noisescale.execution.progress.time.monotonic", lambda: float(next(now)))
     found: list[int] = []

@@ -1,4 +1,4 @@
-"""epochs.csv holds the measurements of each epoch, and a run can be resumed only with the choices that it was saved with."""
+"""epochs.csv has what was measured in the epoch, and a resumed run is the run that was saved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NoiseScaleMonitor writes what really happened, and changes nothing. Some tests use a text model that does not depend on noisescale."""
+"""NoiseScaleMonitor: what it writes is what happened, and it changes nothing. On a text model that knows nothing of noisescale."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LENGTH = 12
 
 
 class Text(Dataset[dict[str, Tensor]]):
-    """Windows of characters, each with the character that follows."""
+    """Windows of characters and the character that follows."""
 
     def __init__(self) -> None:
         self.codes = torch.tensor([ord(character) % 64 for character in TEXT])
@@ -89,7 +89,7 @@ def test_training_with_the_monitor_alone_is_bitwise_training_without(tmp_path: P
 
 
 def test_in_a_plain_trainer_it_counts_what_went_through(tmp_path: Path) -> None:
-    """Lightning's own accumulation: 3 micro-batches of 16, then fewer at the end of the epoch."""
+    """Stock accumulation: 3 micro-batches of 16, then fewer at the epoch's end."""
     model = fit_text(NoiseScaleMonitor(tmp_path / "steps.csv"), accumulate_grad_batches=3)
     rows = read_rows(tmp_path / "steps.csv")
     n = len(Text())
@@ -126,7 +126,7 @@ def test_with_a_plan_every_row_is_the_plans_row(tmp_path: Path) -> None:
         assert float(row["loss"]) == pytest.approx(sum(size * loss for size, loss in parts) / update.effective_batch_size, rel=1e-5)
 
 
-# Options of conf/batch, with sizes for N = 103. The duals differ in growth, cap, rule and match.
+# What conf/ has, sized for N = 103; hybrid and the others differ in growth, cap, rule and match.
 OPTIONS = {
     "dual": ["batch.size=4", "batch.max_size=40"],
     "hybrid": ["batch.size=4", "batch.max_size=8"],
@@ -173,7 +173,7 @@ def test_with_a_dual_every_row_is_the_row_of_a_plan_made_before(
         assert int(row["accumulate_grad_batches"]) == update.accumulate_grad_batches == math.ceil(size / 7)
         assert float(row["g"]) == pytest.approx(rate * (N - size) / size, rel=1e-12, abs=0)
         assert float(row["g"]) == pytest.approx(plan.noise(update, 0.05), rel=1e-12, abs=0)
-    assert len(sizes) > 2, "the batch does not change, so the test would prove little"
+    assert len(sizes) > 2, "the batch does not move: the test would prove little"
     assert max(sizes) > 7, "nothing is accumulated"
 
 
@@ -181,7 +181,7 @@ def test_with_a_dual_every_row_is_the_row_of_a_plan_made_before(
 def test_a_dual_run_has_the_noise_of_the_run_it_stands_in_for(
     option: str, strategies: dict[str, batching.BatchStrategy], tmp_path: Path
 ) -> None:
-    """g = w(t) s(t) g0 in every update, as logged and not as planned, with B0 = 4 and N = 103."""
+    """What was logged, not what was planned: g = w(t) s(t) g0 in every update of a run, at B0 = 4 and N = 103."""
     schedule = schedules.Warmup(0.5, 0.1).before(schedules.Cosine(), 3)
     strategy = replace(strategies[option], match_last=True)
     fit(Plain(network()), NoiseScaleMonitor(tmp_path / "steps.csv"), BatchSizeScheduler(strategy, schedule))
@@ -254,7 +254,7 @@ def test_a_loss_that_is_no_number_stops_the_run_in_its_update(tmp_path: Path, va
     class Breaks(Plain):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
             loss = super().training_step(batch, batch_idx)
-            return loss * (value if len(self.seen) == 3 * at + 2 else 1.0)  # in the second of the three micro-batches of the update
+            return loss * (value if len(self.seen) == 3 * at + 2 else 1.0)  # the second of the update's three micro-batches
 
     module = Breaks(network())
     with pytest.raises(TrainingDiverged) as caught:
@@ -303,7 +303,7 @@ def test_writing_fails_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.M
 
 
 class SteppingByHand(pl.LightningModule):
-    """Manual optimization, with a step after every second batch."""
+    """Manual optimization: a step for every two batches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -331,7 +331,7 @@ def test_a_step_by_hand_counts_all_batches_since_the_last_one(tmp_path: Path) ->
 
 
 class SkipsEverySeventh(Regression):
-    """Gives fewer examples than requested, like a data set that skips files which it cannot read."""
+    """Gives fewer examples than it is asked for, as data sets do that skip files they cannot read."""
 
     def __getitems__(self, indices: list[int]) -> list[Any]:
         return [self[index] for index in indices if index % 7]
@@ -345,7 +345,7 @@ def test_b_is_the_count_of_examples_that_the_data_set_gave_not_the_plans(tmp_pat
         fit(module, scheduler, NoiseScaleMonitor(tmp_path / "steps.csv"), data=SkipsEverySeventh(), workers=workers)
     assert len([each for each in said if "the data set gave" in str(each.message)]) == 1
     rows = read_rows(tmp_path / "steps.csv")
-    given = [sum(map(len, module.seen[2 * k : 2 * k + 2])) for k in range(5)]  # the first pass, without its last window
+    given = [sum(map(len, module.seen[2 * k : 2 * k + 2])) for k in range(5)]  # of the first pass, without its last window
     assert [int(row["effective_batch_size"]) for row in rows[:5]] == given
     assert given != [20] * 5
     assert [int(row["examples_seen"]) for row in rows[:6]] == [sum(given[:k]) for k in range(6)]
