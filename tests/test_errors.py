@@ -1,4 +1,4 @@
-"""Errors are one line: the key, the value, what is valid, what to do instead."""
+"""An error is one line: the key, the value, what is valid, what to do instead."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_an_error_survives_the_way_to_another_process(travel: Callable[[ConfigEr
         ({"above": 0, "at_most": 1}, "(0, 1]"),
         ({"at_least": 0, "below": 1}, "[0, 1)"),
         ({"at_least": 0, "at_most": 1}, "[0, 1]"),
-        ({"at_least": 0.1, "below": 1281167}, "[0.1, 1281167)"),  # as it is, not 1.28117e+06
+        ({"at_least": 0.1, "below": 1281167}, "[0.1, 1281167)"),  # in full, not as 1.28117e+06
         ({"above": 1e-8, "at_most": 1_234_567.5}, "(1e-08, 1234567.5]"),
         ({}, "(-inf, inf)"),
     ],

@@ -1,4 +1,4 @@
-"""The one-way street: every import of every module, those inside functions too, goes down; and tests import helpers, not each other."""
+"""Imports go in one direction: every import of every module, even inside a function, goes down; tests import helpers, not each other."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from tests.helpers.repository import REPOSITORY
 SRC = REPOSITORY / "src"
 TESTS = REPOSITORY / "tests"
 
-# A room imports from the rows below its own, and from itself. A new room gets a place here first.
+# A room may import from itself and from the rooms in the rows above its own in this table. A new room must be added here first.
 LAYERS = (
-    {"errors", "files", "seeding"},  # the ground: three files
+    {"errors", "files", "seeding"},  # the three files on the ground
     {"schedules"},
     {"plans"},
     {"execution"},
     {"measures", "data", "models"},
     {"studies"},
-    {"callbacks"},  # the public face: re-exports alone
+    {"callbacks"},  # the public face: only re-exports
     {"app"},
 )
 
@@ -42,7 +42,7 @@ SCRIPTS = {dotted(path): path for path in sorted(REPOSITORY.glob("*.py"))}
 
 
 def imported(source: str, package: str, modules: set[str]) -> Iterator[str]:
-    """Dotted names of what `source`, a module of `package`, imports: one of `modules` where it is one, else as written."""
+    """Dotted names of what `source`, a module of `package`, imports; `from a import b` gives a.b if that is one of `modules`, else a."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -60,7 +60,7 @@ def imports_of(name: str) -> set[str]:
 
 
 def room(name: str) -> str:
-    """noisescale.data.images -> data; the package itself is no room."""
+    """noisescale.data.images -> data; empty for the package itself, which is not in a room."""
     return name.split(".")[1] if "." in name else ""
 
 
@@ -73,7 +73,7 @@ def ours(names: set[str]) -> set[str]:
 
 
 def allowed(name: str, other: str) -> bool:
-    """Whether `name` may import `other`: what lies below, or in the same room."""
+    """Whether `name` may import `other`, which must be below it or in the same room."""
     return room(other) == room(name) or floor(room(other)) < floor(room(name))
 
 
@@ -124,7 +124,7 @@ def test_the_package_itself_imports_none_of_its_rooms() -> None:
 
 def test_no_two_modules_import_each_other() -> None:
     graph = {name: ours(imports_of(name)) - {name} for name in FILES}
-    assert len(list(graphlib.TopologicalSorter(graph).static_order())) == len(FILES)  # raises CycleError with the cycle
+    assert len(list(graphlib.TopologicalSorter(graph).static_order())) == len(FILES)  # raises CycleError, which names the cycle
 
 
 @pytest.mark.parametrize("name", IN_PURE)
@@ -145,7 +145,7 @@ def test_hydra_lives_in_the_app_alone(name: str) -> None:
 
 
 def test_no_test_imports_from_another() -> None:
-    """What tests share is in tests/helpers, and the helpers know of no test: so a file can be read, moved and run by itself."""
+    """What tests share is in tests/helpers, and helpers import no tests, so each file can be read, moved and run on its own."""
     helpers = {dotted(path) for path in (TESTS / "helpers").rglob("*.py")}
     for path in TESTS.rglob("*.py"):
         package = dotted(path.parent / "__init__.py")
@@ -156,5 +156,5 @@ def test_no_test_imports_from_another() -> None:
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_front_door_is_thin(name: str) -> None:
-    """Configuration in, one call: the work is in a room of the package."""
+    """A program takes the configuration and makes one call; the work is done in a room of the package."""
     assert top_level(imports_of(name)) <= sys.stdlib_module_names | {"noisescale", "hydra", "omegaconf"}

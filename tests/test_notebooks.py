@@ -1,6 +1,6 @@
-"""Each notebook runs from top to bottom in a kernel of its own, and is kept with the outputs of that, without times and places.
+"""Each notebook runs from top to bottom in its own kernel, and is stored with the outputs of such a run, without times and paths.
 
-`.venv/bin/python -m tests.test_notebooks` writes the outputs anew.
+`.venv/bin/python -m tests.test_notebooks` renews the outputs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
 def executed(path: Path) -> NotebookNode:
-    """The notebook with new outputs; its first error is raised. The kernel is this environment's, whatever a user has installed."""
+    """The notebook with new outputs; its first error is raised. The kernel is that of this environment, whatever the user has installed."""
     with tempfile.TemporaryDirectory() as aside, pytest.MonkeyPatch.context() as patch:
         for name in ("JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
             patch.setenv(name, f"{aside}/{name.lower()}")
@@ -31,7 +31,7 @@ def executed(path: Path) -> NotebookNode:
         notebook: NotebookNode = nbformat.read(path, as_version=4)
         where = {"metadata": {"path": str(path.parent)}}
         NotebookClient(notebook, kernel_name="python3", timeout=300, record_timing=False, resources=where).execute()
-    notebook.metadata.language_info = {"name": "python"}  # not the interpreter's version
+    notebook.metadata.language_info = {"name": "python"}  # without the version of the interpreter
     return notebook
 
 
@@ -40,7 +40,7 @@ def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
 
 
 def shown(notebook: NotebookNode) -> list[list[tuple[str, str]]]:
-    """Of each code cell: what was printed, and that there was a picture. Pictures differ from one drawing library to the next."""
+    """The output of each code cell: the text, and that there was a picture, but not its pixels, which depend on the drawing library."""
     return [[(out.get("name", out.output_type), out.get("text", "")) for out in cell.outputs] for cell in code_cells(notebook)]
 
 
@@ -52,7 +52,7 @@ def test_there_are_notebooks() -> None:
 def test_a_notebook_runs_and_shows_what_it_is_kept_with(path: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copy(path, tmp_path))
     fresh = shown(executed(copy))
-    assert "stderr" not in [name for outputs in fresh for name, _ in outputs]  # where warnings go
+    assert "stderr" not in [name for outputs in fresh for name, _ in outputs]  # warnings go to stderr
     assert fresh == shown(nbformat.read(path, as_version=4))
 
 
@@ -67,7 +67,7 @@ def test_a_notebook_is_kept_executed_in_order_without_times_and_places(path: Pat
 
 
 def test_an_error_in_a_cell_is_raised(tmp_path: Path) -> None:
-    """Negative control."""
+    """A negative control: an error is not overlooked."""
     broken = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 + 1"), nbformat.v4.new_code_cell("1 / 0")])
     nbformat.write(broken, tmp_path / "broken.ipynb")
     with pytest.raises(Exception, match="ZeroDivisionError"):

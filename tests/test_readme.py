@@ -1,4 +1,4 @@
-"""The library examples of the README and of docs/own-code.md run as they are printed."""
+"""The library examples of the README and of docs/own-code.md run as printed, apart from their sizes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_python_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytes
     blocks = re.findall(r"```python\n(.*?)```", (REPOSITORY / page).read_text(), flags=re.DOTALL)
     assert len(blocks) == 1
     assert len([line for line in blocks[0].splitlines() if line.strip()]) <= 12
-    # Fewer examples and epochs than the page's, whose sizes are for a real data set.
+    # Smaller batches and fewer epochs than on the page, whose sizes are meant for a real data set.
     quick = blocks[0].replace("size=64", "size=4").replace("30", "3").replace("[10, 20]", "[1, 2]").replace("128", "16")
     options = "logger=False, enable_progress_bar=False, enable_checkpointing=False, accelerator='cpu', callbacks="
     quick = quick.replace("callbacks=", options)

@@ -1,4 +1,4 @@
-"""conf/: every option of every group composes, has all its keys, and builds what it says."""
+"""conf/: every option of every group composes, has all of its keys, and builds what it promises."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from noisescale.schedules import Schedule, Warmup
 from tests.helpers.repository import CONF
 
 N = 1293
-"""Training examples of the default data set."""
+"""Number of training examples of the default data set."""
 
 PROMISED = {
     "scheduler": "constant step multistep inverse exponential polynomial linear cosine cosine_restarts cyclic onecycle wsd",
@@ -49,7 +49,7 @@ PROMISED = {
 
 
 def options(group: str) -> list[str]:
-    """The words of a group, those of its folders too: `smith2017/decay`."""
+    """The options of a group, including those in folders: `smith2017/decay`."""
     files = (file.relative_to(CONF / group) for file in (CONF / group).rglob("[!_]*.yaml"))
     return sorted(file.with_suffix("").as_posix() for file in files)
 
@@ -61,7 +61,7 @@ def _hydra() -> Iterator[None]:
 
 
 def composed(*overrides: str) -> DictConfig:
-    """The config as the front door gets it; nothing may be missing, every reference must lead somewhere."""
+    """The config as a program gets it; no value may be missing, and every interpolation must resolve."""
     cfg = compose("config", ["output_dir=somewhere", *overrides])
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     return cfg
@@ -85,7 +85,7 @@ def test_every_file_says_first_what_it_is(file: Path) -> None:
 
 @pytest.mark.parametrize("file", sorted(file for file in CONF.rglob("*.yaml")), ids=lambda file: str(file.relative_to(CONF)))
 def test_no_reference_computes_anything(file: Path) -> None:
-    """`${...}` copies a value; derived numbers are made in Python."""
+    """`${...}` only copies a value; derived numbers are computed in Python."""
     for reference in re.findall(r"\$\{([^}]*)\}", file.read_text()):
         assert re.fullmatch(r"[\w.]+|hydra:[\w.]+|now:[%\w-]+", reference)
 
@@ -161,7 +161,7 @@ def test_optimizers(name: str) -> None:
 
 @pytest.mark.parametrize("name", options("data"))
 def test_data(name: str) -> None:
-    """Built, not read: nothing is downloaded."""
+    """The data are built but not read, so nothing is downloaded."""
     more = ["data.root=pictures"] if name == "imagefolder" else []
     data = build(composed(f"data={name}", *more, "seed=5"), "data")
     assert isinstance(data, ImageDataModule)
@@ -216,7 +216,7 @@ def _experiment(name: str) -> DictConfig:
 
 
 def planned(monkeypatch: pytest.MonkeyPatch, experiment: str, *overrides: str) -> Plan:
-    """The plan that plan.py shows."""
+    """The plan that plan.py shows for an experiment."""
     cfg = OmegaConf.merge(_experiment(experiment), OmegaConf.from_dotlist(list(overrides)))
     assert isinstance(cfg, DictConfig)
     monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
@@ -225,7 +225,7 @@ def planned(monkeypatch: pytest.MonkeyPatch, experiment: str, *overrides: str) -
 
 
 def header_of(name: str) -> str:
-    """The first comment of an experiment, as one line."""
+    """The first comment of an experiment file, as one line."""
     lines = (CONF / "experiment" / f"{name}.yaml").read_text().partition("\ndefaults:")[0].splitlines()
     assert lines[0] == "# @package _global_"
     return " ".join(line.removeprefix("# ") for line in lines[1:])
@@ -237,7 +237,7 @@ def number(text: str) -> int:
 
 @pytest.mark.parametrize("name", options("experiment"))
 def test_experiments(name: str) -> None:
-    """Command, result and runtime in the header; what they choose is kept by the later words of the command line."""
+    """The header states command, result and run time; later words of the command line override one choice and keep the others."""
     header, cfg = header_of(name), composed(f"experiment={name}")
     command = "plan" if cfg.data.size is not None else "train"
     assert f"\n#   python {command}.py experiment={name}\n" in (CONF / "experiment" / f"{name}.yaml").read_text()
@@ -283,12 +283,12 @@ def test_the_updates_that_an_experiment_states_are_those_of_its_plan(name: str, 
 
 
 def at(plan: Plan, epoch: float) -> Update:
-    """The update that starts at `epoch`."""
+    """The update that starts at the time `epoch`."""
     return plan.update_at(Cursor(position=round(epoch * plan.num_examples)))
 
 
 def test_the_arms_of_smith_2017_are_duals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sizes of the paper, and lr/(B (1 - m)) that of the first arm in every phase."""
+    """The batch sizes are those of the paper, and in every phase lr/(B (1 - m)) is that of the first arm."""
     sizes = {
         "decay": [128, 128, 128, 128],
         "hybrid": [128, 640, 640, 640],
@@ -322,7 +322,7 @@ def test_the_arms_of_smith_2017_on_imagenet(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_pairs_carry_the_same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """cyclic_pair: g; jastrzebski: lr/B; at every epoch."""
+    """Both of cyclic_pair have the same g, and both of jastrzebski the same lr/B, at every epoch."""
     rate, batch = planned(monkeypatch, "cyclic_pair/lr"), planned(monkeypatch, "cyclic_pair/batch")
     for update in batch:
         g = 0.1 * rate.schedule(update.epoch) * (N / 32 - 1)
@@ -367,7 +367,7 @@ def test_debug_options_change_what_they_say(name: str) -> None:
 
 
 def test_every_option_goes_with_every_other_group() -> None:
-    """Each option with the last option of every other group: nothing refers to a key that only the defaults have."""
+    """Each option composes with the last option of every other group, so none refers to a key that only the default options have."""
     groups = [group for group in PROMISED if group not in ("debug", "experiment")]
     others = {group: options(group)[-1] for group in groups}
     for group in groups:

@@ -1,4 +1,4 @@
-"""Help, completion and refusals name the options of a group and no other file; a key of another tool is answered with the key here."""
+"""Help, completion and error messages list options and no other files; for a key of another tool they name the key here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a command imports, and how it answers, before and beside training: each in a process of its own, as users have it."""
+"""What a command imports, and how it answers before any training; most commands run in their own process, as for a user."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ print("modules", *sorted(set(sys.modules) - theirs), file=sys.stderr)
 
 
 def modules_after(*arguments: str, baseline: bool = False, script: str = "train.py") -> set[str]:
-    """What is imported when `python SCRIPT ARGUMENTS` ends well, beyond `import torch, pytorch_lightning` with `baseline`."""
+    """The modules that `python SCRIPT ARGUMENTS` has imported when it succeeds; with `baseline`, without those of torch and Lightning."""
     done = python("-c", PROGRAM, script, "yes" if baseline else "", *arguments)
     lines = done.stderr.splitlines()
     assert "status 0" in lines, done.stderr
@@ -58,8 +58,8 @@ def test_the_planner_imports_no_torch(tmp_path: Path) -> None:
 
 @pytest.mark.slow  # 2 x 8 s
 def test_a_run_imports_nothing_that_it_does_not_use(tmp_path: Path) -> None:
-    """Beyond what torch and Lightning import themselves: in these versions torchmetrics with torchvision, scipy.signal, matplotlib, and
-    torch._dynamo with sympy and the roots of torch._inductor."""
+    """Imports of torch and Lightning themselves do not count: in these versions torchmetrics with torchvision, scipy.signal and matplotlib,
+    and torch._dynamo with sympy and the top level of torch._inductor."""
     run = [*QUICK, f"hydra.run.dir={tmp_path}"]
     lean = modules_after("callbacks=light", "logger=csv-only", *run, baseline=True)
     unused = {"tensorboard", "google", "absl", "grpc", "IPython", "torchvision", "matplotlib", "onnx", "wandb"}
@@ -67,14 +67,14 @@ def test_a_run_imports_nothing_that_it_does_not_use(tmp_path: Path) -> None:
     assert not packages(lean) & unused
     assert not {name for name in lean if name.startswith(("torch._inductor.", "torch._export", "torch.utils.tensorboard", "torchvision"))}
     assert not {name for name in lean if name.startswith(("noisescale.studies.plan_figure", "noisescale.app.preview"))}
-    assert "torch.utils.tensorboard" in modules_after(*run, baseline=True)  # and it would be seen
+    assert "torch.utils.tensorboard" in modules_after(*run, baseline=True)  # an import that happens is detected
 
 
 # -- shell completion ----------------------------------------------------------------------------------------------------------
 
 
 def completed(line: str) -> list[str]:
-    """What bash offers for `line`, through the script that `eval "$(python train.py -sc install=bash)"` installs."""
+    """The words that bash offers for `line`, with the completion that `eval "$(python train.py -sc install=bash)"` installs."""
     said = process("-sc", "install=bash")
     assert (said.returncode, said.stderr) == (0, "")
     script = """
@@ -111,8 +111,8 @@ def test_a_completion_imports_nothing_heavy() -> None:
 
 # -- errors --------------------------------------------------------------------------------------------------------------------
 
-# One of each kind; those that need torch are of the data themselves (imagefolder, mnist), of keys that only their class or torch's
-# optimizer knows (data.augment, data.num_workers, optimizer.decay_biases_and_norms), and of GPUs, which torch counts.
+# One mistake of each kind. The mistakes that need torch are not here: in the data themselves (imagefolder, mnist), in keys that only their
+# class or torch's optimizer checks (data.augment, data.num_workers, optimizer.decay_biases_and_norms), and in GPUs, which torch counts.
 WITHOUT_TORCH = [
     "scheduler=cosin",
     "batch=128",

@@ -1,4 +1,4 @@
-"""Sweeps: several runs of train.py, one after another or at once; what one does not do to the others."""
+"""Sweeps: several runs of train.py, one after another or at once, none of which affects the others."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def test_a_sweep_carries_out_every_run_whatever_becomes_of_the_others(tmp_path: 
     assert results_of(tmp_path / "sweep" / "0")["status"] == "diverged"
     assert not (tmp_path / "sweep" / "1" / "results.json").exists()
     assert results_of(tmp_path / "sweep" / "2")["status"] == "completed"
-    # A run is the same in a sweep and alone.
+    # A run gives the same results in a sweep as on its own.
     assert run(*choices, "optimizer.lr=0.1", f"hydra.run.dir={tmp_path}/alone").status == 0
     assert (tmp_path / "alone" / "steps.csv").read_text() == (tmp_path / "sweep" / "2" / "steps.csv").read_text()
 
 
-@pytest.mark.parametrize("launcher", ["pool", pytest.param("joblib", marks=pytest.mark.slow)])  # two workers of joblib import torch each
+@pytest.mark.parametrize("launcher", ["pool", pytest.param("joblib", marks=pytest.mark.slow)])  # joblib's two workers both import torch
 def test_a_sweep_with_two_runs_at_once_is_the_same_as_one_after_the_other(launcher: str, tmp_path: Path) -> None:
     choices = (*QUICK, "optimizer=sgd", "callbacks=light", "optimizer.lr=0.1,-1,1e6,0.2")
     two = process("-m", f"hydra.sweep.dir={tmp_path}/two", f"hydra/launcher={launcher}", "hydra.launcher.n_jobs=2", *choices)
@@ -46,7 +46,7 @@ def test_a_sweep_with_two_runs_at_once_is_the_same_as_one_after_the_other(launch
     for number in ("0", "3"):
         assert results_of(tmp_path / "two" / number)["status"] == "completed"
         assert (tmp_path / "two" / number / "steps.csv").read_text() == (tmp_path / "one" / number / "steps.csv").read_text()
-    # The files of TensorBoard bear the number of the process.
+    # The names of TensorBoard's files contain the process id.
     pids = {file.name.split(".")[-2] for file in (tmp_path / "two").glob("*/events.out.tfevents.*")}
     assert 1 <= len(pids) <= 2
 
@@ -90,7 +90,7 @@ def test_a_pool_whose_sweep_is_killed_ends_too(tmp_path: Path) -> None:
     with started("train.py", *ENDLESS, "seed=0,1", f"hydra.sweep.dir={tmp_path}") as running:
         wait_until(lambda: read_rows(tmp_path / "0" / "epochs.csv"), running)
         running.kill()
-        running.communicate(timeout=PATIENCE)  # ends when nobody holds stderr any more: the processes of the pool have ended
+        running.communicate(timeout=PATIENCE)  # returns when no process holds stderr any more, so the pool has ended
 
 
 def test_a_pool_whose_process_is_killed_says_so(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The data room: splits, sources, statistics, augmentation, loaders, and what a user is told when data are wrong."""
+"""The data modules: splits, sources, statistics, augmentation, loaders, and the error messages for wrong data."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_normalize_is_as_exact_as_its_precision_allows(mean: float, std: float) 
     images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     found = normalize(images, torch.tensor(mean).view(1, 1, 1), torch.tensor(std).view(1, 1, 1), torch.float32).double()
     exact = (images.double() / 255 - mean) / std
-    # To half a unit in the last place each: the mean twice and the difference, relative to what they are; then three for the scale, and
+    # Each rounding is at most half a unit in the last place: two of the mean and one of the difference, then three of the scale and one of
     # the product.
     half = torch.finfo(torch.float32).eps / 2
     bound = half * (2 * mean / std + 5 * exact.abs()) * 1.01
@@ -160,7 +160,7 @@ def test_normalize_is_as_exact_as_its_precision_allows(mean: float, std: float) 
 
 
 def crop_flip_one(image: npt.NDArray[np.uint8], dy: int, dx: int, flip: int) -> npt.NDArray[np.uint8]:
-    """The brute-force twin: slice one padded image."""
+    """An independent brute-force version: slice one padded image."""
     _, h, w = image.shape
     padded = np.pad(image, ((0, 0), (h // 8, h // 8), (w // 8, w // 8)))
     window = padded[:, dy : dy + h, dx : dx + w]
@@ -190,14 +190,14 @@ def test_tables_of_epochs_and_seeds_are_unrelated() -> None:
         return crop_flip_table(seed=seed, epoch=epoch, num_examples=2000, image_size=(32, 32))
 
     assert torch.equal(make(1, 2), make(1, 2))
-    for other in (make(1, 3), make(2, 2), make(2, 1), make(0, 3)):  # the last two share seed + epoch
+    for other in (make(1, 3), make(2, 2), make(2, 1), make(0, 3)):  # the last two have the same seed + epoch
         same = (make(1, 2) == other).float().mean(0)
         assert same[:2].tolist() == pytest.approx([1 / 9, 1 / 9], abs=0.03)
         assert float(same[2]) == pytest.approx(0.5, abs=0.05)
 
 
 class Recorder(pl.LightningModule):
-    """Keeps the training batches it is given, epoch by epoch, and counts evaluation batches."""
+    """Records the training batches of each epoch, and the evaluation batches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -223,7 +223,7 @@ class Recorder(pl.LightningModule):
 
 
 class Ordered(DigitsData):
-    """Digits whose training batches come in the order of the indices, `batch_size` at a time."""
+    """Digits whose training batches are in the order of the indices, `batch_size` examples each."""
 
     def train_dataloader(self) -> DataLoader[Any]:
         loader = super().train_dataloader()
@@ -231,7 +231,7 @@ class Ordered(DigitsData):
         return DataLoader(loader.dataset, batch_sampler=sampler, collate_fn=loader.collate_fn, num_workers=loader.num_workers)
 
 
-# Lightning's advice on workers, wrong for data in memory, and its own use of what torch 2.15 deprecates.
+# Lightning's advice to use workers, which is wrong for data in memory, and its own use of functions that torch 2.15 deprecates.
 FITS = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec.*:FutureWarning")
 FORKS = pytest.mark.filterwarnings("ignore:.*use of fork", "ignore:.*worker processes in total")
 
@@ -275,7 +275,7 @@ def test_training_is_augmented_and_normalised_and_evaluation_only_normalised() -
     assert sum(y.numel() for _, y in module.evaluated) == 360
     module.evaluated.clear()
     quiet_trainer().validate(module, dataloaders=data.train_dataloader(), verbose=False)
-    assert len(module.evaluated[0]) == 3  # a bare loader: the hook of the data module is not in play
+    assert len(module.evaluated[0]) == 3  # for a bare loader the hook of the data module is not called
 
 
 @FITS
@@ -357,7 +357,7 @@ def test_the_test_set_of_digits_is_fixed_and_balanced_whatever_the_seed() -> Non
     assert labels.numel() == 360
     share = 360 / 1797 * np.bincount(every_digit())
     assert bool((np.abs(labels.bincount().numpy() - share) < 1).all())
-    # Pinned: accuracies on this test set are compared across versions.
+    # Pinned, because accuracies on this test set are compared across versions.
     assert int((images.double().sum((1, 2, 3)) * torch.arange(1, 361)).sum()) == 323753856
 
 
@@ -429,7 +429,7 @@ def test_rows_choose_the_examples_of_shared_images() -> None:
 
 
 def test_images_in_memory_live_on_the_training_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The device "meta" keeps no values, but what is there was made of what is there."""
+    """The device "meta" holds no values, but a tensor is on it only if it was computed from tensors that are on it."""
 
     def batch_of(name: str = "train", device: str = "meta", **changes: Any) -> tuple[DataLoader[Any], Any]:
         data = digits(**changes)
@@ -437,7 +437,7 @@ def test_images_in_memory_live_on_the_training_device(monkeypatch: pytest.Monkey
         root_device = torch.device(device)
         data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=root_device), num_devices=1)  # type: ignore[assignment]
         loader: Any = getattr(data, f"{name}_dataloader")()
-        assert getattr(data, f"{name}_dataloader")().dataset is loader.dataset  # moved once
+        assert getattr(data, f"{name}_dataloader")().dataset is loader.dataset  # it is moved only once
         assert not loader.pin_memory
         return loader, loader.dataset.take(torch.tensor([4, 2]))
 
@@ -454,7 +454,7 @@ def test_images_in_memory_live_on_the_training_device(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_memory_is_pinned_for_batches_that_travel(in_memory: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ImageDataset, "to", lambda self, device: self)  # there may be no GPU
+    monkeypatch.setattr(ImageDataset, "to", lambda self, device: self)  # this machine may have no GPU
     data = digits(in_memory=in_memory)
     data.setup()
     strategy = SimpleNamespace(root_device=torch.device("cuda"))

@@ -1,4 +1,4 @@
-"""The cache of decoded images: found where nothing has changed, made anew where anything has, never trusted, never in the way."""
+"""The cache of decoded images: used if nothing has changed, rebuilt if anything has, always verified, and never an obstacle."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many files were decoded by each call."""
+    """The number of files that each call decoded."""
     calls: list[int] = []
     from noisescale.data import imagefolder
 
@@ -50,7 +50,7 @@ def test_images_are_decoded_once_whatever_the_seed(root: Path, decoded: list[int
     for seed in range(3):
         found = folder(root, seed=seed)
         assert same(images_of(found), images_of(folder(root, seed=seed, cache=False)))
-        decoded[-2:] = []  # those of cache=False
+        decoded[-2:] = []  # without the calls of cache=False
     assert decoded == [8, 4]
     assert len(kept(root)) == 2
     again = folder(root, seed=2, cache=False)
@@ -233,7 +233,7 @@ def test_a_subset_is_decoded_alone_and_not_kept(root: Path, decoded: list[int]) 
     data.setup("fit")
     assert decoded == [4]
     assert not (root / ".noisescale").exists()
-    data.setup("test")  # the test set is whole
+    data.setup("test")  # the subset does not apply to the test set
     assert [path.name.split("-")[0] for path in kept(root)] == ["test"]
 
 

@@ -1,4 +1,4 @@
-"""Folders of images: what is read, in which order, and each refusal in one line."""
+"""Folders of images: what is read, in which order, and the one-line error for each mistake."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_palette_with_transparency_is_read(tmp_path: Path) -> None:
 def test_images_are_resized_and_cropped_in_the_centre(tmp_path: Path) -> None:
     write_images(tmp_path)
     stripes = np.zeros((16, 32, 3), dtype=np.uint8)
-    stripes[:, 8:24] = 200  # the central square of an image twice as wide as high
+    stripes[:, 8:24] = 200  # the central square of an image that is twice as wide as high
     for file in tmp_path.rglob("*.png"):
         Image.fromarray(stripes if file.name == "0.png" else stripes.transpose(1, 0, 2)).save(file)
     data = folder(tmp_path, image_size=8)

@@ -1,4 +1,4 @@
-"""Images that are streamed: the same batches, bit for bit, as of images in memory; what is decoded when; what is refused."""
+"""Streamed images: bitwise the same batches as from images in memory; what is decoded when; what is refused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.filterwarnings(line) for line in (*ignored, "ignore:.*
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 training and 4 test images, 16 x 16."""
+    """A folder of 24 training and 4 test images of 16 x 16 pixels."""
     root = tmp_path_factory.mktemp("images")
     write_images(root, size=(16, 16), n=12)
     return root
@@ -45,7 +45,7 @@ def folder(root: Path, **changes: Any) -> ImageFolderData:
 
 
 class Net(pl.LightningModule):
-    """A linear classifier with dropout that keeps the training batches it is given."""
+    """A linear classifier with dropout that records its training batches."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Net(pl.LightningModule):
 
 
 def train(data: ImageFolderData, *callbacks: pl.Callback, ckpt_path: Path | None = None) -> Net:
-    """Three epochs of a batch that grows, cut into micro-batches of at most 4."""
+    """Train for three epochs with a growing batch, cut into micro-batches of at most 4."""
     net = Net(3 * 16 * 16)
     growing = batching.MultiStep(size=6, milestones=[1], factor=2, last="partial")
     batches = BatchSizeScheduler(growing, schedules.Cosine(), max_micro_batch_size=4, seed=5)
@@ -130,7 +130,7 @@ def test_a_batch_decodes_its_own_files(root: Path, monkeypatch: pytest.MonkeyPat
     dataset.take(torch.tensor([3, 11, 3]))
     files = [dataset.images.files[row] for row in dataset.rows[torch.tensor([3, 11, 3])].tolist()]
     assert opened == files
-    copy = pickle.loads(pickle.dumps(dataset))  # as for workers that are spawned
+    copy = pickle.loads(pickle.dumps(dataset))  # as for spawned workers
     assert torch.equal(copy.take(torch.tensor([5]))[0], dataset.take(torch.tensor([5]))[0])
 
 
@@ -235,7 +235,7 @@ def test_the_collate_function_is_kept_with_and_without_workers(root: Path) -> No
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_file_that_goes_bad_in_training_is_one_line(workers: int, tmp_path: Path) -> None:
-    """As the front door says it: with a worker, all that arrives is the text of its trace."""
+    """The reason can be found in the error. From a worker, only the text of its traceback arrives."""
 
     write_images(tmp_path, size=(16, 16), n=12)
 

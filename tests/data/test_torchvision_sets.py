@@ -1,4 +1,4 @@
-"""The sets that torchvision reads: sizes, classes, known images; what is missing, damaged or cannot be fetched."""
+"""The data sets that torchvision reads: sizes, classes, known images; files that are missing, damaged or cannot be downloaded."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write_idx(path: Path, array: npt.NDArray[np.uint8]) -> None:
 
 @pytest.fixture
 def small_sets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every torchvision set have 40 + 20 images, and take files of any content."""
+    """Make every torchvision set have 40 + 20 images, and accept files with any content."""
     from torchvision import datasets
 
     for name, entry in list(torchvision_sets.KNOWN.items()):
@@ -52,9 +52,9 @@ def fake_mnist(raw: Path) -> dict[str, npt.NDArray[np.uint8]]:
 
 
 class OldNumpyType:
-    """Pickles like the dtypes in the real CIFAR files, written by the NumPy of 2009, of which NumPy 2.4.0 warns.
+    """Pickles like the dtypes in the real CIFAR files, which NumPy wrote in 2009 and about which NumPy 2.4.0 warns.
 
-    They say `dtype("u1", 0, 1)`; without the 1, later versions warn as well.
+    The files have `dtype("u1", 0, 1)`; without the 1, later versions warn as well.
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -169,7 +169,7 @@ def test_no_files_and_no_network_is_one_clear_line(
     for action in (data.prepare_data, lambda: data.setup("fit")):
         words = (name, "download failed", root, torchvision_sets.KNOWN[name].folder, "set data.root")
         line = error_of(action, "root", *words)
-        # torchvision 0.29 wraps what goes wrong with MNIST's mirrors, 0.26 only an URLError.
+        # torchvision 0.29 wraps every error of MNIST's mirrors, 0.26 only a URLError.
         assert str(error) in line or (module == "mnist" and "Error downloading" in line)
 
 

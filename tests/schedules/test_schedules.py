@@ -60,7 +60,7 @@ def torch_factors(make: MakeTorch, calls: int, lr: float = 1.0) -> list[float]:
 
 # -- torch's schedulers, live -------------------------------------------------------------------------------------------------
 
-# Each twin draws (our schedule, torch's scheduler, torch calls to compare, lr), given k torch calls per epoch.
+# Given k torch calls per epoch, each function draws (our schedule, torch's scheduler, number of torch calls to compare, lr).
 Twin = tuple[Schedule, MakeTorch, int, float]
 
 counts = st.integers(1, 40)
@@ -80,7 +80,7 @@ def multi_step(draw: Draw, k: int) -> Twin:
 
 
 def exponential(draw: Draw, k: int) -> Twin:
-    gamma = draw(st.floats(0.8, 1.0))  # of one call
+    gamma = draw(st.floats(0.8, 1.0))  # per call
     return Exponential(gamma=gamma**k), partial(torch_schedulers.ExponentialLR, gamma=gamma), 60, 1.0
 
 
