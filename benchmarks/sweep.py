@@ -20,7 +20,7 @@ RUNS = 8
 
 
 def comparisons(quick: bool) -> Iterator[Comparison]:
-    """train.py -m seed=0,...,7: the default run, of 820 updates, with 8 seeds; then the same with three times as many updates.
+    """train.py -m seed=0,...,7: a run of 820 updates (batch.last=partial) with 8 seeds; then the same with three times as many updates.
 
     The last contender shows what the machine can do: two processes that are independent of each other.
     """

@@ -88,3 +88,9 @@ def test_the_keys_that_synonyms_stand_for_exist_and_the_synonyms_do_not() -> Non
     missing = object()
     assert [key for key in SYNONYMS.values() if OmegaConf.select(cfg, key, default=missing) is missing] == []
     assert not {*SYNONYMS} & {*cfg}
+
+
+def test_a_group_of_hydras_own_is_named_whole() -> None:
+    outcome = run("hydra/launcher=jobilb")
+    assert outcome.status == 2
+    assert outcome.err.startswith("error: hydra/launcher=jobilb: no such option, did you mean joblib?; valid: basic, joblib, pool")

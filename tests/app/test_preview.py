@@ -144,6 +144,14 @@ def test_devices_are_in_the_table(tmp_path: Path) -> None:
     assert re.search(r"  32 to \d+  +2(  | to \d)", out), "32 = 8 micro x 2 accumulate x 2 devices"
 
 
+@pytest.mark.parametrize("columns", ["", "nonsense", "10"])
+def test_a_width_that_makes_no_sense_is_not_taken(columns: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    outcome = planned(tmp_path, "epochs=2")
+    assert outcome.status == 0, outcome.err
+    assert "…" not in outcome.out
+
+
 WIDE = (
     *CASES.values(),
     (["batch=seesaw", "optimizer=adam", "max_micro_batch_size=20"], None),

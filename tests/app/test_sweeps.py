@@ -98,3 +98,13 @@ def test_a_pool_whose_process_is_killed_says_so(tmp_path: Path) -> None:
     done = process("-m", f"hydra.sweep.dir={tmp_path}", "hydra/launcher=pool", *QUICK, *killer, "seed=0,1")
     assert done.returncode == 1
     assert "a process of the sweep was killed" in done.stderr
+
+
+def test_a_bug_in_a_run_of_a_pool_is_not_taken_for_a_slip(tmp_path: Path) -> None:
+    """Hydra's own ValueError for a group set to a number is; the error of a run comes with its traceback."""
+    failing = ("+callbacks.end._target_=tests.helpers.callbacks.RaisesValueError", "callbacks=light", "logger=csv-only")
+    done = process("-m", f"hydra.sweep.dir={tmp_path}", "hydra/launcher=pool", *QUICK, *failing, "model=mlp,logistic")
+    assert done.returncode == 1
+    assert "no such option" not in done.stderr
+    assert "Traceback" in done.stderr
+    assert "a bug of the user's" in done.stderr

@@ -43,3 +43,10 @@ class RaiseSignal(pl.Callback):
             if signal.getsignal(self.number) in (signal.SIG_DFL, signal.SIG_IGN):
                 pytest.fail("nobody handles the signal")
             signal.raise_signal(self.number)
+
+
+class RaisesValueError(pl.Callback):
+    """A bug in a user's code."""
+
+    def on_train_batch_start(self, *arguments: Any) -> None:
+        raise ValueError("a bug of the user's")

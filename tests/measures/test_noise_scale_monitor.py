@@ -14,12 +14,14 @@ from hydra import compose, initialize_config_dir
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
 from noisescale import schedules
 from noisescale.app.config import build
 from noisescale.callbacks import BatchSizeScheduler, NoiseScaleMonitor
+from noisescale.data.images import as_is
 from noisescale.errors import ConfigError
+from noisescale.execution.batched import BatchedDataset
 from noisescale.files import read_rows
 from noisescale.plans import strategies as batching
 from noisescale.plans.duality import Matched
@@ -294,3 +296,40 @@ def test_b_is_the_count_of_examples_that_the_data_set_gave_not_the_plans(tmp_pat
     assert [int(row["examples_seen"]) for row in rows[:6]] == [sum(given[:k]) for k in range(6)]
     assert [float(row["g"]) for row in rows[:5]] == pytest.approx([0.1 * (N / b - 1) for b in given], rel=1e-15)
     assert sum(int(row["effective_batch_size"]) for row in rows) == sum(map(len, module.seen)) == 3 * (N - len(range(0, N, 7)))
+
+
+class NoneForEverySeventh(Regression):
+    """Gives None for an example it cannot read, for a collate function to leave out."""
+
+    def __getitem__(self, index: int) -> Any:
+        return super().__getitem__(index) if index % 7 else None
+
+
+def without_none(examples: list[Any]) -> Any:
+    return default_collate([example for example in examples if example is not None])
+
+
+class TakesAllButEverySeventh(BatchedDataset):
+    def __init__(self) -> None:
+        self.data = Regression()
+
+    def __len__(self) -> int:
+        return N
+
+    def take(self, indices: Tensor) -> Any:
+        kept = indices[indices % 7 > 0]
+        return self.data.x[kept], self.data.y[kept], kept
+
+
+@pytest.mark.parametrize("dataset", [NoneForEverySeventh(), TakesAllButEverySeventh()], ids=["None", "take"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_examples_that_collating_or_a_batched_data_set_leaves_out_are_not_counted(tmp_path: Path, dataset: Any, workers: int) -> None:
+    module = Plain(network())
+    collate = without_none if isinstance(dataset, NoneForEverySeventh) else as_is
+    loader = DataLoader(dataset, batch_size=5, shuffle=True, collate_fn=collate, num_workers=workers)
+    scheduler = BatchSizeScheduler(batching.Fixed(size=20), max_micro_batch_size=10)
+    with pytest.warns(UserWarning, match=r"\d+ examples for a micro-batch of \d+; "):
+        fit(module, scheduler, NoiseScaleMonitor(tmp_path / "steps.csv"), loader=loader)
+    rows = read_rows(tmp_path / "steps.csv")
+    given = [sum(map(len, module.seen[2 * k : 2 * k + 2])) for k in range(5)]
+    assert [int(row["effective_batch_size"]) for row in rows[:5]] == given != [20] * 5

@@ -109,9 +109,11 @@ class Command:
         """Whether an error is a bug, which needs its traceback, rather than invalid input.
 
         Hydra itself raises OSError and ValueError for invalid input, such as a folder that cannot be created or a group set to a number,
-        but no longer once the function has started. An error with a cause comes from a run in another process.
+        but no longer once the function has started. An error of a run in another process comes with its traceback, as its cause (joblib)
+        or as a note (pool).
         """
-        return not isinstance(error, INPUT_ERRORS) and (self._in_function or error.__cause__ is not None)
+        elsewhere = error.__cause__ is not None or bool(getattr(error, "__notes__", ()))
+        return not isinstance(error, INPUT_ERRORS) and (self._in_function or elsewhere)
 
     def _leave(self) -> None:
         """End the process without unloading its modules, which takes a second with torch. All other exit handlers have run by now."""

@@ -113,7 +113,10 @@ def _no_such_option(error: BaseException, conf: Path) -> str:
     """The message for an option that its group does not have; empty for any other error."""
     if not isinstance(error, MissingConfigException) or not error.missing_cfg_file:
         return ""
-    group, _, option = str(error.missing_cfg_file).partition("/")
+    missing = str(error.missing_cfg_file)
+    group, _, option = missing.partition("/")
+    if not options_of(group, conf):  # a group of Hydra's own: hydra/launcher
+        group, _, option = missing.rpartition("/")
     valid = sorted({*options_of(group, conf), *(error.options or ())})
     return f"{group}={option}: no such option{_did_you_mean(option, valid)}; valid: {', '.join(valid)}" if valid else ""
 
@@ -123,7 +126,7 @@ def _not_an_option(conf: Path) -> str:
     for argument in sys.argv[1:]:
         group, _, option = argument.partition("=")
         valid = options_of(group, conf) if group else []
-        if valid and option not in valid:
+        if valid and not {*option.split(",")} <= {*valid}:
             return f"{argument}: no such option; valid: {', '.join(valid)}"
     return ""
 
@@ -139,7 +142,7 @@ def _unknown_key(override: str, cause: OmegaConfBaseException) -> str:
         return f"{override}: unknown key; {where} has none"
     suggestion = _suggestion(key, parent, valid) if isinstance(parent, DictConfig) else ""
     inside = f"keys of {where}" if where else "keys"
-    add = f"; Lightning's other keys can be added: +{override}=..." if where == "trainer" else ""
+    add = f"; Lightning's other keys can be added: +{override}=..." if where == "trainer" and not suggestion else ""
     return f"{override}: unknown key{suggestion}; {inside}: {', '.join(valid)}{add}"
 
 

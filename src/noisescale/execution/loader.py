@@ -179,9 +179,9 @@ class PlannedLoader:
         if isinstance(dataset, BatchedDataset) and loader.num_workers == 0 and not loader.pin_memory:
             for micro in self.micro_batches():
                 indices = self.indices_of(micro)
-                batch = self._collate(dataset.take(indices))
-                self._hand_out(micro, len(indices))
-                yield batch
+                taken = dataset.take(indices)
+                self._hand_out(micro, _length(taken, len(indices)))
+                yield self._collate(taken)
             return
         for micro, (count, batch) in zip(self.micro_batches(), loader, strict=True):
             self._hand_out(micro, count)
@@ -270,11 +270,20 @@ class _Seeded(Dataset[Any]):
 
     def __getitems__(self, indices: _SeededList) -> _Counted:
         if isinstance(self.dataset, BatchedDataset):
-            return _Counted(len(indices), self.dataset.take(torch.tensor(indices)))
+            batch = self.dataset.take(torch.tensor(indices))
+            return _Counted(_length(batch, len(indices)), batch)
         seed_random_generators(indices.seed)
         batched = getattr(self.dataset, "__getitems__", None)
         examples = batched(list(indices)) if batched else [self.dataset[index] for index in indices]
-        return _Counted(len(examples) if isinstance(examples, list) else len(indices), examples)
+        if not isinstance(examples, list):
+            return _Counted(len(indices), examples)
+        return _Counted(sum(example is not None for example in examples), examples)  # None: a collate function leaves it out
+
+
+def _length(batch: Any, expected: int) -> int:
+    """How many examples a collated batch has: the length of its first tensor; `expected` if that is not found."""
+    first = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    return len(first) if isinstance(first, torch.Tensor) and first.dim() else expected
 
 
 class _Counted(NamedTuple):

@@ -113,7 +113,7 @@ def _plain(value: Any) -> Any:
 
 def _keep_implementation(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
     """The state with this optimizer's own `fused` and `foreach`, which say how a step is computed, not what was learned."""
-    own = {key: optimizer.defaults[key] for key in ("fused", "foreach") if key in optimizer.defaults}
+    own = {key: optimizer.defaults[key] for key in OptimizerFactory.free_on_resume if key in optimizer.defaults}
     return state_dict | {"param_groups": [group | own for group in state_dict["param_groups"]]}
 
 

@@ -53,5 +53,5 @@ def check_ghost_multiple(key: str, size: int | None, ghost_batch_size: int) -> N
         ghost_batch_size: in examples; 1 without ghost batch norm.
     """
     if size is not None and size % ghost_batch_size:
-        problem = f"must be a multiple of the ghost batch of {ghost_batch_size} examples"
+        problem = f"must be a multiple of ghost_batch_size={ghost_batch_size}"
         raise ConfigError(key, size, problem, "else it would change what batch norm sees")

@@ -18,7 +18,7 @@ from noisescale.plans.summary import PlanSummary
 __all__ = ["print_plan"]
 
 WIDTH = 80
-"""Columns of a table that goes to a file or a pipe, unless the environment variable COLUMNS sets another number."""
+"""Columns of a table that goes to a file or a pipe, unless the environment variable COLUMNS asks for more."""
 
 
 def print_plan(summary: PlanSummary) -> None:
@@ -27,7 +27,7 @@ def print_plan(summary: PlanSummary) -> None:
     devices = f"{plan.world_size} device{'s' if plan.world_size > 1 else ''}"
     print(f"N = {plan.num_examples}, {plan.epochs} epochs; B = micro x accumulate x {devices}")
     terminal = sys.stdout.isatty()
-    console = Console() if terminal else Console(width=int(os.environ.get("COLUMNS", WIDTH)), file=StringIO())
+    console = Console() if terminal else Console(width=_width(), file=StringIO())
     console.print(_table(summary))
     if not terminal:
         assert isinstance(console.file, StringIO)
@@ -38,6 +38,11 @@ def print_plan(summary: PlanSummary) -> None:
         memory = _range([summary.memory(min(sizes)), summary.memory(max(sizes))], digits=2)
         print(f"with momentum {summary.momentum:g} the noise is g/(1-m) = {1 / (1 - summary.momentum):.4g} g")
         print(f"the momentum buffer averages over B/(N(1-m)) = {memory} epochs")
+
+
+def _width() -> int:
+    columns = os.environ.get("COLUMNS", "")
+    return max(int(columns), WIDTH) if columns.isdecimal() else WIDTH
 
 
 def _table(summary: PlanSummary) -> Table:
