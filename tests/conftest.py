@@ -1,4 +1,4 @@
-"""Settings of every test."""
+"""Settings for all tests."""
 
 import logging
 import os
@@ -8,16 +8,16 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-# However slow the machine is, or busy: what an example takes is no matter of right and wrong.
+# Examples have no time limit, because a slow or busy machine does not make a result wrong.
 settings.register_profile("untimed", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep what torch.compile makes apart from what it made for other processors.
+    """Give torch.compile a separate cache for each kind of processor.
 
-    Torch looks a compiled network up by what it computes, not by the vector unit that it was compiled for. Code from before
-    ATEN_CPU_CAPABILITY was set to something else, or from another machine with the same /tmp, does not compile, or computes nonsense.
+    The key of torch's cache is what a network computes, not the vector unit that it was compiled for. Code from another machine with the
+    same /tmp, or from before ATEN_CPU_CAPABILITY was changed, fails to compile or computes wrong numbers.
     """
     capability = torch.backends.cpu.get_cpu_capability()
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(config.cache.mkdir(f"torch-compile-{capability}"))
@@ -25,7 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def _one_thread_and_no_noise() -> Iterator[None]:
-    """One thread: the same sums everywhere, and no waiting for threads on a busy machine."""
+    """Use one thread, so that sums are the same everywhere and no thread waits on a busy machine; silence Lightning's messages."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for name in ("pytorch_lightning", "lightning_fabric"):

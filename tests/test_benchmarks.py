@@ -1,4 +1,4 @@
-"""The benchmarks run, count the same work for each contender, and keep what they measured."""
+"""The benchmarks run, count the same work for each contender, and save what they measured."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ QUIET = Console(quiet=True)
 
 
 def test_a_ratio_divides_round_by_round() -> None:
-    # Twice as dear in each round, on a machine that gets slower: the ratio of the medians says 4/2 too, but one of 10/1 is no round's.
+    # Twice as slow in every round, on a machine that becomes slower. A ratio of times from different rounds, such as 20/1, would be wrong.
     seconds = {"ours": [2.0, 4.0, 20.0], "theirs": [1.0, 2.0, 10.0]}
     ratio = Ratio.of(Wanted("ours", "theirs", at_most=2.0), seconds)
     assert (ratio.median, ratio.low, ratio.high, ratio.met, ratio.bound) == (2.0, 2.0, 2.0, True, "<= 2")
@@ -41,7 +41,7 @@ def test_contenders_take_turns() -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_each_contender_of_the_steps_takes_all_of_them() -> None:
-    """`fit` counts Lightning's steps itself and raises where they are others."""
+    """`fit` counts Lightning's steps itself, and raises if the number is wrong."""
     comparison = next(steps.comparisons(quick=True))
     assert list(comparison.contenders) == [steps.BY_HAND, steps.PLAIN, steps.USUAL, steps.OURS]
     assert all(contender() > 0 for contender in comparison.contenders.values())
@@ -72,7 +72,7 @@ def test_an_unknown_part_is_answered_with_the_list(capsys: pytest.CaptureFixture
     assert f"step: no such part; valid: {', '.join([*ROUNDS, *ON_REQUEST])}" in capsys.readouterr().err
 
 
-# -- of how a step is computed ----------------------------------------------------------------------------------------------------
+# -- how a step is computed -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -87,7 +87,7 @@ def test_the_benchmark_runs_and_sets_everything_back(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_throughput_counts_the_same_images_for_each_contender(tmp_path: Path) -> None:
-    """`steps.fit` raises where the updates are others than those that are timed."""
+    """`steps.fit` raises if the number of updates is not the one that is timed."""
     main(["throughput", "--quick", "--rounds", "1", "--out", str(tmp_path / "bench.json")])
     kept = json.loads((tmp_path / "bench.json").read_text())["throughput"]["comparisons"]
     assert [len(each["medians"]) for each in kept] == [3, 3, 5]
@@ -95,14 +95,14 @@ def test_throughput_counts_the_same_images_for_each_contender(tmp_path: Path) ->
 
 
 def test_throughput_on_a_gpu_is_of_the_networks_that_are_published() -> None:
-    """Described here, not run."""
+    """The rows are only described, not run."""
     described = throughput.settings(torch.device("cuda"), quick=False)
     assert [each.title.partition(",")[0] for each in described] == ["ResNet-18", "WRN-16-4"]
     assert [each.options for each in described] == [{"width": 64}, {"depth": 16, "width": 4, "dropout": 0.0}]
 
 
 def test_the_benchmark_has_rows_for_a_gpu() -> None:
-    """Described here, not run: they need a GPU."""
+    """The rows are only described, not run, because they need a GPU."""
     gpu = compute.variants(torch.device("cuda"))
     assert next(iter(gpu)) == "32-true"
     assert {"tf32 (matmul precision high)", "cudnn.benchmark", "compile", "fused"} <= set(gpu)

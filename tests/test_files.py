@@ -1,4 +1,4 @@
-"""Files that survive: nothing old is overwritten, and what is written is there whole or not at all."""
+"""Files that survive an interruption: no old file is overwritten, and a new one is written completely or not at all."""
 
 from __future__ import annotations
 

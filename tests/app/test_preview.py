@@ -1,4 +1,4 @@
-"""plan.py as a user runs it: the numbers of the plan, those of the training that follows, and nothing read or imported for it."""
+"""plan.py as a user runs it: its numbers are those of the plan and of the training that follows, and it reads no data and no torch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COLUMNS = ["step", "epoch", "examples_seen", "lr", "effective_batch_size", "micr
 
 
 def planned(folder: Path, *arguments: str) -> Outcome:
-    """`plan`, into `folder`; it must succeed."""
+    """Run plan.py, which must succeed, with `folder` as its output folder."""
     outcome = plan(*arguments, run_dir(folder))
     assert outcome.status == 0, outcome.err
     return outcome
@@ -71,7 +71,7 @@ CASES: dict[str, tuple[list[str], Plan]] = {
 
 
 def to(values: list[float]) -> str:
-    """Two numbers of three digits, or one of four where the two are written alike."""
+    """Two numbers with three digits; or one with four, if the two are written alike."""
     short = list(dict.fromkeys(f"{value:.3g}" for value in values))
     return " to ".join(short) if len(short) > 1 else f"{values[0]:.4g}"
 
@@ -81,7 +81,7 @@ def whole(values: list[int]) -> str:
 
 
 def row_of(part: list[Update], plan: Plan) -> list[str]:
-    """The cells of a row of the table but for its epochs, from the updates that it stands for."""
+    """The cells of a row of the table except its epochs, computed from the updates that it stands for."""
     full = [u for u in part if u.effective_batch_size == u.planned_batch_size] or part
     ends = [full[0], full[-1]]
     return [
@@ -95,8 +95,8 @@ def row_of(part: list[Update], plan: Plan) -> list[str]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_plan_is_seen_before_training(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The table, the totals, plan.csv and plan.png, each against the plan made by hand."""
-    monkeypatch.setenv("COLUMNS", "240")  # so that no cell of the table takes two lines
+    """The table, the totals and plan.csv are those of a plan that is built by hand, and plan.png is a figure."""
+    monkeypatch.setenv("COLUMNS", "240")  # so that no cell of the table needs two lines
     words, expected = CASES[case]
     outcome = planned(tmp_path, *words)
     updates = list(expected)
@@ -134,7 +134,7 @@ def test_a_plan_is_seen_before_training(case: str, tmp_path: Path, monkeypatch: 
         assert all(500 <= pixels <= 2000 for pixels in picture.size)
         colours = picture.convert("RGB").getcolors(maxcolors=2**24)
     assert colours is not None
-    assert len(colours) > 20  # something is drawn; how many bytes that takes depends on fonts and on how well they are packed
+    assert len(colours) > 20  # something is drawn; the number of bytes depends on the fonts and on the compression
     assert {path.name for path in tmp_path.iterdir()} == {".hydra", "plan.csv", "plan.png"}
 
 
@@ -163,7 +163,7 @@ WIDE = (
 def test_a_plan_fits_80_columns_when_it_is_piped(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
     lines = planned(tmp_path, *words).out.splitlines()
-    assert max(map(len, lines[:-2])) <= 80  # all but the two names of files
+    assert max(map(len, lines[:-2])) <= 80  # all lines except the two file names
     assert "…" not in "".join(lines)
 
 
@@ -185,7 +185,7 @@ SHORT = ("data.subset_size=200", "epochs=2", "threads=1", "callbacks=light", "lo
     ids=["dual", "seesaw", "split", "cyclic", "one update an epoch", "ghost"],
 )
 def test_training_does_what_was_planned(words: tuple[str, ...], tmp_path: Path) -> None:
-    """plan.csv beside the steps.csv of train.py with the same overrides, number by number."""
+    """With the same overrides, every number in plan.csv is that in the steps.csv of train.py."""
     words = (*SHORT, *words)
     planned(tmp_path / "plan", *words)
     outcome = run(*words, run_dir(tmp_path / "train"))
@@ -199,7 +199,7 @@ def test_training_does_what_was_planned(words: tuple[str, ...], tmp_path: Path) 
 
 
 def test_training_warns_of_the_same(tmp_path: Path) -> None:
-    """Of a rule that is not the optimizer's, and of a cap, with its epoch."""
+    """Training warns of a rule that does not fit the optimizer, and of a cap, with its epoch."""
     words = ("batch=seesaw", "epochs=2", "callbacks=light", "logger=csv-only")
     outcome = run(*words, run_dir(tmp_path / "train"))
     said = [line for line in outcome.err.splitlines() if line.startswith("note: ")]
@@ -226,7 +226,7 @@ HEAVY = {"torch", "pytorch_lightning", "lightning", "torchvision", "sklearn", "t
     ids=["digits", "mnist, cifar10"],
 )
 def test_neither_torch_nor_data_are_loaded(words: list[str], updates: list[str], places: list[str], tmp_path: Path) -> None:
-    """In an empty folder, where Hydra has its own place for the output."""
+    """This holds in an empty folder, with Hydra's default folders for the output."""
     found = python("-W", "error", "-X", "importtime", str(REPOSITORY / "plan.py"), *words, cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     imported = {line.rpartition("|")[2].strip().split(".")[0] for line in found.stderr.splitlines() if line.startswith("import time:")}
@@ -320,7 +320,7 @@ def test_a_sweep_goes_on_after_bad_input(tmp_path: Path) -> None:
 # -- bad input -----------------------------------------------------------------------------------------------------------------
 
 EXAMPLES = "must be a whole number of examples, at least 1"
-# What is typed -> the line; "..." stands for the rest.
+# The arguments -> the error message; "..." stands for the rest of it.
 TABLE: list[tuple[str, str]] = [
     ("scheduler=cosin", "scheduler=cosin: no such option, did you mean cosine?; valid: ..."),
     ("batch=duel", "batch=duel: no such option, did you mean dual?; valid: ..."),
@@ -395,7 +395,7 @@ def test_train_refuses_the_same_and_a_size_without_data(typed: str, line: str, t
 
 
 def test_whatever_train_takes_plan_takes(tmp_path: Path) -> None:
-    """Overrides that mean nothing to a plan, among them what only Lightning or torch would refuse."""
+    """plan.py accepts overrides that mean nothing to a plan, even values that only Lightning or torch would refuse."""
     words = ["model=wrn", "logger=csv-only", "callbacks=none", "debug=fast", "seed=7", "+trainer.profiler=simple", "model.width=1"]
 
     assert "36 updates" in planned(tmp_path, *words).out

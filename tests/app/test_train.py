@@ -1,4 +1,4 @@
-"""train.py as a user runs it: what a run leaves behind, resume, divergence, sweeps, signals. Most runs are in this process, `run`."""
+"""train.py as a user runs it: the files of a run, resume, divergence, several processes, signals. Most runs are in this process."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_steps_csv_has_a_row_per_update(full: Finished) -> None:
 
 
 def assert_rate(rate: float, examples: int, seconds: float, digits: int) -> None:
-    """Both numbers are rounded, the seconds to `digits` places and the rate to one: on a fast machine the first may be felt."""
+    """Assert rate = examples / seconds. `seconds` is rounded to `digits` places, which can matter on a fast machine, and `rate` to one."""
     low, high = (examples / (seconds + sign * 0.5 * 10**-digits) for sign in (1, -1))
     assert low - 0.051 <= rate <= high + 0.051
 
@@ -135,7 +135,7 @@ def test_results_json_has_the_final_metrics_and_where_they_come_from(full: Finis
     assert set(results) == metrics | facts
     assert (results["status"], results["message"], results["seed"]) == ("completed", "", 0)
     assert (results["updates"], results["examples"], results["num_examples"]) == (52, 4 * 1293, 1293)
-    assert 0 < results["seconds"] <= full.elapsed + 0.5e-3  # rounded to three places
+    assert 0 < results["seconds"] <= full.elapsed + 0.5e-3  # results.json rounds to three places
     assert_rate(results["examples_per_second"], 4 * 1293, results["seconds"], digits=3)
     assert set(results["versions"]) >= {"noisescale", "torch", "pytorch_lightning", "python"}
     assert results["commit"] is None or len(results["commit"]) == 40
@@ -146,7 +146,7 @@ def test_results_json_has_the_final_metrics_and_where_they_come_from(full: Finis
 
 
 def composed(folder: Path) -> DictConfig:
-    """The config that the run kept, with its folder in place of Hydra's own variable."""
+    """The config that the run saved, with the folder of the run instead of Hydra's variable for it."""
     cfg = OmegaConf.load(folder / ".hydra" / "config.yaml")
     assert isinstance(cfg, DictConfig)
     cfg.output_dir = str(folder)
@@ -165,9 +165,9 @@ def test_the_accuracy_reported_is_that_of_the_weights_kept(full: Finished) -> No
     images, labels = next(iter(data.test_dataloader()))
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.mean, data.std))
     right = net((images / 255 - mean) / std).argmax(1) == labels
-    # Of 360 examples one may lie so close to the border of two classes that the order of a sum decides.
+    # One of the 360 examples may be so close to the border between two classes that the order of a sum decides its class.
     assert full.results["test/acc"] == pytest.approx(float(right.double().mean()), abs=1.1 / 360)
-    assert full.results["test/acc"] > 0.9  # chance is 0.1, and this network comes to 0.97
+    assert full.results["test/acc"] > 0.9  # guessing gives 0.1, and this network reaches 0.97
 
 
 def test_the_composed_config_and_the_overrides_are_kept(full: Finished) -> None:
@@ -224,7 +224,7 @@ def test_tensorboard_shows_it_over_updates_and_over_examples(full: Finished) -> 
 def test_a_memory_limit_does_not_change_the_result(full: Finished, tmp_path: Path) -> None:
     free = [choice for choice in FULL if not choice.startswith("max_micro")]
     assert run(*free, "callbacks=light", "logger=csv-only", f"hydra.run.dir={tmp_path}").status == 0
-    # In single precision, 1.2e-7: each of 52 updates rounds anew, and momentum carries that over ten updates, 52 x 10 x 1.2e-7 = 6e-5.
+    # Single precision, 1.2e-7: each of 52 updates is rounded, and momentum repeats that for ten updates, so 52 x 10 x 1.2e-7 = 6e-5.
     assert losses_of(tmp_path) == pytest.approx(losses_of(full.folder), rel=1e-4)
     assert {row["accumulate_grad_batches"] for row in read_rows(tmp_path / "steps.csv")} == {"1"}
 
@@ -327,7 +327,7 @@ def test_a_diverging_run_stops_within_an_update_and_keeps_its_files(tmp_path: Pa
     good, step = len(losses) - 2, len(losses) - 1
     expected = f"training diverged: loss {losses[-1]} at update {step}; last good update {good} (loss {losses[good]:.4g}); most likely lr="
     assert outcome.lines[-1].startswith(expected)
-    assert len(outcome.lines) == 2  # the batch in words, then this
+    assert len(outcome.lines) == 2  # the description of the batch, then this line
     assert (results["status"], results["updates"]) == ("diverged", len(losses))
     assert results["message"] == outcome.lines[-1]
     assert "test/acc" not in results
@@ -365,7 +365,7 @@ def assert_same_run(two: Path, one: Path) -> None:
         assert {name: row[name] for name in ("step", "epoch", "examples_seen", "lr", "effective_batch_size", "g")} == {
             name: other[name] for name in ("step", "epoch", "examples_seen", "lr", "effective_batch_size", "g")
         }
-        # In single precision, 1.2e-7; four updates of 50 examples, whose sums are taken in another order.
+        # Single precision, 1.2e-7: four updates of 50 examples, whose sums are computed in a different order.
         assert float(row["loss"]) == pytest.approx(float(other["loss"]), rel=1e-4)
     assert results_of(two)["status"] == "completed"
     assert results_of(two)["examples"] == results_of(one)["examples"]
@@ -397,7 +397,7 @@ def test_two_processes_in_a_sweep(tmp_path: Path) -> None:
 
 @pytest.fixture
 def _handlers() -> Iterator[None]:
-    """A handler of SIGINT as in any Python process, where the runner of the tests may have another."""
+    """Set Python's own handler of SIGINT, because the runner of the tests may have set another one."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
@@ -469,7 +469,7 @@ def test_debug_overfit_learns_its_examples_by_heart(tmp_path: Path) -> None:
 
 
 def test_a_csv_of_a_run_is_a_csv(full: Finished) -> None:
-    """Read with the csv module, not with our own reader."""
+    """The file can be read with the csv module, without our own reader."""
     with (full.folder / "steps.csv").open(newline="") as file:
         assert [row["loss"] for row in csv.DictReader(file)] == [row["loss"] for row in full.rows]
 

@@ -1,17 +1,17 @@
-"""Every command on every page, in a bash block or in the text, and what is checked of it.
+"""Every command on every page, in a bash block or in the text, is checked.
 
-- python plan.py: it is run in this process; it succeeds and leaves plan.csv and plan.png.
-- python train.py --cfg, --help, -sc: it is run in this process; it prints, and leaves no run.
-- python train.py of the README, sweeps aside, and a resume: it is run in this process for 2 updates, and results.json says so.
-- any other python train.py: Hydra composes it, and what train.py checks before it reads data is checked, its plan among it. Of a sweep
-  so many runs that each choice occurs. `make test-slow` also runs the command as it is, sweeps whole, for 2 updates a run; where
-  this machine lacks the data or the GPUs it is skipped, and nothing is downloaded.
-- make: the target is in the Makefile; what ARGS passes on to train.py, pytest or benchmarks is checked like a command of theirs.
-- python -m benchmarks and scripts: the part, the module, the file exists.
+- python plan.py is run in this process; it succeeds, and writes plan.csv and plan.png.
+- python train.py with --cfg, --help or -sc is run in this process; it prints something, and writes no run.
+- python train.py on the README, except sweeps, and every resume: it is run in this process for 2 updates, as results.json confirms.
+- any other python train.py: Hydra composes it, and everything that train.py checks before it reads data is checked, including the plan.
+  Of a sweep as many runs are checked as it takes for each choice to occur. `make test-slow` also runs the command itself, including whole
+  sweeps, with 2 updates per run; it is skipped if this machine lacks the data or the GPUs, and nothing is downloaded.
+- make: the target is in the Makefile; the ARGS for train.py, pytest or benchmarks are checked like a command of theirs.
+- python -m benchmarks and scripts: the part, the module or the file exists.
 - anything else must be one of `OTHERS`.
 
-docs/options.md repeats the command of each experiment's file. tests/app/test_configs.py composes and plans each of them, so here they are
-run by `make test-slow` alone, unless another page has them, too.
+docs/options.md repeats the command of each experiment file. tests/app/test_configs.py composes and plans each of them, so here only
+`make test-slow` runs them, unless another page has them too.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from tests.helpers.trainings import ignored
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
 
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
-"""Where data sets may lie; what is not there is not downloaded, and the slow tests that need it are skipped."""
+"""A folder that may hold data sets. What it lacks is not downloaded, and the slow tests that need it are skipped."""
 
 OTHERS = {
     ("source", ".venv/bin/activate"),
     ("pip", "install", "."),
     ("tensorboard", "--logdir", "outputs"),
-    ("eval", "$(python train.py -sc install=bash)"),  # below, as a command of its own
+    ("eval", "$(python train.py -sc install=bash)"),  # its inner command is among COMMANDS
     (".venv/bin/ruff", "format", "."),
 }
 
@@ -68,7 +68,7 @@ REST = [command for command in dict.fromkeys([*TRAININGS, *MADE]) if command not
 
 
 def marked(commands: list[Command]) -> list[Any]:
-    """Parameters of a test: those that are on the options page alone, as the command of an experiment, are slow."""
+    """Parameters of a test; commands of experiments that only the options page has are marked as slow."""
     slow = [command.arguments[0].startswith("experiment=") and command not in ELSEWHERE for command in commands]
     return [
         pytest.param(command, id=str(command), marks=pytest.mark.slow if late else ()) for command, late in zip(commands, slow, strict=True)
@@ -79,7 +79,7 @@ def marked(commands: list[Command]) -> list[Any]:
 
 
 def kind(command: Command) -> str:
-    """Which of the tests below takes the command; empty for none."""
+    """The kind of test below that checks the command; empty if there is none."""
     if command in PLANS or command in TRAININGS or command in PRINTS:
         return "front door"
     if command.words[0] == "make":
@@ -99,11 +99,11 @@ def test_every_command_is_of_a_kind_that_is_checked() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_a_block_says_what_it_is(page: Path) -> None:
-    """A command in a block without a language, or in one of another language, would be run by nobody."""
+    """A command in a block without a language, or with another language, would not be tested."""
     for language, content in blocks(page):
         assert language in ("bash", "console", "python", "text", "yaml"), content
         assert language in ("bash", "console") or not re.search(r"^\W*(python|make) ", content, flags=re.MULTILINE), content
-        if language == "bash":  # no comment beyond the width of a page; a long command has its comment above it
+        if language == "bash":  # a comment must not exceed the width of a page; a long command has its comment above it
             assert [line for line in content.splitlines() if "#" in line and len(line) > 105] == []
     assert not re.search(r"^    .*(python \w+\.py|make \w)", page.read_text(), flags=re.MULTILINE)
 
@@ -122,7 +122,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of images: 12 to train and 2 to test, of two classes."""
+    """A folder of 12 training and 2 test images of two classes."""
     root = tmp_path_factory.mktemp("pictures")
     for split, count in {"train": 6, "test": 1}.items():
         for shade, label in enumerate(("cat", "dog")):
@@ -134,7 +134,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def concrete(command: Command, saved: Path, pictures: Path) -> list[str]:
-    """The arguments with real folders in place of `<run>` and of /path/to/...; no other placeholder is known."""
+    """The arguments with real folders instead of the placeholders `<run>` and /path/to/...; others are not allowed."""
     known = {"outputs/train/<run>": str(saved), "/path/to/images": str(pictures), "/path/to/sets": str(SHARED_DATA)}
     arguments = []
     for argument in command.arguments:
@@ -142,7 +142,7 @@ def concrete(command: Command, saved: Path, pictures: Path) -> list[str]:
             argument = argument.replace(placeholder, real)
         assert not re.search(r"<\w+>|/path/|\.\.\.", argument), argument
         arguments.append(argument)
-    # The folder is small, and a batch must not be larger than it.
+    # The folder has few images, and a batch must not be larger than the data set.
     return [*arguments, "batch.size=4"] if any(str(pictures) in argument for argument in arguments) else arguments
 
 
@@ -189,13 +189,13 @@ def test_two_updates(command: Command, saved: Path, pictures: Path, tmp_path: Pa
 
 
 def choices(argument: str) -> list[str]:
-    """What a sweep makes of `batch=small,dual`."""
+    """The choices of a sweep in one argument, such as `batch=small,dual`."""
     key, _, values = argument.partition("=")
     return [f"{key}={value}" for value in values.split(",")] if "," in values and "[" not in values else [argument]
 
 
 def samples(arguments: list[str]) -> list[list[str]]:
-    """Single runs of a sweep in which every choice occurs, seeds aside; the command itself where it is none."""
+    """Runs of a sweep in which every choice except the seeds occurs; the command itself if it is not a sweep."""
     if "-m" not in arguments:
         return [arguments]
     listed = [
@@ -206,7 +206,7 @@ def samples(arguments: list[str]) -> list[list[str]]:
 
 
 def runs_of(arguments: list[str]) -> int:
-    """How many runs a command starts."""
+    """The number of runs that a command starts."""
     return math.prod(len(choices(argument)) for argument in arguments) if "-m" in arguments else 1
 
 
@@ -223,12 +223,12 @@ def composed(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> DictConfi
 def test_up_to_the_start_of_training(command: Command, saved: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for arguments in samples(concrete(command, saved, pictures)):
         cfg = composed(arguments, monkeypatch)
-        assert cfg.data.size is None  # which is for plan.py
+        assert cfg.data.size is None  # data.size is only for plan.py
         assert next(iter(read_config(cfg).plan(num_examples(cfg)))).effective_batch_size > 0
 
 
 def needs(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
-    """What this machine lacks to run a command; empty where it lacks nothing."""
+    """What this machine lacks to run a command; empty if it lacks nothing."""
     cfg = composed(samples(arguments)[0], monkeypatch)
     folder = {"mnist": "MNIST", "cifar10": "cifar-10-batches-py"}.get(cfg.data.get("name"))
     if folder and not (SHARED_DATA / folder).is_dir():
@@ -276,7 +276,7 @@ def test_make(command: Command) -> None:
         elif target == "bench":
             assert passed_on[0] in ROUNDS | ON_REQUEST
         else:
-            assert target == "train"  # a training: among the others above
+            assert target == "train"  # these are trainings, which are checked above
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if kind(command) == "script"], ids=str)

@@ -1,4 +1,4 @@
-"""The pages hang together: links lead somewhere, options.md is current, the command comes first, counts are those of the experiments."""
+"""The pages are consistent: links work, options.md is current, the command comes first, and counts are those of the experiments."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def links(page: Path) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """What GitHub makes of the headings of a page."""
+    """The anchors that GitHub makes from the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", prose(page), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -80,7 +80,7 @@ def test_the_command_comes_first(page: Path) -> None:
 
 @each
 def test_tables_are_tables(page: Path) -> None:
-    """As many cells in each row as in its head; and nothing is taken for HTML."""
+    """Each row has as many cells as its header, and no text is mistaken for HTML."""
     tokens = MarkdownIt("commonmark").enable("table").parse(page.read_text())
     html = [part.content for token in tokens for part in (token, *(token.children or [])) if part.type.startswith("html_")]
     assert [tag for tag in html if not tag.startswith("<img ")] == []
@@ -109,7 +109,7 @@ def test_the_options_page_has_every_option_and_every_key() -> None:
 
 
 def test_the_counts_of_the_pairs_are_those_of_the_experiments() -> None:
-    """docs/dual.md quotes the updates that each experiment's file states, and that its own test compares with its plan."""
+    """docs/dual.md quotes the number of updates that each experiment file states; another test compares that number with the plan."""
     rows = re.findall(r"^\| (`[^|]*`) \| [^|]* \| ([\d, ]+) \|$", (REPOSITORY / "docs" / "dual.md").read_text(), flags=re.MULTILINE)
     assert len(rows) == 6
     for names, counts in rows:
@@ -123,7 +123,7 @@ def test_the_counts_of_the_pairs_are_those_of_the_experiments() -> None:
 
 @pytest.mark.parametrize("script", sorted((REPOSITORY / "docs").glob("draw_*.py")), ids=lambda path: path.stem)
 def test_what_a_script_of_the_figures_imports_is_there(script: Path) -> None:
-    """They are run by hand, and would not notice that something was moved."""
+    """These scripts are run by hand, so without this test nobody would notice an import that no longer works."""
     if "bs_scheduler" in script.stem:
         pytest.importorskip("bs_scheduler", reason="of the extra `peers`")
     assert callable(importlib.import_module(f"docs.{script.stem}").main)

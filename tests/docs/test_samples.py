@@ -1,4 +1,4 @@
-"""What a page shows below a command is what the command prints; `make docs` renews it."""
+"""The output that a page shows below a command is what the command prints; `make docs` renews it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ QUICK = [(command, shown) for command, shown in SAMPLES if command.startswith("p
     [pytest.param(*sample, id=sample[0], marks=() if sample in QUICK else pytest.mark.slow) for sample in SAMPLES],
 )
 def test_a_sample_is_what_is_printed(command: str, shown: str) -> None:
-    """To the letter; where it trains, digits aside."""
+    """The output is the same to the letter, except for digits if the command trains."""
     now = printed(command)
     assert agree(command, shown, now), now
 

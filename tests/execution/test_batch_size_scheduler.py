@@ -1,4 +1,4 @@
-"""The batch, exactly: every update against hand-written PyTorch with true big batches."""
+"""The batch is exact: every update is compared with hand-written PyTorch that uses real big batches."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def with_last(strategy: batching.BatchStrategy, last: str) -> batching.BatchStra
 
 
 def reference(scheduler: BatchSizeScheduler, dtype: torch.dtype, epochs: int, clip: float | None = None) -> Tensor:
-    """Training by hand: no micro-batches, no Lightning; one forward and backward per update."""
+    """Training by hand, without micro-batches and Lightning: one forward and one backward pass per update."""
     data, net = Regression(dtype), network(dtype)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
     loader, plan = scheduler.loader, scheduler.plan
@@ -83,7 +83,7 @@ def test_every_update_has_the_gradient_of_one_big_batch(name: str, last: str, dt
     tolerance = GRADIENT_ROUNDINGS * torch.finfo(dtype).eps
     assert max(errors.errors) <= tolerance
     expected = reference(scheduler, dtype, 3)
-    # Momentum takes ten gradients into a step, and the rate a tenth of that: a step errs by about as much as a gradient does.
+    # With momentum a step sums about ten gradients, times a learning rate of a tenth, so its error is about that of a gradient.
     assert float((weights(module) - expected).norm() / expected.norm()) <= 20 * tolerance
 
 
@@ -135,12 +135,12 @@ def test_bf16_mixed_differs_by_the_rounding_of_bf16_only() -> None:
         errors,
         precision="bf16-mixed",
     )
-    # The twin is computed in fp32, so this bounds bf16's own error, 2^-8 = 4e-3 for each of a dozen operations, which is not the weights'.
+    # The reference is computed in fp32, so this bounds the error of bf16 (2^-8 = 4e-3 in each of a dozen operations), not of the weighting.
     assert max(errors.errors) < 0.05
 
 
 def test_without_the_weights_unequal_micro_batches_would_be_wrong() -> None:
-    """The test of the tests: take the weighting away and the error is large."""
+    """A negative control: without the weighting of micro-batches the error is large."""
 
     class Unweighted(BatchSizeScheduler):
         def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
@@ -157,7 +157,7 @@ def test_without_the_weights_unequal_micro_batches_would_be_wrong() -> None:
 
 
 class Jittered(Dataset[tuple[Tensor, Tensor, int]]):
-    """Random transforms in torch, numpy and random, as users write them."""
+    """Random transforms with torch, numpy and random, as users write them."""
 
     def __init__(self) -> None:
         self.data = Regression()
@@ -189,7 +189,7 @@ def test_the_number_of_workers_does_not_change_a_bit(workers: int) -> None:
 @pytest.mark.parametrize("seed", [0, 12345, 2**63 + 7])
 def test_a_seed_gives_the_numbers_that_torch_numpy_and_random_give_for_it(seed: int) -> None:
     seed_random_generators(seed)
-    drawn = torch.rand(3).tolist(), np.random.rand(), random.random()  # noqa: NPY002 - the global generators are what is seeded
+    drawn = torch.rand(3).tolist(), np.random.rand(), random.random()  # noqa: NPY002 - the global generator is the one that is seeded
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
     assert drawn == (torch.rand(3).tolist(), np.random.rand(), random.Random(seed).random())  # noqa: NPY002
@@ -318,7 +318,7 @@ def test_what_cannot_be_combined_with_a_plan_is_refused_in_one_line(arguments: d
 
 
 def test_deepspeed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By what Lightning's strategy says of itself; DeepSpeed itself need not be installed."""
+    """Lightning's strategy declares that it accumulates gradients itself; DeepSpeed need not be installed for this test."""
     from pytorch_lightning.strategies import DeepSpeedStrategy, SingleDeviceStrategy
 
     assert DeepSpeedStrategy.handles_gradient_accumulation.fget(None)  # type: ignore[attr-defined]
@@ -359,7 +359,7 @@ def test_a_second_fit_goes_on_where_the_first_stopped() -> None:
     alone = Plain(network(dropout=0.2))
     fit(alone, BatchSizeScheduler(STRATEGIES["ramp"], schedules.Cosine(T_max=4), max_micro_batch_size=4), whole, max_epochs=4)
     assert rates.rates == whole.rates
-    assert module.seen == alone.seen  # the weights differ: Lightning makes a new optimizer, whose momentum starts at 0
+    assert module.seen == alone.seen  # the weights do differ, because Lightning makes a new optimizer, whose momentum starts at 0
 
 
 @pytest.mark.filterwarnings("ignore:.*training_step. returned .None.")
@@ -404,7 +404,7 @@ def test_ghost_batches_are_the_same_however_the_update_is_cut(size: int, limit: 
 
 
 def test_a_restored_gradient_lies_in_memory_as_its_parameter_does() -> None:
-    """A fused optimizer is wrong, silently, where the two differ: a checkpoint saved in the other memory order must not bring its own."""
+    """A fused optimizer is silently wrong if the two differ, so a gradient from a checkpoint must not keep the memory order of that run."""
     net = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
     module = SimpleNamespace(named_parameters=net.named_parameters)
     saved = {name: torch.randn(p.shape) for name, p in net.named_parameters()}

@@ -1,4 +1,4 @@
-"""What keeps Lightning's loop cheap must not change what it does."""
+"""The workarounds that make Lightning's loop faster do not change what it does."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def fitted(**options: Any) -> tuple[pl.Trainer, Classifier]:
 
 
 def hooks_of_every_batch() -> set[str]:
-    """Found by counting: the hooks that a callback hears once per training batch."""
+    """The hooks that Lightning calls once per training batch, found by counting the calls."""
     heard: Counter[str] = Counter()
 
     def counting(name: str) -> Any:
@@ -84,7 +84,7 @@ def test_a_hook_that_fails_inside_the_profiler_is_heard() -> None:
 
 
 def drawn(seconds: float, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The batches after which the bar is drawn, of an epoch in which each takes a second."""
+    """The batches after which the bar is drawn, in an epoch in which each batch takes a second."""
     now = iter(range(1000))
     monkeypatch.setattr("noisescale.execution.progress.time.monotonic", lambda: float(next(now)))
     found: list[int] = []

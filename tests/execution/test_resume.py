@@ -1,4 +1,4 @@
-"""A run that was interrupted and resumed is bit for bit the run that was not, wherever the checkpoint was taken."""
+"""A run that was interrupted and resumed is bitwise equal to an uninterrupted one, wherever the checkpoint was saved."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_those_checkpoints_really_lie_inside_windows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("at", [0, 1, 2, 4, 29])
 def test_from_an_exception_inside_a_micro_batch(tmp_path: Path, at: int) -> None:
-    """The gradient may be half summed: the update is taken up again from its first micro-batch."""
+    """The gradient may have been added in part, so the update is repeated from its first micro-batch."""
     expected = uninterrupted(Plain(network(dropout=0.3)), GROWING)
     with pytest.raises(Stop):
         fit(Plain(network(dropout=0.3)), planned(), SaveAndDie(at, tmp_path / "in.ckpt", "inside"))
@@ -117,6 +117,6 @@ def test_the_rows_of_a_resumed_run_are_those_of_the_whole(tmp_path: Path, at: in
     with pytest.raises(Stop):
         fit(Plain(network(dropout=0.3)), planned(), NoiseScaleMonitor(tmp_path / "parts.csv"), SaveAndDie(at, tmp_path / "in.ckpt"))
     with (tmp_path / "parts.csv").open("a") as file:
-        file.write("97,1.0,5,")  # a line that a crash cut off
+        file.write("97,1.0,5,")  # a line that was cut off by a crash
     fit(Plain(network(dropout=0.3)), planned(), NoiseScaleMonitor(tmp_path / "parts.csv"), ckpt_path=tmp_path / "in.ckpt")
     assert read_rows(tmp_path / "parts.csv") == read_rows(tmp_path / "whole.csv")

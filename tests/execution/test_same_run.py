@@ -1,4 +1,4 @@
-"""A run that is resumed is the run that was saved: with another choice it is refused."""
+"""A run can be resumed only with the choices that it was saved with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two gloo processes do what one does: the same updates, one all-reduce each, the same rows; they diverge and resume together."""
+"""Two gloo processes do the same as one: the same updates, one all-reduce each, the same rows; they diverge and resume together."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from tests.helpers.rounding import GRADIENT_ROUNDINGS, assert_equal_to_rounding
 EQUAL = {
     "float64-partial": {"dtype": "float64", "last": "partial", "size": 7, "limit": 3},
     "float32-carry": {"dtype": "float32", "last": "carry", "size": 7, "limit": 3},
-    # 103 examples in windows of 6: the last has one example, and the second process none.
+    # 103 examples in windows of 6: the last window has one example, so the second process has none.
     "fewer examples than processes": {"dtype": "float64", "last": "partial", "size": 6, "limit": 4},
 }
 SAVED_AT = (3, 26)
-"""Inside an update: 7 or 21 examples in 2 or 6 micro-batches per process."""
+"""Micro-batches inside an update, which has 7 or 21 examples in 2 or 6 micro-batches per process."""
 
 
 def run(jobs: list[dict[str, Any]], world: int) -> list[list[dict[str, Any]]]:
-    """For each job the results of all ranks; the jobs of a list run one after the other in the same processes."""
+    """The results of all ranks for each job; the jobs run one after another in the same processes."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -58,7 +58,7 @@ def one(folder: Path) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def two(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """The results of two, rank by rank."""
+    """The results of two processes, rank by rank."""
     jobs: dict[str, dict[str, Any]] = {name: {**job, "csv": str(folder / f"two-{name}.csv")} for name, job in EQUAL.items()}
     dropout: dict[str, Any] = {"last": "partial", "size": 7, "limit": 2, "dropout": 0.3}
     jobs["whole"] = {**dropout, "csv": str(folder / "whole.csv")}
@@ -91,7 +91,7 @@ def test_the_rows_are_those_of_one_process(folder: Path, name: str, one: dict[st
     alone, together = (read_rows(folder / f"{who}-{name}.csv") for who in ("one", "two"))
     same = ("step", "epoch", "examples_seen", "lr", "effective_batch_size", "g")
     assert [[row[key] for key in same] for row in alone] == [[row[key] for key in same] for row in together]
-    # The losses are sums in single precision, 1.2e-7, at weights that differ by some hundred units.
+    # The losses are sums in single precision, with a rounding of 1.2e-7, at weights that differ by some hundred units.
     assert [float(row["loss"]) for row in together] == pytest.approx([float(row["loss"]) for row in alone], rel=1e-4)
     assert all(int(row["micro_batch_size"]) <= EQUAL[name]["limit"] for row in together)  # type: ignore[operator]
 

@@ -1,4 +1,4 @@
-"""A tiny classification: random examples of four numbers and three classes, and the module that is trained on them."""
+"""A tiny classification task: random examples with four numbers and three classes, and the module that is trained on them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from noisescale.models.classifier import Classifier
 
 BATCHES = 5
-"""Of the loader, in each epoch."""
+"""Number of batches of the loader in each epoch."""
 
 
 def batches(sizes: list[int]) -> list[tuple[Tensor, Tensor]]:

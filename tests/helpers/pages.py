@@ -1,4 +1,4 @@
-"""The pages of README and docs, their blocks, and the commands on them."""
+"""The pages of the documentation, their blocks, and the commands on them."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def prose(page: Path) -> str:
 
 @dataclass(frozen=True)
 class Command:
-    """A line that a user is told to type."""
+    """A command that a page tells the user to type."""
 
     words: tuple[str, ...]
-    """As the shell sees them; a `python` of the environment is `python`."""
+    """The words as the shell splits them; the environment's `.venv/bin/python` becomes `python`."""
 
     def __str__(self) -> str:
         return shlex.join(self.words).replace("'", "")
@@ -45,12 +45,12 @@ class Command:
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """Of `python train.py ...` and `python plan.py ...`."""
+        """The arguments of `python train.py ...` or `python plan.py ...`."""
         return self.words[2:]
 
 
 def commands_of(page: Path) -> Iterator[Command]:
-    """Of its bash blocks, and those in its text."""
+    """The commands in the bash blocks of a page, and those in its text."""
     lines = [
         line
         for language, content in blocks(page)
@@ -65,5 +65,5 @@ def commands_of(page: Path) -> Iterator[Command]:
 
 
 def commands() -> list[Command]:
-    """Of all pages, each once, in their order."""
+    """The commands of all pages, in their order, without repetitions."""
     return list(dict.fromkeys(command for page in PAGES for command in commands_of(page)))

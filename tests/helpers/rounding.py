@@ -1,4 +1,4 @@
-"""Equality of numbers that were computed in another order, or by the code that another processor has: a bound for what that may change."""
+"""Compare numbers that were computed in a different order, or by the code for a different processor, within a derived bound."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import torch
 from torch import Tensor
 
 GRADIENT_ROUNDINGS = 8
-"""|g - g_big| / |g_big| of a gradient that is summed up over micro-batches, in units of the precision.
+"""Bound of |g - g_big| / |g_big| for a gradient g that is summed over micro-batches, in units of the machine precision.
 
-Of some thirty partial sums each rounds by half a unit at most, up or down as it happens: by the square root of thirty, about three units
-for the vector as a whole. In single precision eight units are 1e-6.
+Each of about thirty partial sums is rounded by at most half a unit, at random up or down. That adds up as the square root of thirty, to
+about three units for the whole vector. In single precision eight units are 1e-6.
 """
 
 
 def assert_equal_to_rounding(found: Tensor, expected: Tensor, roundings: int) -> None:
-    """Each entry to `roundings` units in the last place of the LARGEST entry.
+    """Assert that each entry is equal to within `roundings` units in the last place of the LARGEST entry.
 
-    Terms that are added in another order give another sum, by one unit of the largest partial sum for each term at most: so the length
-    of the longest sum, times the number of layers or updates that one goes through, bounds the difference, wherever the entries lie
-    that happen to be near 0.
+    If terms are added in a different order, their sum changes by at most one unit of the largest partial sum for each term. So the length
+    of the longest sum, times the number of layers or updates in a row, bounds the difference. The bound also holds for entries that happen
+    to be near 0.
     """
     assert found.shape == expected.shape
     if not expected.is_floating_point():

@@ -1,4 +1,4 @@
-"""A run whose loss is no number stops in that update, with all that it wrote before; any other is left alone."""
+"""A run whose loss is nan or inf stops in that update and keeps what it wrote before; other runs are not affected."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_loss_that_is_no_number_stops_the_run_in_its_update(tmp_path: Path, va
     class Breaks(Plain):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
             loss = super().training_step(batch, batch_idx)
-            return loss * (value if len(self.seen) == 3 * at + 2 else 1.0)  # the second of the update's three micro-batches
+            return loss * (value if len(self.seen) == 3 * at + 2 else 1.0)  # in the second of the three micro-batches of the update
 
     module = Breaks(network())
     with pytest.raises(TrainingDiverged) as caught:

@@ -1,4 +1,4 @@
-"""epochs.csv has what was measured in the epoch."""
+"""epochs.csv holds the measurements of each epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NoiseScaleMonitor: what it writes is what happened, and it changes nothing. On a text model that knows nothing of noisescale."""
+"""NoiseScaleMonitor writes what really happened, and changes nothing. Some tests use a text model that does not depend on noisescale."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LENGTH = 12
 
 
 class Text(Dataset[dict[str, Tensor]]):
-    """Windows of characters and the character that follows."""
+    """Windows of characters, each with the character that follows."""
 
     def __init__(self) -> None:
         self.codes = torch.tensor([ord(character) % 64 for character in TEXT])
@@ -91,7 +91,7 @@ def test_training_with_the_monitor_alone_is_bitwise_training_without(tmp_path: P
 
 
 def test_in_a_plain_trainer_it_counts_what_went_through(tmp_path: Path) -> None:
-    """Stock accumulation: 3 micro-batches of 16, then fewer at the epoch's end."""
+    """Lightning's own accumulation: 3 micro-batches of 16, then fewer at the end of the epoch."""
     model = fit_text(NoiseScaleMonitor(tmp_path / "steps.csv"), accumulate_grad_batches=3)
     rows = read_rows(tmp_path / "steps.csv")
     n = len(Text())
@@ -128,7 +128,7 @@ def test_with_a_plan_every_row_is_the_plans_row(tmp_path: Path) -> None:
         assert float(row["loss"]) == pytest.approx(sum(size * loss for size, loss in parts) / update.effective_batch_size, rel=1e-5)
 
 
-# What conf/ has, sized for N = 103; hybrid and the others differ in growth, cap, rule and match.
+# Options of conf/batch, with sizes for N = 103. The duals differ in growth, cap, rule and match.
 OPTIONS = {
     "dual": ["batch.size=4", "batch.max_size=40"],
     "hybrid": ["batch.size=4", "batch.max_size=8"],
@@ -175,7 +175,7 @@ def test_with_a_dual_every_row_is_the_row_of_a_plan_made_before(
         assert int(row["accumulate_grad_batches"]) == update.accumulate_grad_batches == math.ceil(size / 7)
         assert float(row["g"]) == pytest.approx(rate * (N - size) / size, rel=1e-12, abs=0)
         assert float(row["g"]) == pytest.approx(plan.noise(update, 0.05), rel=1e-12, abs=0)
-    assert len(sizes) > 2, "the batch does not move: the test would prove little"
+    assert len(sizes) > 2, "the batch does not change, so the test would prove little"
     assert max(sizes) > 7, "nothing is accumulated"
 
 
@@ -183,7 +183,7 @@ def test_with_a_dual_every_row_is_the_row_of_a_plan_made_before(
 def test_a_dual_run_has_the_noise_of_the_run_it_stands_in_for(
     option: str, strategies: dict[str, batching.BatchStrategy], tmp_path: Path
 ) -> None:
-    """What was logged, not what was planned: g = w(t) s(t) g0 in every update of a run, at B0 = 4 and N = 103."""
+    """g = w(t) s(t) g0 in every update, as logged and not as planned, with B0 = 4 and N = 103."""
     schedule = schedules.Warmup(0.5, 0.1).before(schedules.Cosine(), 3)
     strategy = replace(strategies[option], match_last=True)
     fit(Plain(network()), NoiseScaleMonitor(tmp_path / "steps.csv"), BatchSizeScheduler(strategy, schedule))
@@ -248,7 +248,7 @@ def test_n_must_be_known(tmp_path: Path) -> None:
 
 
 class SteppingByHand(pl.LightningModule):
-    """Manual optimization: a step for every two batches."""
+    """Manual optimization, with a step after every second batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -276,7 +276,7 @@ def test_a_step_by_hand_counts_all_batches_since_the_last_one(tmp_path: Path) ->
 
 
 class SkipsEverySeventh(Regression):
-    """Gives fewer examples than it is asked for, as data sets do that skip files they cannot read."""
+    """Gives fewer examples than requested, like a data set that skips files which it cannot read."""
 
     def __getitems__(self, indices: list[int]) -> list[Any]:
         return [self[index] for index in indices if index % 7]
@@ -290,7 +290,7 @@ def test_b_is_the_count_of_examples_that_the_data_set_gave_not_the_plans(tmp_pat
         fit(module, scheduler, NoiseScaleMonitor(tmp_path / "steps.csv"), data=SkipsEverySeventh(), workers=workers)
     assert len([each for each in said if "the data set gave" in str(each.message)]) == 1
     rows = read_rows(tmp_path / "steps.csv")
-    given = [sum(map(len, module.seen[2 * k : 2 * k + 2])) for k in range(5)]  # of the first pass, without its last window
+    given = [sum(map(len, module.seen[2 * k : 2 * k + 2])) for k in range(5)]  # the first pass, without its last window
     assert [int(row["effective_batch_size"]) for row in rows[:5]] == given
     assert given != [20] * 5
     assert [int(row["examples_seen"]) for row in rows[:6]] == [sum(given[:k]) for k in range(6)]

@@ -1,4 +1,4 @@
-"""The classification task: its means over an epoch, label smoothing, and what it leaves out of Lightning's module."""
+"""The classification module: its means over an epoch, label smoothing, and the parts of Lightning's module that it replaces."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_epoch_means_are_those_of_all_examples(together: int, monkeypatch: pytes
         losses += F.cross_entropy(logits, y, reduction="none").tolist()
         right += int((logits.argmax(1) == y).sum())
         optimizer.zero_grad()
-        loss.mul_(0.5)  # as micro-batches are weighted
+        loss.mul_(0.5)  # as BatchSizeScheduler weights micro-batches
         loss.backward()
         optimizer.step()
         if step == 3:  # a checkpoint inside the epoch
@@ -86,7 +86,7 @@ def test_label_smoothing_is_its_formula_and_in_training_only(a: float) -> None:
 
 
 def test_label_smoothing_from_the_front_door(tmp_path: Path) -> None:
-    """Its loss is linear in a: from the first update at 0 and at 0.5, that at 0.25."""
+    """The loss is linear in a, so the first loss at a = 0.25 follows from those at 0 and 0.5."""
     losses = []
     for a in (0, 0.25, 0.5):
         outcome = run(f"label_smoothing={a}", "trainer.max_steps=1", "callbacks=light", f"hydra.run.dir={tmp_path}/{a}")

@@ -1,4 +1,4 @@
-"""How a step is computed: precision, memory order, compilation; what they may change (rounding) and what they may not."""
+"""How a step is computed: precision, memory order and compilation may change the rounding, and nothing else."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ COMPILING = [
     "ignore:.*CUDA.*",
     "ignore:The .grad attribute of a Tensor that is not a leaf",
     "ignore:.*lineno.*:DeprecationWarning",
-    "ignore:.*torch.jit.script_method",  # torch 2.11, of itself
+    "ignore:.*torch.jit.script_method",  # raised by torch 2.11 itself
     *ignored,
 ]
 CONVOLUTIONAL = ["cnn", "resnet9", "resnet18", "wrn", "vgg11"]
 
 
 def trained(net: nn.Module, sizes: list[int], channels: int = 3) -> Tensor:
-    """The weights after a few updates, in one vector."""
+    """The weights after a few updates, as one flat vector."""
     generator, parameters = torch.Generator().manual_seed(1), list(net.parameters())
     optimizer = torch.optim.SGD(parameters, lr=0.01, momentum=0.9)
     for size in sizes:
@@ -55,7 +55,7 @@ def test_channels_last_reaches_weights_images_and_all_between(name: str) -> None
     seen: list[bool] = []
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d):
-            # Of a 1x1 convolution, or one image of 1x1 pixel, both orders are one.
+            # For a 1x1 convolution, or an image of a single pixel, both memory orders are the same.
             layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].is_contiguous(memory_format=torch.channels_last)))
             assert layer.weight.is_contiguous(memory_format=torch.channels_last)
     net(torch.randn(2, 3, 8, 8))
@@ -66,7 +66,7 @@ def test_channels_last_reaches_weights_images_and_all_between(name: str) -> None
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", ["logistic", "mlp", *CONVOLUTIONAL])
 def test_channels_last_changes_nothing_but_rounding(name: str, channels: int) -> None:
-    """Two updates through up to 18 layers, there and back, with sums of up to 4608 terms: 10^6 roundings at most."""
+    """Two updates, forward and backward through up to 18 layers, with sums of up to 4608 terms: at most 10^6 roundings."""
     weights = []
     for channels_last in (False, True):
         torch.manual_seed(0)
@@ -83,7 +83,7 @@ def graphs() -> int:
 
 @pytest.mark.filterwarnings(*COMPILING)
 def test_one_graph_serves_micro_batches_of_all_sizes() -> None:
-    """And the weights are those of the network as it is, under the same names."""
+    """The weights are also those of the uncompiled network, with the same names."""
     torch._dynamo.reset()
     counters.clear()
     plain = build("mlp", 3, 8, widths=[16]).double()
@@ -91,11 +91,11 @@ def test_one_graph_serves_micro_batches_of_all_sizes() -> None:
     assert list(compiled.state_dict()) == list(plain.state_dict())
     compiled.load_state_dict(plain.state_dict())
     sizes = [*range(2, 12), 32, 31, 100, 257]
-    # 14 updates of two layers, there and back, with sums over at most 257 examples or 192 pixels: 30 000 roundings.
+    # 14 updates, forward and backward through two layers, with sums over at most 257 examples or 192 pixels: 30 000 roundings.
     assert_equal_to_rounding(trained(compiled, sizes), trained(plain, sizes), 30_000)
     assert graphs() == 1
     trained(compiled, [1, 7, 1])
-    assert graphs() == 2  # torch treats a size of one by itself
+    assert graphs() == 2  # torch compiles a separate graph for a batch of one
 
 
 @pytest.mark.slow
@@ -107,7 +107,7 @@ def test_ghost_batch_norm_does_not_multiply_graphs() -> None:
     compiled = build("cnn", 3, 8, widths=[4, 4], hidden=8, norm="batch", ghost_batch_size=4, compile=True).double()
     compiled.load_state_dict(plain.state_dict())
     first = [8, 12, 7]
-    # 11 updates of four layers, there and back, with sums over at most 60 images of 64 pixels: 10^6 roundings.
+    # 11 updates, forward and backward through four layers, with sums over at most 60 images of 64 pixels: 10^6 roundings.
     assert_equal_to_rounding(trained(compiled, first), trained(plain, first), 1_000_000)
     before = graphs()
     later = [16, 20, 24, 28, 32, 13, 40, 44, 48, 60, 9]
@@ -174,7 +174,7 @@ def test_without_a_compiler_one_line_before_training(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_checkpoint_moves_between_ways_to_compute(tmp_path: Path) -> None:
-    """From a compiled run into one that is not, in another memory order, with a fused optimizer."""
+    """A checkpoint of a compiled run is resumed uncompiled, in another memory order, with a fused optimizer."""
     first = process(*SHORT, "model=cnn", "model.widths=[4]", "model.compile=true", f"hydra.run.dir={tmp_path}/a")
     assert first.returncode == 0, first.stderr
     assert "note: compiled the network in " in first.stderr
@@ -206,6 +206,6 @@ def test_precisions_train_from_the_front_door(precision: str, tmp_path: Path) ->
     outcome = run(f"trainer.precision={precision}", "model=cnn", "model.widths=[4]", "epochs=3", f"hydra.run.dir={tmp_path}")
     assert outcome.status == 0, outcome.err
     results = json.loads((tmp_path / "results.json").read_text())
-    assert results["test/acc"] > 0.6  # chance is 0.1, and each of them comes to 0.98
+    assert results["test/acc"] > 0.6  # guessing gives 0.1, and each precision reaches 0.98
     weights = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]["net.classifier.weight"]
     assert weights.dtype == (torch.float64 if precision == "64-true" else torch.float32)

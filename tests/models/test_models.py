@@ -1,4 +1,4 @@
-"""Models: shapes, published sizes, errors, training; ghost batch norm against a loop over torch's own."""
+"""Models: shapes, published sizes, errors, training; ghost batch norm compared with a loop over torch's batch norm."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_images_need_not_be_square_or_even(name: str, height: int, width: int) -
         ("wrn", {}, 2_748_890),  # 2.7 M, Zagoruyko & Komodakis table 4
         ("wrn", {"depth": 40, "width": 1}, 563_930),  # 0.6 M, the same table
         ("vgg11", {}, 9_225_610),
-        ("vgg11", {"norm": "batch"}, 9_225_610 + 2 * 2752 - 2752),  # 2752 channels: scale and shift each, no bias
+        ("vgg11", {"norm": "batch"}, 9_225_610 + 2 * 2752 - 2752),  # 2752 channels, each with a scale and a shift but no bias
     ],
 )
 def test_parameter_counts_are_the_published_ones(name: str, options: dict[str, Any], count: int) -> None:
@@ -96,7 +96,7 @@ def test_a_pickled_model_computes_the_same(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["logistic", "mlp", "cnn", "vgg11"])
 def test_without_batch_norm_micro_batches_are_exact(name: str) -> None:
-    """The longest sums have 4608 terms, and the deepest network has 11 layers, there and back: 10^5 roundings."""
+    """The longest sums have 4608 terms, and the deepest network has 11 layers, forward and backward: 10^5 roundings."""
     torch.manual_seed(0)
     model = build(name, 1, 8).double()
     images, labels = torch.randn(12, 1, 8, 8, dtype=torch.float64), torch.arange(12) % 10
@@ -120,7 +120,7 @@ def test_without_batch_norm_micro_batches_are_exact(name: str) -> None:
     ],
 )
 def test_with_ghost_batch_norm_micro_batches_are_exact(name: str, options: dict[str, Any]) -> None:
-    """10^5 roundings, as without it; each batch norm subtracts a mean, which makes an error ten times as large beside what is left."""
+    """10^5 roundings as above. Each batch norm subtracts a mean, which makes the relative error of the rest ten times as large."""
     torch.manual_seed(0)
     model = build(name, 1, 8, ghost_batch_size=4, **options).double()
     assert {type(m) for m in model.modules() if isinstance(m, nn.BatchNorm2d)} == {GhostBatchNorm2d}
@@ -150,7 +150,7 @@ def randomised(layer: nn.BatchNorm2d) -> nn.BatchNorm2d:
 
 
 def run(layers: nn.BatchNorm2d, images: Tensor, weights: Tensor, parts: list[int] | None = None) -> list[Tensor]:
-    """Output, gradients and buffers; with `parts`, the brute-force twin: one call for each part."""
+    """The output, gradients and buffers of a layer; with `parts` it is called once for each part."""
     images = images.clone().requires_grad_()
     out = layers(images) if parts is None else torch.cat([layers(chunk) for chunk in images.split(parts)])
     (out * weights).sum().backward()
@@ -199,7 +199,7 @@ def test_ghost_batch_norm_normalises_each_ghost_batch() -> None:
     images = torch.cat([torch.randn(4, 3, 5, 5) * scale + scale for scale in (1.0, 10.0, 100.0)])
     out = GhostBatchNorm2d(3, 4)(images)
     for chunk in out.split(4):
-        # The mean of 100 numbers around 1 in single precision, 1.2e-7; and the variance but for the 1e-5 that the layer adds to it.
+        # The mean of 100 numbers around 1 in single precision, 1.2e-7; the variance is less exact, because the layer adds 1e-5 to it.
         torch.testing.assert_close(chunk.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
         torch.testing.assert_close(chunk.var((0, 2, 3), correction=0), torch.ones(3), atol=1e-3, rtol=0)
 

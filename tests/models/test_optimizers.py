@@ -1,4 +1,4 @@
-"""Optimizers: the configs, the param groups, the errors; RMSProp with Nesterov momentum against the book's equations."""
+"""Optimizers: configs, param groups, errors; RMSProp with Nesterov momentum compared with the equations of the book."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_with_everything_decayed_it_is_plain_torch_bit_for_bit(name: str) -> Non
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_decay_flag_spares_biases_and_norms_only(name: str) -> None:
-    """With a zero gradient only the decay moves parameters; how far depends on the method, so only who moved counts."""
+    """With a zero gradient only weight decay moves parameters. How far depends on the method, so the test only asks whether each moved."""
     model = network()
     with torch.no_grad():
         for p in model.parameters():
@@ -143,10 +143,10 @@ FOREACH = [name for name in NAMES if name != "rmsprop_nesterov"]
 @pytest.mark.parametrize(("name", "how"), [*((name, "fused") for name in FUSED), *((name, "foreach") for name in FOREACH)])
 @pytest.mark.parametrize("spared", [False, True])
 def test_every_implementation_takes_the_same_steps(name: str, how: str, spared: bool) -> None:
-    """In double precision, so that what is left of a difference is rounding; the sizes of the steps change on the way.
+    """In double precision, so that only rounding can make a difference; the learning rate changes from step to step.
 
-    30 updates of three layers, there and back, with sums over 48 examples: 10^4 roundings; ten times that, because some of the methods
-    divide by the size of the gradient.
+    30 updates, forward and backward through three layers, with sums over 48 examples: 10^4 roundings. The bound is ten times that, because
+    some of the methods divide by the size of the gradient.
     """
     models = [network().double() for _ in range(2)]
     options = {"weight_decay": 0.01, "decay_biases_and_norms": not spared}
@@ -173,7 +173,7 @@ def test_the_configs_offer_what_torch_has() -> None:
 
 
 def test_a_resumed_optimizer_keeps_its_own_implementation() -> None:
-    # In double precision: a step of Adam has the size of a sign, so that what rounding does to a gradient near 0 may be seen in it.
+    # In double precision, because the size of an Adam step does not depend on that of the gradient: rounding of a gradient near 0 can show.
     before, after = network().double(), network().double()
     first = factory("adam", foreach=True)(before)
     train(before, first, 3)
@@ -181,7 +181,7 @@ def test_a_resumed_optimizer_keeps_its_own_implementation() -> None:
     resumed = factory("adam", fused=True, decay_biases_and_norms=True, lr=0.5)(after)
     resumed.load_state_dict(copy.deepcopy(first.state_dict()))
     assert [(group["fused"], group["foreach"]) for group in resumed.param_groups] == [(True, None)]
-    assert resumed.param_groups[0]["lr"] == first.param_groups[0]["lr"]  # the rest is the checkpoint's, as ever
+    assert resumed.param_groups[0]["lr"] == first.param_groups[0]["lr"]  # all other options are those of the checkpoint, as usual
     train(before, first, 3)
     train(after, resumed, 3)
     for p, q in zip(before.parameters(), after.parameters(), strict=True):
@@ -190,7 +190,7 @@ def test_a_resumed_optimizer_keeps_its_own_implementation() -> None:
 
 @pytest.mark.parametrize("name", FUSED)
 def test_a_fused_step_from_buffers_of_another_memory_order(name: str) -> None:
-    """Torch's fused steps pair parameter and buffer by their place in memory, whatever the order of their dimensions is."""
+    """Torch's fused steps pair the entries of parameter and buffer by their place in memory, whatever their strides."""
 
     def model(channels_last: bool) -> nn.Module:
         torch.manual_seed(0)
@@ -219,7 +219,7 @@ def test_a_fused_step_from_buffers_of_another_memory_order(name: str) -> None:
 
 
 class Everything(nn.Module):
-    """One layer of each kind whose parameters are spared, and some that are not."""
+    """One layer of each kind whose parameters do not decay, and some layers whose parameters do."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -345,14 +345,14 @@ def test_the_class_itself_refuses_values_out_of_range(key: str) -> None:
 
 @dataclass(frozen=True)
 class Book:
-    """Algorithm 8.6 with the book's letters: theta, velocity v, average r of squared gradients."""
+    """Algorithm 8.6 in the letters of the book: theta, velocity v, running average r of the squared gradient."""
 
     theta: Vector
     v: Vector
     r: Vector
 
     def interim(self, alpha: float) -> Vector:
-        """theta + alpha v: where the gradient is taken."""
+        """theta + alpha v, the point at which the gradient is taken."""
         return self.theta + alpha * self.v
 
     def step(self, g: Vector, epsilon: float, rho: float, alpha: float, eps: float) -> Book:
@@ -362,7 +362,7 @@ class Book:
 
 
 def assert_equal_but_for_rounding(found: Tensor, expected: Vector, *terms: Vector) -> None:
-    """A dozen operations round by at most one unit in the last place each, of numbers no larger than the sum of `terms`."""
+    """Assert equality up to a dozen roundings, each of at most one unit in the last place of the sum of `expected` and `terms`."""
     size = sum((np.abs(term) for term in (expected, *terms)), start=np.zeros_like(expected))
     excess = np.abs(found.detach().numpy() - expected) - 12 * np.finfo(np.float64).eps * size
     assert excess.max() <= 0.0
@@ -381,9 +381,9 @@ def quadratic() -> tuple[Vector, Vector]:
     return root @ root.T + np.eye(5), 10.0 * rng.normal(size=5)
 
 
-# Near a minimum g / sqrt(r) has the size of a sign, and rounding errors grow: two runs of the BOOK's own equations that start 1e-15
-# apart are 1e-2 apart after 120 steps. So each step is compared by itself, from the state that the optimizer is in; together with the
-# zeros that it starts from, this is the whole trajectory.
+# Near a minimum g / sqrt(r) remains about as large as 1, so rounding errors grow: two runs of the BOOK's own equations that start 1e-15
+# apart are 1e-2 apart after 120 steps. So each step is compared separately, starting from the current state of the optimizer. Together
+# with the initial zeros, these steps are the whole trajectory.
 
 
 @pytest.mark.parametrize("schedule", RATES)
@@ -416,7 +416,7 @@ def test_each_step_on_a_quadratic_is_the_books(schedule: str, rho: float, alpha:
 
 @pytest.mark.parametrize("schedule", RATES)
 def test_a_short_trajectory_on_a_quadratic_is_the_books(schedule: str) -> None:
-    """Seen from outside, without the optimizer's state: far from the minimum ten steps do not amplify rounding."""
+    """The same without reading the optimizer's state: far from the minimum, ten steps do not amplify rounding errors."""
     hessian, start = quadratic()
     book = Book(start, np.zeros(5), np.zeros(5))
     p = nn.Parameter(torch.tensor(start))
@@ -435,7 +435,7 @@ def test_a_short_trajectory_on_a_quadratic_is_the_books(schedule: str) -> None:
 
 @pytest.mark.parametrize("schedule", RATES)
 def test_each_step_on_a_network_is_the_books(schedule: str) -> None:
-    """The gradient is taken at the book's interim point by a network that no optimizer touches, in two groups with one rate."""
+    """A copied network, which no optimizer touches, takes the gradient at the interim point; there are two groups with the same lr."""
     model, copied = network().double(), network().double()
     images, labels = batch()
     images = images.double()
@@ -465,7 +465,7 @@ def test_each_step_on_a_network_is_the_books(schedule: str) -> None:
 
 
 def test_the_velocity_carries_the_rate() -> None:
-    """At rate 0 nothing new comes in, and what was there fades by `momentum` each step; torch's RMSprop stops dead."""
+    """With lr = 0 the velocity gets nothing new and shrinks by `momentum` in each step; torch's RMSprop stops at once."""
     p, q = nn.Parameter(torch.ones(3, dtype=torch.float64)), nn.Parameter(torch.ones(3, dtype=torch.float64))
     ours = RMSpropNesterov([p], 0.1, alpha=0.9, momentum=0.5)
     theirs = torch.optim.RMSprop([q], 0.1, alpha=0.9, momentum=0.5)
@@ -500,7 +500,7 @@ def test_without_momentum_it_is_torchs_rmsprop(alpha: float, weight_decay: float
             parts = np.abs(q.grad.numpy()) + weight_decay * np.abs(start)  # where the two cancel, their rounding errors do not
             assert_equal_but_for_rounding(a.state[p]["square_avg"], r.numpy(), parts * parts)
             assert_equal_but_for_rounding(p, q.detach().numpy(), start, lr * parts / (np.sqrt(r.numpy()) + b.defaults["eps"]))
-            # The next step starts from one place, as above: a step has the size of a sign, whatever the gradient's is.
+            # The next step of both starts from the same state, as above: the size of a step does not depend on that of the gradient.
             q.data.copy_(p.data)
             r.copy_(a.state[p]["square_avg"])
 
@@ -521,7 +521,7 @@ def test_parameters_without_a_gradient_stay_and_get_no_state() -> None:
     optimizer.step()
     assert torch.equal(p, torch.ones(3))
     assert p not in optimizer.state
-    assert torch.equal(q, torch.ones(3))  # its own rate, 0
+    assert torch.equal(q, torch.ones(3))  # its group has lr = 0
 
 
 @pytest.mark.parametrize("through", ["state_dict", "pickle"])

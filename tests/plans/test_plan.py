@@ -1,4 +1,4 @@
-"""The plan: what each pass covers, how a window is cut, resume, totals; over random schedules, strategies, devices, limits."""
+"""The plan: what each pass covers, how a window is cut, resume, totals; with random schedules, strategies, devices and limits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ many = settings(max_examples=150)
 
 
 def planned_size(plan: Plan, update: Update) -> int:
-    """B as the strategy has it, before the end of the pass has its say."""
+    """B as the strategy sets it, before the end of the pass makes it smaller."""
     return plan.strategy(update.epoch, warmup_and_rest(plan.schedule, update.epoch)[1], plan.num_examples).size
 
 
@@ -63,7 +63,7 @@ def test_row_k_is_a_function_of_the_clock_at_its_start(plan: Plan) -> None:
 @many
 @given(plan=plans(), match_last=st.booleans())
 def test_with_match_last_a_smaller_window_has_the_noise_of_a_full_one(plan: Plan, match_last: bool) -> None:
-    """lr n(B)^p: of SGD and exact g itself. Without it the rate is that of a full window."""
+    """The noise is lr n(B)^p, for SGD and match=exact g itself. Without match_last the learning rate is that of a full window."""
     plan = replace(plan, strategy=replace(plan.strategy, match_last=match_last))
     strategy, n = plan.strategy, plan.num_examples
     rule, match = (strategy.rule, strategy.match) if isinstance(strategy, Matched) else ("sgd", "exact")
@@ -84,7 +84,7 @@ def test_with_match_last_a_smaller_window_has_the_noise_of_a_full_one(plan: Plan
 
 @pytest.mark.parametrize("last", LAST_WINDOW)
 def test_match_last_by_hand(last: str) -> None:
-    """N = 10 in fours: a window of 2 has 10/2 - 1 = 4 where one of 4 has 1.5; one of 3 has 7/3."""
+    """N = 10, B = 4: n(B) is 10/2 - 1 = 4 for a window of 2, 7/3 for one of 3, and 1.5 for one of 4."""
     plan = Plan(Constant(), Fixed(4, last=last, match_last=True), 10, 1)
     factors: dict[str, list[float]] = {"partial": [1, 1, 1.5 / 4], "spread": [1, 4.5 / 7, 4.5 / 7], "drop": [1, 1], "carry": [1, 1, 1]}
     assert [u.lr_factor for u in plan] == pytest.approx(factors[last], rel=1e-15)
@@ -264,7 +264,7 @@ def test_in_words(size: int, world: int, limit: int | None, words: str) -> None:
 def test_from_any_update_on_the_plan_is_the_tail_of_the_whole(plan: Plan, data: st.DataObject) -> None:
     updates = list(plan)
     k = data.draw(st.integers(1, len(updates)))
-    saved = asdict(plan.after(updates[k - 1]))  # as a checkpoint has it
+    saved = asdict(plan.after(updates[k - 1]))  # as in a checkpoint
     assert list(plan.updates(Cursor(**saved))) == updates[k:]
     assert plan.finished(Cursor(**saved)) == (k == len(updates))
 
@@ -297,7 +297,7 @@ def test_max_updates_is_a_prefix(plan: Plan, most: int) -> None:
 
 @many
 @given(plan=plans(), most=st.integers(1, 10))
-@example(plan=Plan(Constant(), Fixed(3, last="carry"), 4, 4), most=2)  # the second window runs into the next pass
+@example(plan=Plan(Constant(), Fixed(3, last="carry"), 4, 4), most=2)  # the second window continues into the next pass
 def test_max_updates_per_epoch_ends_each_epoch_early_and_goes_on_at_a_whole_one(plan: Plan, most: int) -> None:
     limited = replace(plan, max_updates_per_epoch=most)
     by_epoch = list(passes(limited))
@@ -333,13 +333,13 @@ SMITH = MultiStep(128, [60, 120, 160], 5, max_size=5120)
     ],
 )
 def test_updates_of_smith_et_al_2017(strategy: BatchStrategy, kept: int, dropped: int) -> None:
-    """1711.00489, section 5.1: CIFAR-10, 200 epochs; the last batch of a pass kept or dropped."""
+    """1711.00489, section 5.1: CIFAR-10, 200 epochs, with the last batch of each pass kept or dropped."""
     for last, total in (("partial", kept), ("spread", kept), ("drop", dropped)):
         assert Plan(Constant(), replace(strategy, last=last), 50_000, 200).total_updates() == total
 
 
 def work_per_update(plan: Plan) -> float:
-    """Calls of Python functions, and of those that are written in C, for each update of an enumeration."""
+    """Calls of functions, in Python and in C, per update of an enumeration."""
     calls = 0
 
     def count(frame: object, event: str, argument: object) -> None:
@@ -356,16 +356,16 @@ def work_per_update(plan: Plan) -> float:
 
 
 def test_a_long_plan_is_enumerated_quickly() -> None:
-    """It is enumerated before every training, and by plan.py at every look.
+    """A plan is enumerated before every training, and each time plan.py runs.
 
-    The work is counted, not timed, so that neither the processor nor its other tasks matter: clock, schedule, warm-up, strategy and
-    update take about thirty calls, some microseconds, whether the plan is short or long.
+    The work is counted and not timed, so that neither the processor nor its other tasks matter. Clock, schedule, warm-up, strategy and
+    update take about thirty calls, which are some microseconds, whether the plan is short or long.
     """
     plan = Plan(schedules.Warmup(5, 0.1).before(schedules.Cosine(), 200), Fixed(128), 50_000, 200, 2, 32)
     assert plan.total_updates() == 78_200
     short, long = (work_per_update(replace(plan, max_updates=most)) for most in (1000, 10_000))
     assert long <= 60
-    assert long == pytest.approx(short, rel=0.02)  # what is done once, before the first update, is shared out among fewer
+    assert long == pytest.approx(short, rel=0.02)  # in a short plan the work before the first update is divided by fewer updates
 
 
 # -- refusals -----------------------------------------------------------------------------------------------------------------

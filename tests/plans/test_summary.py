@@ -1,4 +1,4 @@
-"""The summary of a plan: its phases cover it, its totals are right, and what they are compared with is said."""
+"""The summary of a plan: its phases cover it, its totals are right, and the line says what they are compared with."""
 
 from __future__ import annotations
 

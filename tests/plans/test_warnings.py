@@ -1,4 +1,4 @@
-"""The warnings about a plan: each comes where it belongs and nowhere else."""
+"""The warnings about a plan: each appears where it should and nowhere else."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_epoch_at_which_the_batch_meets_its_cap_is_named(strategy: Dual, nam
 
 
 def test_a_cap_that_micro_batches_do_not_divide_is_met_below_it() -> None:
-    """N/10 = 129 and micro-batches of 16: B stays at 128."""
+    """With N/10 = 129 and micro-batches of 16, B is at most 128."""
     plan = plan_of(schedules.Cosine(), Dual(32, rule="sgd", micro_batch_size=16))
     at = next(update.epoch for update in plan if update.planned_batch_size == 128)
     assert f"at epoch {at:.4g}" in note_of(plan, "reaches its cap")
@@ -119,7 +119,7 @@ def test_a_small_last_window() -> None:
 
 
 def test_how_much_more_noise_a_small_window_has_is_by_g() -> None:
-    """N = 110, B = 100: the window of 10 has (11 - 1)/(1.1 - 1) = 100 times the noise, not 10."""
+    """N = 110, B = 100: a window of 10 has (11 - 1)/(1.1 - 1) = 100 times the noise, not 10 times."""
     found = note_of(plan_of(schedules.Constant(), Fixed(100), num_examples=110), "the window that ends")
     assert ", 100x the noise" in found
 

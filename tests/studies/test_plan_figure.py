@@ -1,4 +1,4 @@
-"""The figure of a plan: any plan can be drawn, and what is drawn is where it is."""
+"""The figure of a plan: any plan can be drawn, and its curves are right."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.helpers.plans import CUT, N, plan_of
 
 
 def drawn(summary: PlanSummary, title: str, folder: Path) -> tuple[int, int]:
-    """Width and height of the figure, in pixels; warnings are errors."""
+    """Draw the figure, with warnings as errors; returns its width and height in pixels."""
     from noisescale.studies.plan_figure import draw_plan
 
     path = folder / "plan.png"
@@ -49,7 +49,7 @@ def test_any_plan_can_be_drawn(plan: Plan, tmp_path: Path) -> None:
 
 
 def test_a_cut_is_drawn_where_it_is() -> None:
-    """However long the updates behind it are."""
+    """The position of a cut is right even if the updates after it are long."""
     from noisescale.studies import plan_figure
 
     cuts = schedules.MultiStep([30, 60, 80], 0.1)
@@ -62,5 +62,5 @@ def test_a_cut_is_drawn_where_it_is() -> None:
 
 @pytest.mark.parametrize("title", ["data.root=$a_b_c$", "hydra.run.dir=$x/{y", "x=" + 50 * "long ", "", "100% \\alpha"])
 def test_a_title_is_what_was_typed(title: str, tmp_path: Path) -> None:
-    """Dollars are no formulas."""
+    """Dollar signs in a title do not start a formula."""
     assert math.prod(drawn(summarize(plan_of(schedules.Cosine(), Fixed(32), 1), 0.05), title, tmp_path)) > 250_000
