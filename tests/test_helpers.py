@@ -1,0 +1,29 @@
+"""The helpers of the tests that decide whether a test passes: they can fail."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from tests.helpers.rounding import assert_equal_to_rounding
+
+
+def test_equality_to_rounding_is_in_units_of_the_largest_entry() -> None:
+    expected = torch.tensor([1e-20, 0.0, -8.0], dtype=torch.float64)
+    unit = 8 * torch.finfo(torch.float64).eps
+    assert_equal_to_rounding(expected + torch.tensor([3 * unit, 0.0, 0.0]), expected, 3)
+    for wrong in (4 * unit, math.nan, math.inf):
+        with pytest.raises(AssertionError, match="where the largest is 8"):
+            assert_equal_to_rounding(expected + torch.tensor([wrong, 0.0, 0.0]), expected, 3)
+
+
+def test_shapes_precisions_and_whole_numbers_must_be_equal() -> None:
+    ones = torch.ones(3)
+    for wrong in (torch.ones(2), torch.ones(3, 1), ones.double()):
+        with pytest.raises(AssertionError):
+            assert_equal_to_rounding(wrong, ones, 1000)
+    with pytest.raises(AssertionError):
+        assert_equal_to_rounding(torch.tensor(4), torch.tensor(5), 1000)
+    assert_equal_to_rounding(torch.zeros(3), torch.zeros(3), 1)
