@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from noisescale.app.config import as_plain, errors_under, options, output_dir
+from noisescale.app.messages import SYNONYMS
 from noisescale.errors import ConfigError, check_count, check_number
 from noisescale.plans.checks import check_ghost_multiple, check_label_smoothing, check_optimizer_options
 from noisescale.plans.trainer_limits import check_trainer_limits
@@ -29,6 +30,7 @@ def check_config(cfg: DictConfig) -> None:
         ConfigError: the first mistake.
     """
     _check_options()
+    _check_added_keys(cfg)
     _check_run(cfg)
     _check_trainer(cfg)
     _check_model(cfg)
@@ -51,6 +53,13 @@ def _check_options() -> None:
     for group, option in options().items():
         if option.rpartition("/")[2].startswith("_"):
             raise ConfigError(group, option, "holds keys that several options share, and is not an option itself")
+
+
+def _check_added_keys(cfg: DictConfig) -> None:
+    """Refuse a key that was added (`+lr=0.1`) under the name that it has elsewhere: it would be ignored."""
+    for key in cfg:
+        if key in SYNONYMS:
+            raise ConfigError(str(key), cfg[key], "is not a key, and would be ignored", f"did you mean {SYNONYMS[str(key)]}?")
 
 
 def _check_run(cfg: DictConfig) -> None:

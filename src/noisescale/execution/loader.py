@@ -7,10 +7,10 @@ workers, of prefetching and of restarts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
@@ -18,7 +18,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from noisescale.errors import ConfigError
 from noisescale.execution.batched import BatchedDataset
-from noisescale.execution.random_generators import seed_random_generators
+from noisescale.execution.fetching import CountingCollate, SeededDataset, SeededList, length_of
 from noisescale.plans.plan import Cursor, Plan, Update
 from noisescale.seeding import derive_seed
 
@@ -100,9 +100,9 @@ class PlannedLoader:
             self._dataset: Dataset[Any] = loader.dataset
             self._collate: Callable[[Any], Any] = loader.collate_fn
             self._loader = DataLoader(
-                _Seeded(loader.dataset),
+                SeededDataset(loader.dataset),
                 batch_sampler=_IndexLists(self),
-                collate_fn=_Counting(loader.collate_fn),
+                collate_fn=CountingCollate(loader.collate_fn),
                 num_workers=loader.num_workers,
                 pin_memory=loader.pin_memory,
                 timeout=loader.timeout,
@@ -180,8 +180,9 @@ class PlannedLoader:
             for micro in self.micro_batches():
                 indices = self.indices_of(micro)
                 taken = dataset.take(indices)
-                self._hand_out(micro, _length(taken, len(indices)))
-                yield self._collate(taken)
+                batch = self._collate(taken)
+                self._hand_out(micro, length_of(taken, len(indices)))
+                yield batch
             return
         for micro, (count, batch) in zip(self.micro_batches(), loader, strict=True):
             self._hand_out(micro, count)
@@ -244,63 +245,11 @@ class _IndexLists:
     def __init__(self, loader: PlannedLoader) -> None:
         self._loader = loader
 
-    def __iter__(self) -> Iterator[_SeededList]:
+    def __iter__(self) -> Iterator[SeededList]:
         loader = self._loader
         for micro in loader.micro_batches():
             seed = derive_seed("loading", loader.seed, micro.update.start.step, micro.index, loader.rank)
-            yield _SeededList(loader.indices_of(micro).tolist(), seed)
-
-
-class _SeededList(list[int]):
-    """Indices, with the seed of the random numbers that are drawn while loading them."""
-
-    def __init__(self, indices: Sequence[int], seed: int) -> None:
-        super().__init__(indices)
-        self.seed = seed
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (list(self), self.seed)
-
-
-class _Seeded(Dataset[Any]):
-    """The user's data set, seeded for each micro-batch, so that random transforms draw the same numbers in any worker."""
-
-    def __init__(self, dataset: Dataset[Any]) -> None:
-        self.dataset = dataset
-
-    def __getitems__(self, indices: _SeededList) -> _Counted:
-        if isinstance(self.dataset, BatchedDataset):
-            batch = self.dataset.take(torch.tensor(indices))
-            return _Counted(_length(batch, len(indices)), batch)
-        seed_random_generators(indices.seed)
-        batched = getattr(self.dataset, "__getitems__", None)
-        examples = batched(list(indices)) if batched else [self.dataset[index] for index in indices]
-        if not isinstance(examples, list):
-            return _Counted(len(indices), examples)
-        return _Counted(sum(example is not None for example in examples), examples)  # None: a collate function leaves it out
-
-
-def _length(batch: Any, expected: int) -> int:
-    """How many examples a collated batch has: the length of its first tensor; `expected` if that is not found."""
-    first = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-    return len(first) if isinstance(first, torch.Tensor) and first.dim() else expected
-
-
-class _Counted(NamedTuple):
-    """What was loaded, with the number of examples in it."""
-
-    examples: int
-    batch: Any
-
-
-class _Counting:
-    """The user's collate function, which also returns how many examples it was given."""
-
-    def __init__(self, collate: Callable[[Any], Any]) -> None:
-        self.collate = collate
-
-    def __call__(self, fetched: Any) -> _Counted:
-        return _Counted(fetched.examples, self.collate(fetched.batch))
+            yield SeededList(loader.indices_of(micro).tolist(), seed)
 
 
 def _is_shuffled(loader: Any) -> bool:

@@ -107,14 +107,13 @@ class NoiseScaleMonitor(LeanCallback):
         window, self._window = self._window, []
         update = planned.current.update if planned is not None and planned.current is not None else None
         here = sum(size for size, _ in window)
-        everywhere = trainer.world_size * here if update is None else update.effective_batch_size
         lr, momentum = self._rates
         row = _Row(
             step=self._steps - 1,
             epoch=None if update is None else update.epoch,
             lr=lr,
             momentum=momentum,
-            expected=here if trainer.world_size == 1 else everywhere,
+            expected=trainer.world_size * here if update is None or trainer.world_size == 1 else update.effective_batch_size,
             micro=max(size for size, _ in window),
             accumulate=len(window),
             divisor=int(trainer.accumulate_grad_batches),
@@ -154,7 +153,7 @@ class NoiseScaleMonitor(LeanCallback):
         for row, (effective, loss) in zip(rows, _totals(trainer, rows, together), strict=True):
             seen, self._examples_seen = self._examples_seen, self._examples_seen + effective
             epoch = seen / self._n if row.epoch is None else row.epoch
-            g = sgd_noise_scale(row.lr, self._n, effective)
+            g = sgd_noise_scale(row.lr, self._n, effective) if effective else math.nan  # the data set gave nothing at all
             written.append((row.step, epoch, seen, row.lr, effective, row.micro, row.accumulate, g, loss))
             values = {
                 "train/loss": loss,
