@@ -16,6 +16,7 @@ from noisescale.app.messages import SYNONYMS
 from noisescale.errors import ConfigError, check_count, check_number
 from noisescale.plans.checks import check_ghost_multiple, check_label_smoothing, check_optimizer_options
 from noisescale.plans.trainer_limits import check_trainer_limits
+from noisescale.plans.validations import check_val_check_interval
 
 __all__ = ["check_config", "ghost_batch_size"]
 
@@ -97,6 +98,7 @@ def _check_trainer(cfg: DictConfig) -> None:
         check_trainer_limits(trainer.get("max_steps", -1), trainer.get("limit_train_batches", 1.0))
         if trainer.get("check_val_every_n_epoch") is not None:
             check_count("check_val_every_n_epoch", trainer.check_val_every_n_epoch, unit="epochs")
+        check_val_check_interval(trainer.get("val_check_interval"), trainer.get("check_val_every_n_epoch"))
         if trainer.get("gradient_clip_val") is not None:
             check_number("gradient_clip_val", trainer.gradient_clip_val, above=0, remedy="null for no clipping")
 

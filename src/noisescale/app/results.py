@@ -22,6 +22,7 @@ from rich.table import Table
 
 from noisescale import __version__
 from noisescale.app.config import as_plain, in_sweep, options, output_dir
+from noisescale.app.ending import PLANS_END
 from noisescale.app.outcome import Outcome
 from noisescale.files import write_atomically
 
@@ -45,7 +46,7 @@ def leave_results(cfg: DictConfig, outcome: Outcome, trainer: pl.Trainer, num_ex
         "examples_per_second": round(outcome.examples_per_second, 1),
         "num_examples": num_examples,
         "status": outcome.status,
-        "message": outcome.message,
+        "reason": outcome.reason,
         "seed": cfg.seed,
         **versions(),
     }
@@ -88,8 +89,10 @@ def _print_table(results: Mapping[str, Any]) -> None:
         table.add_row("run", run)
         Console(soft_wrap=True).print(table)
         print(f"{os.path.relpath(Path(sys.prefix) / 'bin' / 'tensorboard')} --logdir {run}")
-    if results["message"]:
-        print(results["message"], file=sys.stderr)
+    if results["status"] == "diverged":
+        print(results["reason"], file=sys.stderr)
+    elif results["reason"] != PLANS_END and results["status"] != "interrupted":
+        print(f"{results['status']}: {results['reason']}", file=sys.stderr)
 
 
 def versions() -> dict[str, Any]:

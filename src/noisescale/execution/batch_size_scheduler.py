@@ -15,6 +15,8 @@ from noisescale.execution.lean import LeanCallback
 from noisescale.execution.loader import MicroBatch, PlannedLoader
 from noisescale.execution.partial_gradient import load_gradient, restore_gradient, save_gradient
 from noisescale.execution.random_generators import seed_random_generators
+from noisescale.execution.stops import Stops
+from noisescale.execution.validations import check_first_epoch
 from noisescale.execution.window import Window
 from noisescale.plans.plan import Plan
 from noisescale.plans.strategies import BatchStrategy
@@ -75,6 +77,7 @@ class BatchSizeScheduler(LeanCallback):
         self.loader: PlannedLoader | None = None
         self.examples_before = 0  # this fit: examples seen by the run that it resumes
         self._installation: Installation | None = None
+        self._stops: Stops | None = None
         self._saved: dict[str, Any] = {}
         self._gradients: dict[str, torch.Tensor] | None = None
         self._inside_batch = False
@@ -119,10 +122,12 @@ class BatchSizeScheduler(LeanCallback):
 
         self._installation = Installation(trainer, make_plan, self.seed, previous=self.loader)
         self.loader = self._installation.loader
+        self._stops = Stops(trainer, self.loader)
         untyped(trainer).callbacks = [self, *(callback for callback in untyped(trainer).callbacks if callback is not self)]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         plan = self._opened.open()
+        check_first_epoch(trainer)
         if self._saved and self._saved["num_examples"] != plan.num_examples:
             had = self._saved["num_examples"]
             raise ConfigError("num_examples", plan.num_examples, f"the checkpoint was trained on {had}", "resume on the same data")
@@ -200,13 +205,31 @@ class BatchSizeScheduler(LeanCallback):
             )
         self._opened.advance()
         self._inside_batch = False
+        if micro.is_last and self._stops is not None:
+            self._stops.end_update()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._stops is not None:
+            self._stops.start_validation()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._stops is not None:
+            self._stops.end_validation()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._stops is not None:
+            self._stops.end_epoch()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if stage == "fit" and self._installation is not None:
+        if stage == "fit" and self._installation is not None and self._stops is not None:
+            self._stops.undo()
             self._installation.undo(trainer)
             self._installation = None
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if self._inside_batch and trainer.global_step > self._steps_before:  # the optimizer has stepped, so the update is done
+            self._opened.advance()
+            self._inside_batch = False
         self.teardown(trainer, pl_module, "fit")
 
     # -- state ----------------------------------------------------------------------------------------------------------------
@@ -233,6 +256,8 @@ class BatchSizeScheduler(LeanCallback):
         # After an exception inside a micro-batch its gradient may have been added in part; with several devices each has its own part.
         if self.loader is not None and self.loader.micro_batches_done and not self._inside_batch and trainer.world_size == 1:
             save_gradient(pl_module, checkpoint)
+        if self._stops is not None:
+            self._stops.settle(checkpoint)
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._gradients = load_gradient(checkpoint)
@@ -250,6 +275,8 @@ class BatchSizeScheduler(LeanCallback):
 
     def _enter(self, trainer: pl.Trainer, k: int) -> None:
         trainer.accumulate_grad_batches = Window(k, self._opened.batches_before_update)
+        if self._stops is not None:
+            self._stops.start_update()
 
 
 def _write_rate(group: dict[str, Any], lr: float) -> None:

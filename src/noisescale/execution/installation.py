@@ -8,6 +8,8 @@ import pytorch_lightning as pl
 
 from noisescale.execution.compatibility import untyped
 from noisescale.execution.loader import PlannedLoader
+from noisescale.execution.stops import reopen_epoch
+from noisescale.execution.validations import planned_interval
 from noisescale.plans.plan import Plan
 
 __all__ = ["Installation"]
@@ -17,8 +19,8 @@ class Installation:
     """The changes to a trainer that a plan needs: made on construction, reverted by `undo`.
 
     The planned loader replaces the train DataLoader, whether that comes from a datamodule, a module or `fit(train_dataloaders=...)`;
-    Lightning asks for its length in every epoch; and `limit_train_batches` no longer applies, because the plan includes it and Lightning
-    could stop in the middle of an update.
+    Lightning asks for its length in every epoch; `limit_train_batches` no longer applies, because the plan includes it and Lightning
+    could stop in the middle of an update; and `val_check_interval` counts updates and examples, not micro-batches.
 
     Args:
         trainer: the trainer, in its `setup`.
@@ -40,7 +42,9 @@ class Installation:
         original = type(self._source)(self._source.instance, self._source.name)
         self.loader = PlannedLoader(original.dataloader, make_plan, seed, trainer.global_rank, lambda: trainer.current_epoch)
         if previous is not None and trainer.global_step > 0:
-            self.loader.restore(previous.state())
+            reopen_epoch(trainer, self.loader, previous.state())
+        self._interval = getattr(trainer, "val_check_interval", None)
+        untyped(trainer).val_check_interval = planned_interval(trainer, self.loader)
         self._source.instance = self.loader
         trainer.limit_train_batches = 1.0
         untyped(trainer).reload_dataloaders_every_n_epochs = 1  # otherwise Lightning uses the length of the first epoch for all
@@ -50,5 +54,6 @@ class Installation:
         self._source.instance = self._replaced
         trainer.limit_train_batches = self._limit
         untyped(trainer).reload_dataloaders_every_n_epochs = self._reload
+        untyped(trainer).val_check_interval = self._interval
         trainer.accumulate_grad_batches = 1
         self.loader.close()

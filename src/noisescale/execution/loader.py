@@ -8,7 +8,7 @@ workers, of prefetching and of restarts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -80,10 +80,10 @@ class PlannedLoader:
         self._shuffle = True
         self.current: MicroBatch | None = None
         self.handed_out = 0
-        # The position of the run: its epoch, the current or next update, how many micro-batches of it are done, and how many batches the
-        # trainer counted in this epoch before it.
+        # The position of the run: its epoch and where that starts, the current or next update, how many micro-batches of it are done,
+        # and how many batches the trainer counted in this epoch before it.
         self.epoch, self.trainer_epoch = 0, 0
-        self.cursor = Cursor()
+        self.epoch_start = self.cursor = Cursor()
         self.micro_batches_done = 0
         self.batches_before_update = 0
         self._to_come: tuple[tuple[int, Cursor], list[Update]] | None = None
@@ -117,7 +117,7 @@ class PlannedLoader:
     @property
     def plan(self) -> Plan:
         """The plan that is carried out."""
-        return self.open()
+        return self.open() if self._plan is None else self._plan
 
     @property
     def dataset(self) -> Dataset[Any]:
@@ -160,8 +160,27 @@ class PlannedLoader:
         """The updates from the position of the run to the end of the epoch."""
         place = self.epoch, self.cursor
         if self._to_come is None or self._to_come[0] != place:  # Lightning asks for the length several times in each epoch.
-            self._to_come = place, self.plan.updates_of_epoch(self.epoch, self.cursor)
+            self._to_come = place, self._whole_epochs().updates_of_epoch(self.epoch, self.cursor)
         return self._to_come[1]
+
+    def _whole_epochs(self) -> Plan:
+        """The plan without its `max_updates`: an epoch inside which the trainer stops is not a shorter epoch, see `stops`."""
+        return self.plan if self.plan.max_updates is None else replace(self.plan, max_updates=None)
+
+    def updates_of_epoch(self) -> list[Update]:
+        """All updates of the epoch of the run, including those that are done."""
+        return self._whole_epochs().updates_of_epoch(self.epoch, self.epoch_start)
+
+    @property
+    def inside_epoch(self) -> bool:
+        """Whether some micro-batches of the epoch are done and others are not."""
+        begun = self.cursor != self.epoch_start or self.micro_batches_done > 0
+        return begun and self.plan.epoch_of(self.cursor) == self.epoch
+
+    @property
+    def batches_done(self) -> int:
+        """The micro-batches of the epoch that are done, as the trainer counts them."""
+        return self.batches_before_update + self.micro_batches_done
 
     # -- what a trainer sees --------------------------------------------------------------------------------------------------
 
@@ -170,6 +189,7 @@ class PlannedLoader:
         if trainer_epoch != self.trainer_epoch:
             # An epoch-end hook could not do this: a run that is resumed at the last batch of an epoch never calls it.
             self.epoch, self.trainer_epoch, self.batches_before_update = plan.epoch_of(self.cursor), trainer_epoch, 0
+            self.epoch_start = self.cursor
         return self.batches_before_update + sum(update.accumulate_grad_batches for update in self._updates_to_come())
 
     def __iter__(self) -> Iterator[Any]:
@@ -211,6 +231,7 @@ class PlannedLoader:
         return {
             "epoch": self.epoch,
             "trainer_epoch": self.trainer_epoch,
+            "epoch_start": asdict(self.epoch_start),
             "cursor": asdict(self.cursor),
             "micro_batches_done": self.micro_batches_done,
             "batches_before_update": self.batches_before_update,
@@ -219,7 +240,7 @@ class PlannedLoader:
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from where `state` was taken."""
         self.epoch, self.trainer_epoch = state["epoch"], state["trainer_epoch"]
-        self.cursor = Cursor(**state["cursor"])
+        self.epoch_start, self.cursor = Cursor(**state["epoch_start"]), Cursor(**state["cursor"])
         self.micro_batches_done = state["micro_batches_done"]
         self.batches_before_update = state["batches_before_update"]
 
