@@ -15,7 +15,7 @@ from noisescale.execution.lean import LeanCallback
 from noisescale.execution.loader import MicroBatch, PlannedLoader
 from noisescale.execution.partial_gradient import load_gradient, restore_gradient, save_gradient
 from noisescale.execution.random_generators import seed_random_generators
-from noisescale.execution.stops import Stops
+from noisescale.execution.stops import Stops, load_metrics
 from noisescale.execution.validations import check_first_epoch
 from noisescale.execution.window import Window
 from noisescale.plans.plan import Plan
@@ -80,6 +80,7 @@ class BatchSizeScheduler(LeanCallback):
         self._stops: Stops | None = None
         self._saved: dict[str, Any] = {}
         self._gradients: dict[str, torch.Tensor] | None = None
+        self._metrics: dict[str, torch.Tensor] = {}
         self._inside_batch = False
         self._zeroed = False
         self._backwards = 0
@@ -147,8 +148,11 @@ class BatchSizeScheduler(LeanCallback):
         if self._gradients is not None:
             self._enter(trainer, self._cutting()[0])
             restore_gradient(pl_module, self._gradients)
-        self._gradients, self._saved = None, {}
+        trainer.callback_metrics.update({name: value.to(pl_module.device) for name, value in self._metrics.items()})
+        self._gradients, self._metrics, self._saved = None, {}, {}
         self.examples_before = self._opened.cursor.examples_seen
+        if not self._opened.epoch_is_over and not self._opened.inside_epoch:
+            self._opened.trainer_epoch = trainer.current_epoch  # the trainer may have trained before without this callback
 
     # -- training -------------------------------------------------------------------------------------------------------------
 
@@ -260,7 +264,7 @@ class BatchSizeScheduler(LeanCallback):
             self._stops.settle(checkpoint)
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._gradients = load_gradient(checkpoint)
+        self._gradients, self._metrics = load_gradient(checkpoint), load_metrics(checkpoint)
 
     def _cutting(self) -> tuple[int, int]:
         """(k, W) of the current or next update, which decide how its examples are cut into micro-batches."""

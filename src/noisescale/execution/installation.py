@@ -42,7 +42,7 @@ class Installation:
         original = type(self._source)(self._source.instance, self._source.name)
         self.loader = PlannedLoader(original.dataloader, make_plan, seed, trainer.global_rank, lambda: trainer.current_epoch)
         if previous is not None and trainer.global_step > 0:
-            reopen_epoch(trainer, self.loader, previous.state())
+            reopen_epoch(trainer, self.loader, previous)
         self._interval = getattr(trainer, "val_check_interval", None)
         untyped(trainer).val_check_interval = planned_interval(trainer, self.loader)
         self._source.instance = self.loader

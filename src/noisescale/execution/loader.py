@@ -172,10 +172,15 @@ class PlannedLoader:
         return self._whole_epochs().updates_of_epoch(self.epoch, self.epoch_start)
 
     @property
+    def epoch_is_over(self) -> bool:
+        """Whether all updates of the epoch are done, and no other epoch has begun."""
+        return self.cursor != self.epoch_start and self.plan.epoch_of(self.cursor) != self.epoch
+
+    @property
     def inside_epoch(self) -> bool:
         """Whether some micro-batches of the epoch are done and others are not."""
         begun = self.cursor != self.epoch_start or self.micro_batches_done > 0
-        return begun and self.plan.epoch_of(self.cursor) == self.epoch
+        return begun and not self.epoch_is_over
 
     @property
     def batches_done(self) -> int:
@@ -186,7 +191,7 @@ class PlannedLoader:
 
     def __len__(self) -> int:
         plan, trainer_epoch = self.plan, self._trainer_epoch()
-        if trainer_epoch != self.trainer_epoch:
+        if trainer_epoch != self.trainer_epoch and self.epoch_is_over:
             # An epoch-end hook could not do this: a run that is resumed at the last batch of an epoch never calls it.
             self.epoch, self.trainer_epoch, self.batches_before_update = plan.epoch_of(self.cursor), trainer_epoch, 0
             self.epoch_start = self.cursor

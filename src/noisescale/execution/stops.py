@@ -17,28 +17,29 @@ from copy import deepcopy
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.trainer.states import TrainerFn
 
 from noisescale.execution.compatibility import untyped
 from noisescale.execution.loader import PlannedLoader
 from noisescale.execution.validations import ValidationTimes
 
-__all__ = ["Stops", "reopen_epoch"]
+__all__ = ["Stops", "load_metrics", "reopen_epoch"]
 
 
 class Stops:
     """Holds the stops of one `fit` to the ends of updates, and keeps its checkpoints resumable when it stops inside an epoch.
 
     Args:
-        trainer: the trainer, in its `setup`.
+        trainer: the trainer, in its `setup`, with its planned `val_check_interval`.
         loader: the planned loader, which knows the position of the run.
     """
 
     def __init__(self, trainer: pl.Trainer, loader: PlannedLoader) -> None:
         self._trainer, self._loader = trainer, loader
-        self._min_steps = trainer.min_steps
+        self._min_steps, self._times = trainer.min_steps, untyped(trainer).val_check_interval
         self._validated_at: int | None = None  # the number of updates before the last validation that was completed
-        self._states: dict[str, Any] | None = None  # of the other callbacks, from before the stop
+        self._kept: tuple[dict[str, Any], dict[str, Any]] | None = None  # states and metrics from before the stop
         self._started = False
 
     # -- stops wait for the end of an update ----------------------------------------------------------------------------------
@@ -50,7 +51,7 @@ class Stops:
         """
         epoch_loop = self._trainer.fit_loop.epoch_loop
         epoch_loop.min_steps = max(self._min_steps or 0, self._trainer.global_step + 1)
-        self._states = None
+        self._kept = None
         if not self._started:  # Lightning's count of updates for loggers is one too high after some resumes with max_steps
             self._started, epoch_loop._batches_that_stepped = True, self._trainer.global_step
 
@@ -69,7 +70,7 @@ class Stops:
     def start_validation(self) -> None:
         """Note whether a validation is one of the run, or takes place only because the run stops here."""
         if self._fitting and self._loader.inside_epoch and not self._validation_due():
-            self._keep_states()
+            self._keep()
 
     def end_validation(self) -> None:
         """Note that the validation after this update is done."""
@@ -78,25 +79,27 @@ class Stops:
 
     def end_epoch(self) -> None:
         """Note whether the epoch that Lightning leaves is over."""
-        if self._loader.inside_epoch:
-            self._keep_states()
+        if not self._loader.epoch_is_over:
+            self._keep()
 
     @property
     def _fitting(self) -> bool:
         return self._trainer.state.fn == TrainerFn.FITTING and not untyped(self._trainer).sanity_checking
 
-    def _keep_states(self) -> None:
-        """Keep the states of the callbacks from before the stop; but those of checkpoint callbacks must say what lies on the disk."""
-        if self._states is None:
+    def _keep(self) -> None:
+        """Keep what the stop must not change; but the states of checkpoint callbacks must say what lies on the disk."""
+        if self._kept is None:
             others = [each for each in untyped(self._trainer).callbacks if not isinstance(each, pl.callbacks.Checkpoint)]
             states = {callback.state_key: callback.state_dict() for callback in others}
-            self._states = {key: deepcopy(state) for key, state in states.items() if state}
+            self._kept = {key: deepcopy(state) for key, state in states.items() if state}, self._metrics()
+
+    def _metrics(self) -> dict[str, Any]:
+        return {name: value.detach().clone() for name, value in self._trainer.callback_metrics.items()}
 
     def _validation_due(self) -> bool:
         """Whether the run is validated where it is, between two updates or at the end of its epoch."""
-        times = untyped(self._trainer).val_check_interval
-        if isinstance(times, ValidationTimes):
-            return times.due()
+        if isinstance(self._times, ValidationTimes):
+            return self._times.due()
         return not self._loader.inside_epoch
 
     # -- checkpoints ----------------------------------------------------------------------------------------------------------
@@ -111,14 +114,13 @@ class Stops:
         loader, loops = self._loader, checkpoint["loops"]["fit_loop"]
         epochs, batches, validation = (loops[key] for key in ("epoch_progress", _BATCHES, _VALIDATION))
         epoch = epochs["current"]
-        left = epoch["processed"] == epoch["started"]
-        if inside := loader.inside_epoch or (loader.batches_done > 0 and not left):
+        left = epoch["processed"] == epoch["started"] == epoch["ready"]  # Lightning has left the last epoch that it started
+        inside = loader.inside_epoch or (loader.epoch_is_over and not left)
+        if inside:
             _count(epoch, epoch["started"], open=1)
-            _count(batches["current"], loader.batches_done)
-        else:
-            if epoch["ready"] == epoch["started"] == epoch["processed"]:
-                _count(epoch, epoch["processed"])
-            _count(batches["current"], 0)
+        elif left:
+            _count(epoch, epoch["started"] if loader.epoch_is_over else loader.trainer_epoch)
+        _count(batches["current"], loader.batches_done if inside else 0)
         epochs["total"] = dict(epoch)
         _count(batches["total"], batches["total"]["processed"])
         batches["is_last_batch"] = inside and not loader.inside_epoch
@@ -130,8 +132,9 @@ class Stops:
         # Lightning counts an update for its loggers after the validation that follows it, and a resumed run passes there.
         loops[_EPOCH]["_batches_that_stepped"] = checkpoint["global_step"] - due
         checkpoint["epoch"] = epoch["completed"]
-        if inside and self._states is not None:
-            checkpoint["callbacks"].update(self._states)
+        states, metrics = self._kept if self._kept is not None else ({}, self._metrics())
+        checkpoint["callbacks"].update(states)
+        checkpoint[_METRICS] = metrics
 
     def _is_validated(self, epoch: int) -> bool:
         """Whether the trainer validates in this epoch at all."""
@@ -140,6 +143,7 @@ class Stops:
         return bool(trainer.enable_validation) and (every is None or (epoch + 1) % every == 0)
 
 
+_METRICS = "callback_metrics"
 _EPOCH = "epoch_loop.state_dict"
 _BATCHES = "epoch_loop.batch_progress"
 _VALIDATION = "epoch_loop.val_loop.batch_progress"
@@ -150,9 +154,16 @@ def _count(progress: dict[str, int], started: int, open: int = 0) -> None:
     progress.update(ready=started, started=started, processed=started - open, completed=started - open)
 
 
-def reopen_epoch(trainer: pl.Trainer, loader: PlannedLoader, state: Mapping[str, Any]) -> None:
-    """Continue from the position `state` in a `fit` without a checkpoint; Lightning then counts the rest of the epoch as a new one."""
-    loader.restore({**state, "batches_before_update": 0, "micro_batches_done": 0})
+def load_metrics(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The metrics that callbacks saw last, such as `val/loss`; Lightning does not save them."""
+    metrics: dict[str, torch.Tensor] = checkpoint.get(_METRICS, {})
+    return metrics
+
+
+def reopen_epoch(trainer: pl.Trainer, loader: PlannedLoader, previous: PlannedLoader) -> None:
+    """Continue where `previous` is in a `fit` without a checkpoint; Lightning then counts the micro-batches of an open epoch anew."""
+    loader.restore({**previous.state(), "batches_before_update": 0, "micro_batches_done": 0})
     epoch = trainer.fit_loop.epoch_progress.current
-    if loader.inside_epoch and trainer.current_epoch > loader.trainer_epoch:
-        _count(vars(epoch), loader.trainer_epoch)
+    if not previous.epoch_is_over and vars(epoch)["processed"] == vars(epoch)["started"] > 0:
+        _count(vars(epoch), vars(epoch)["started"] - 1)
+    loader.trainer_epoch = trainer.current_epoch

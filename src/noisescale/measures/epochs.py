@@ -38,7 +38,7 @@ class EpochRecorder(LeanCallback):
         self._since: float | None = None  # when the clock was started; None while it stands still
         self._seconds = 0.0  # of the epoch, up to then
         self._examples_before = 0
-        self._validation: dict[str, float] | None = None  # the metrics of the last validation in this epoch
+        self._validated = False  # in this epoch
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.global_step == 0 and trainer.is_global_zero:
@@ -48,19 +48,18 @@ class EpochRecorder(LeanCallback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._close(trainer)
-        self._seconds, self._since, self._validation = 0.0, time.perf_counter(), None
+        self._seconds, self._since, self._validated = 0.0, time.perf_counter(), False
         self._examples_before = _examples_seen(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._pause()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._validation = {name: value for name, value in _metrics(trainer).items() if _is_of_validation(name)}
-        self._since = time.perf_counter()
+        self._since, self._validated = time.perf_counter(), True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         loader = trainer.train_dataloader
-        if isinstance(loader, PlannedLoader) and loader.inside_epoch:
+        if isinstance(loader, PlannedLoader) and not loader.epoch_is_over:
             return
         seconds, examples = self._elapsed(), _examples_seen(trainer)
         self._open = {
@@ -81,11 +80,11 @@ class EpochRecorder(LeanCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """What the row of an unfinished epoch needs."""
-        return {"seconds": self._elapsed(), "examples_before": self._examples_before, "validation": self._validation}
+        return {"seconds": self._elapsed(), "examples_before": self._examples_before, "validated": self._validated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._seconds, self._since = state_dict["seconds"], None
-        self._examples_before, self._validation = state_dict["examples_before"], state_dict["validation"]
+        self._examples_before, self._validated = state_dict["examples_before"], state_dict["validated"]
 
     def _elapsed(self) -> float:
         """Seconds of training in this epoch."""
@@ -100,22 +99,14 @@ class EpochRecorder(LeanCallback):
         row, self._open = self._open, None
         if row is None or not trainer.is_global_zero:
             return
-        # Lightning still has the validation metrics of an earlier epoch, and a resumed run has none of those before it was resumed.
-        training = {name: value for name, value in _metrics(trainer).items() if not _is_of_validation(name)}
-        metrics = dict(sorted({**training, **(self._validation or {})}.items()))
+        metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+        if not self._validated:  # then Lightning still has the validation metrics of an earlier epoch
+            metrics = {name: value for name, value in metrics.items() if not name.startswith("val/")}
         self._rows.append({**row, **metrics})
         names = dict.fromkeys(name for each in self._rows for name in each)
         write_rows(self.path, list(names), self._rows, durable=False)
         metrics.pop("train/loss", None)  # that tag is used for the loss of each update
         log_by_examples(trainer, metrics, row["examples_seen"], time.time())
-
-
-def _metrics(trainer: pl.Trainer) -> dict[str, float]:
-    return {name: float(value) for name, value in trainer.callback_metrics.items()}
-
-
-def _is_of_validation(name: str) -> bool:
-    return name.startswith("val/")
 
 
 def _examples_seen(trainer: pl.Trainer) -> int:
