@@ -15,7 +15,7 @@ from noisescale.app.config import as_plain, errors_under, options, output_dir
 from noisescale.app.messages import SYNONYMS
 from noisescale.errors import ConfigError, check_count, check_number
 from noisescale.plans.checks import check_ghost_multiple, check_label_smoothing, check_optimizer_options
-from noisescale.plans.trainer_limits import check_trainer_limits
+from noisescale.plans.trainer_limits import check_max_time, check_trainer_limits
 from noisescale.plans.validations import check_val_check_interval
 
 __all__ = ["check_config", "ghost_batch_size"]
@@ -96,6 +96,7 @@ def _check_trainer(cfg: DictConfig) -> None:
         raise ConfigError("trainer.max_epochs", trainer.max_epochs, problem, "set epochs")
     with errors_under("trainer"):
         check_trainer_limits(trainer.get("max_steps", -1), trainer.get("limit_train_batches", 1.0))
+        check_max_time(trainer.get("max_time"))
         if trainer.get("check_val_every_n_epoch") is not None:
             check_count("check_val_every_n_epoch", trainer.check_val_every_n_epoch, unit="epochs")
         check_val_check_interval(trainer.get("val_check_interval"), trainer.get("check_val_every_n_epoch"))

@@ -45,8 +45,8 @@ def nothing_left(cfg: DictConfig, trainer: pl.Trainer, batches: BatchSizeSchedul
     if reason == PLANS_END:
         return ConfigError("ckpt_path", cfg.ckpt_path, f"is already at the end, epoch {trainer.current_epoch}", "raise epochs to go on")
     limit = reason.partition("=")[0]
-    problem = f"is already at update {trainer.global_step}, where {reason} stops"
-    return ConfigError("ckpt_path", cfg.ckpt_path, problem, f"raise {limit} to go on" if "=" in reason else "")
+    problem = f"is at update {trainer.global_step}, and {reason} allows no more"
+    return ConfigError("ckpt_path", cfg.ckpt_path, problem, f"raise {limit} to go on")
 
 
 def _callbacks(trainer: pl.Trainer) -> list[Any]:

@@ -148,11 +148,11 @@ class BatchSizeScheduler(LeanCallback):
         if self._gradients is not None:
             self._enter(trainer, self._cutting()[0])
             restore_gradient(pl_module, self._gradients)
-        trainer.callback_metrics.update({name: value.to(pl_module.device) for name, value in self._metrics.items()})
+        for name, value in self._metrics.items():
+            trainer.callback_metrics[name] = value.to(pl_module.device)
         self._gradients, self._metrics, self._saved = None, {}, {}
         self.examples_before = self._opened.cursor.examples_seen
-        if not self._opened.epoch_is_over and not self._opened.inside_epoch:
-            self._opened.trainer_epoch = trainer.current_epoch  # the trainer may have trained before without this callback
+        self._opened.begin()
 
     # -- training -------------------------------------------------------------------------------------------------------------
 
@@ -223,6 +223,9 @@ class BatchSizeScheduler(LeanCallback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._stops is not None:
             self._stops.end_epoch()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._opened.close()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit" and self._installation is not None and self._stops is not None:

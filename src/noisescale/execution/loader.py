@@ -191,7 +191,8 @@ class PlannedLoader:
 
     def __len__(self) -> int:
         plan, trainer_epoch = self.plan, self._trainer_epoch()
-        if trainer_epoch != self.trainer_epoch and self.epoch_is_over:
+        closed = self._loader is None  # Lightning asks for the length once more when training has ended
+        if trainer_epoch != self.trainer_epoch and self.epoch_is_over and not closed:
             # An epoch-end hook could not do this: a run that is resumed at the last batch of an epoch never calls it.
             self.epoch, self.trainer_epoch, self.batches_before_update = plan.epoch_of(self.cursor), trainer_epoch, 0
             self.epoch_start = self.cursor
@@ -215,6 +216,11 @@ class PlannedLoader:
 
     def _hand_out(self, micro: MicroBatch, count: int) -> None:
         self.current, self.handed_out = micro, count if micro.size else 0
+
+    def begin(self) -> None:
+        """Take over the trainer's current epoch, unless the run is somewhere in one: the trainer may have trained without this loader."""
+        if not self.epoch_is_over and not self.inside_epoch:
+            self.trainer_epoch = self._trainer_epoch()
 
     def advance(self) -> None:
         """Move on after the current micro-batch, which is done."""

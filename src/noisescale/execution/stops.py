@@ -69,7 +69,7 @@ class Stops:
 
     def start_validation(self) -> None:
         """Note whether a validation is one of the run, or takes place only because the run stops here."""
-        if self._fitting and self._loader.inside_epoch and not self._validation_due():
+        if self._fitting and not self._validation_due():
             self._keep()
 
     def end_validation(self) -> None:
@@ -109,13 +109,14 @@ class Stops:
 
         Inside an epoch, and at its end before its last hooks were called, the epoch is started and not processed, and its micro-batches
         that are done are completed. A validation that is due and was not completed is marked as begun, so that a resumed run repeats it;
-        one that was completed is not repeated. Between two epochs, no micro-batch of the next one is done.
+        one that was completed is not repeated. Between two epochs, no micro-batch of the next one is done. If a stop has added a validation
+        at the very end of an epoch, the resumed run calls the last hooks of the epoch again, without that validation.
         """
         loader, loops = self._loader, checkpoint["loops"]["fit_loop"]
         epochs, batches, validation = (loops[key] for key in ("epoch_progress", _BATCHES, _VALIDATION))
         epoch = epochs["current"]
         left = epoch["processed"] == epoch["started"] == epoch["ready"]  # Lightning has left the last epoch that it started
-        inside = loader.inside_epoch or (loader.epoch_is_over and not left)
+        inside = loader.inside_epoch or (loader.epoch_is_over and (not left or self._kept is not None))
         if inside:
             _count(epoch, epoch["started"], open=1)
         elif left:
@@ -163,7 +164,4 @@ def load_metrics(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 def reopen_epoch(trainer: pl.Trainer, loader: PlannedLoader, previous: PlannedLoader) -> None:
     """Continue where `previous` is in a `fit` without a checkpoint; Lightning then counts the micro-batches of an open epoch anew."""
     loader.restore({**previous.state(), "batches_before_update": 0, "micro_batches_done": 0})
-    epoch = trainer.fit_loop.epoch_progress.current
-    if not previous.epoch_is_over and vars(epoch)["processed"] == vars(epoch)["started"] > 0:
-        _count(vars(epoch), vars(epoch)["started"] - 1)
-    loader.trainer_epoch = trainer.current_epoch
+    _count(vars(trainer.fit_loop.epoch_progress.current), previous.trainer_epoch + previous.epoch_is_over)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from noisescale.errors import check_count
+from noisescale.errors import ConfigError, check_count
 from noisescale.plans.duality import resolve_rule
 from noisescale.plans.plan import Plan
 from noisescale.plans.strategies import BatchStrategy
 from noisescale.schedules import Schedule
 
-__all__ = ["check_trainer_limits", "plan_for_trainer"]
+__all__ = ["check_max_time", "check_trainer_limits", "plan_for_trainer"]
 
 
 def check_trainer_limits(max_steps: Any, limit_train_batches: Any) -> None:
@@ -24,6 +25,12 @@ def check_trainer_limits(max_steps: Any, limit_train_batches: Any) -> None:
         check_count("max_steps", max_steps, unit="updates", remedy="-1 for no limit")
     if limit_train_batches != 1.0 or isinstance(limit_train_batches, bool):
         check_count("limit_train_batches", limit_train_batches, unit="updates of each epoch", remedy="1.0 for the whole epoch")
+
+
+def check_max_time(max_time: Any) -> None:
+    """Raise `ConfigError` unless `max_time` is None (no limit) or a length of time above 0, as DD:HH:MM:SS."""
+    if max_time is not None and (not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", str(max_time)) or not str(max_time).strip("0:")):
+        raise ConfigError("max_time", max_time, "must be DD:HH:MM:SS, above 0", "for example 00:01:30:00; null for no limit")
 
 
 def plan_for_trainer(
