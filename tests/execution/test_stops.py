@@ -200,6 +200,7 @@ CAUSES: dict[str, tuple[Job, list[Callable[[], pl.Callback]], dict[str, Any]]] =
     "early stopping inside an epoch": (Job(interval=2), [lambda: StopBelow(0.43)], {}),
     "a callback inside an update": (Job("carry", 0.3), [lambda: At("on_before_backward", 40, stop)], {}),
     "a callback before the epoch": (Job("drop"), [lambda: At("on_train_epoch_start", 2, stop)], {}),
+    "a callback in the last update of an epoch": (Job("spread", 5), [lambda: At("on_train_batch_start", 33, stop)], {}),
     "a callback and limit_train_batches": (Job(updates=4, interval=3), [lambda: At("on_train_batch_start", 17, stop)], {}),
 }
 
@@ -208,7 +209,7 @@ CAUSES: dict[str, tuple[Job, list[Callable[[], pl.Callback]], dict[str, Any]]] =
     ("cause", "saved"),
     [
         *(("max_steps", saved) for saved in ("epoch", "train end", "afterwards")),
-        *zip(list(CAUSES)[1:], ("epoch", "train end", "afterwards") * 2, strict=True),
+        *zip(list(CAUSES)[1:], ("epoch", "train end", "afterwards", "epoch", "train end", "afterwards", "train end"), strict=True),
     ],
 )
 def test_a_run_that_was_stopped_and_resumed_is_the_whole_run(cause: str, saved: str, tmp_path: Path) -> None:

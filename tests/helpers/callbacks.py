@@ -50,3 +50,15 @@ class RaisesValueError(pl.Callback):
 
     def on_train_batch_start(self, *arguments: Any) -> None:
         raise ValueError("a bug of the user's")
+
+
+class StopsAfter(pl.Callback):
+    """Asks the trainer to stop after so many micro-batches."""
+
+    def __init__(self, micro_batches: int) -> None:
+        self.left = micro_batches
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.left -= 1
+        if self.left == 0:
+            trainer.should_stop = True

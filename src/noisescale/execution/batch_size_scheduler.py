@@ -16,7 +16,7 @@ from noisescale.execution.loader import MicroBatch, PlannedLoader
 from noisescale.execution.partial_gradient import load_gradient, restore_gradient, save_gradient
 from noisescale.execution.random_generators import seed_random_generators
 from noisescale.execution.stops import Stops, load_metrics
-from noisescale.execution.validations import check_first_epoch
+from noisescale.execution.validations import check_interval
 from noisescale.execution.window import Window
 from noisescale.plans.plan import Plan
 from noisescale.plans.strategies import BatchStrategy
@@ -128,7 +128,7 @@ class BatchSizeScheduler(LeanCallback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         plan = self._opened.open()
-        check_first_epoch(trainer)
+        check_interval(trainer, self._opened)
         if self._saved and self._saved["num_examples"] != plan.num_examples:
             had = self._saved["num_examples"]
             raise ConfigError("num_examples", plan.num_examples, f"the checkpoint was trained on {had}", "resume on the same data")

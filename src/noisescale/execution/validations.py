@@ -6,13 +6,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from noisescale.errors import ConfigError
 from noisescale.execution.compatibility import untyped
 from noisescale.execution.loader import PlannedLoader
 from noisescale.plans.plan import Cursor
-from noisescale.plans.validations import check_val_check_interval, validated_updates
+from noisescale.plans.validations import check_first_epoch, check_val_check_interval, validated_updates
 
-__all__ = ["ValidationTimes", "check_first_epoch", "planned_interval"]
+__all__ = ["ValidationTimes", "check_interval", "planned_interval"]
 
 
 class ValidationTimes(int):
@@ -31,24 +30,14 @@ class ValidationTimes(int):
 
     def __new__(cls, interval: float, over_epochs: bool, loader: PlannedLoader) -> ValidationTimes:
         times = super().__new__(cls, 0)
-        times._interval, times._over_epochs, times._loader = interval, over_epochs, loader
+        times.interval, times._over_epochs, times._loader = interval, over_epochs, loader
         times._epoch = None
         return times
 
-    _interval: float
+    interval: float
     _over_epochs: bool
     _loader: PlannedLoader
     _epoch: tuple[Cursor, frozenset[int]] | None  # where the epoch starts, and the updates after which it is validated
-
-    def check_first_epoch(self) -> None:
-        """Raise `ConfigError` if the first epoch has fewer updates than the interval."""
-        if self._over_epochs or not isinstance(self._interval, int) or self._loader.cursor.step > 0:
-            return
-        updates = len(self._loader.updates_of_epoch())
-        if self._interval > updates:
-            problem = f"the first epoch has {updates} update{'s' if updates > 1 else ''}"
-            remedy = f"give at most {updates}, or check_val_every_n_epoch=null to count over all epochs"
-            raise ConfigError("val_check_interval", self._interval, problem, remedy)
 
     def due(self) -> bool:
         """Whether the run is validated where it is, between two updates."""
@@ -56,21 +45,21 @@ class ValidationTimes(int):
         if loader.micro_batches_done:
             return False
         if self._over_epochs:
-            return loader.cursor.step % int(self._interval) == 0
+            return loader.cursor.step % int(self.interval) == 0
         start = loader.epoch_start
         if self._epoch is None or self._epoch[0] != start:
             sizes = [update.effective_batch_size for update in loader.updates_of_epoch()]
-            self._epoch = start, validated_updates(sizes, self._interval)
+            self._epoch = start, validated_updates(sizes, self.interval)
         return loader.cursor.step - start.step in self._epoch[1]
 
     def __rmod__(self, other: int) -> int:
         return 0 if self.due() else 1
 
     def __repr__(self) -> str:
-        return f"ValidationTimes({self._interval!r})"
+        return f"ValidationTimes({self.interval!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._interval, self._over_epochs, self._loader)
+        return type(self), (self.interval, self._over_epochs, self._loader)
 
 
 def planned_interval(trainer: pl.Trainer, loader: PlannedLoader) -> float:
@@ -86,8 +75,8 @@ def planned_interval(trainer: pl.Trainer, loader: PlannedLoader) -> float:
     return interval if interval == 1.0 and isinstance(interval, float) else ValidationTimes(interval, every is None, loader)
 
 
-def check_first_epoch(trainer: pl.Trainer) -> None:
-    """Raise `ConfigError` if the first epoch is shorter than `val_check_interval`, which Lightning refuses, too; later ones may be."""
+def check_interval(trainer: pl.Trainer, loader: PlannedLoader) -> None:
+    """Raise `ConfigError` if the first epoch of the run is shorter than its planned `val_check_interval`."""
     times = untyped(trainer).val_check_interval
-    if isinstance(times, ValidationTimes) and untyped(trainer).enable_validation:
-        times.check_first_epoch()
+    if isinstance(times, ValidationTimes) and untyped(trainer).enable_validation and loader.cursor.step == 0:
+        check_first_epoch(times.interval, trainer.check_val_every_n_epoch, len(loader.updates_of_epoch()))

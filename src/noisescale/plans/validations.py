@@ -9,7 +9,7 @@ from typing import Any
 from noisescale.errors import ConfigError, check_count, check_number
 from noisescale.schedules.schedule import completed
 
-__all__ = ["check_val_check_interval", "validated_updates"]
+__all__ = ["check_first_epoch", "check_val_check_interval", "validated_updates"]
 
 REMEDY = "give a whole number of updates, or a fraction of the epoch's examples such as 0.25"
 
@@ -32,6 +32,17 @@ def check_val_check_interval(interval: Any, check_val_every_n_epoch: Any) -> Non
     if check_val_every_n_epoch is None and not isinstance(interval, int):
         problem = "is not counted over the epochs, as check_val_every_n_epoch=null asks"
         raise ConfigError(key, "null" if interval is None else interval, problem, "give a whole number of updates")
+
+
+def check_first_epoch(interval: Any, check_val_every_n_epoch: Any, updates: int) -> None:
+    """Raise `ConfigError` if `interval` is a number of updates that the first epoch, which has `updates` of them, does not reach.
+
+    Lightning refuses that, too. Later epochs may be shorter, because a batch may grow.
+    """
+    if check_val_every_n_epoch is not None and isinstance(interval, int) and interval > updates:
+        problem = f"the first epoch has {updates} update{'s' if updates > 1 else ''}"
+        remedy = f"give at most {updates}, or check_val_every_n_epoch=null to count over all epochs"
+        raise ConfigError("val_check_interval", interval, problem, remedy)
 
 
 def validated_updates(sizes: Sequence[int], interval: float) -> frozenset[int]:
