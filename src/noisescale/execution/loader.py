@@ -191,8 +191,8 @@ class PlannedLoader:
 
     def __len__(self) -> int:
         plan, trainer_epoch = self.plan, self._trainer_epoch()
-        closed = self._loader is None  # Lightning asks for the length once more when training has ended
-        if trainer_epoch != self.trainer_epoch and self.epoch_is_over and not closed:
+        ended = self._loader is None or plan.finished(self.cursor)  # Lightning asks for the length even then
+        if trainer_epoch != self.trainer_epoch and self.epoch_is_over and not ended:
             # An epoch-end hook could not do this: a run that is resumed at the last batch of an epoch never calls it.
             self.epoch, self.trainer_epoch, self.batches_before_update = plan.epoch_of(self.cursor), trainer_epoch, 0
             self.epoch_start = self.cursor
