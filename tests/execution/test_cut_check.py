@@ -90,7 +90,18 @@ def test_a_mean_over_examples_is_not_warned_about() -> None:
         fit(Plain(network(dtype)), scheduler(), max_epochs=1)
 
 
-def test_nothing_is_checked_if_there_is_a_weight_or_no_cut_or_if_it_is_turned_off() -> None:
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_a_weight_that_is_the_denominator_is_not_warned_about(problem: str) -> None:
+    fit(NextToken(problem, torch.float64), scheduler(weight=PROBLEMS[problem][1]), max_epochs=1)
+
+
+def test_a_weight_that_is_not_the_denominator_is_said() -> None:
+    """It counts the padding too."""
+    with pytest.warns(UserWarning, match=r"weight is not the denominator .*gives the first 3 of 10 .* but they count 0\.167"):
+        fit(NextToken("token mean", torch.float64), scheduler(weight=lambda batch: batch[1].numel()), max_epochs=1)
+
+
+def test_nothing_is_checked_if_nothing_is_cut_or_if_it_is_turned_off() -> None:
     steps: list[int] = []
 
     class Counts(NextToken):
@@ -99,7 +110,6 @@ def test_nothing_is_checked_if_there_is_a_weight_or_no_cut_or_if_it_is_turned_of
             return super().training_step(batch, batch_idx)
 
     for options in (
-        {"weight": PROBLEMS["token mean"][1]},
         {"max_micro_batch_size": None},
         {"max_micro_batch_size": 30},
         {"check_cuts": False},

@@ -56,7 +56,7 @@ class BatchSizeScheduler(LeanCallback):
             weights. The gradient of an update is then sum(w_j grad_j) / sum(w_j), see `MicroBatchWeights`; B stays in examples. None: the
             loss is a mean over examples.
         check_cuts: whether to check before training, on a copy of the module, that the gradient of a batch does not depend on how the
-            batch is cut; only if the plan accumulates and there is no `weight`. Training is bitwise the same with it and without it.
+            batch is cut; only if the plan accumulates. Training is bitwise the same with it and without it.
 
     Raises:
         ConfigError: something cannot be combined with a plan: manual optimization, DeepSpeed, stochastic weight averaging with batch norm,
@@ -163,8 +163,8 @@ class BatchSizeScheduler(LeanCallback):
             raise ConfigError("lr_scheduler", name, "the plan sets the learning rate", remedy)
         for group in trainer.optimizers[0].param_groups:
             group.setdefault("initial_lr", group["lr"])
-        if self.check_cuts and self._weights is None:
-            check_cuts(trainer, pl_module, self._opened)
+        if self.check_cuts:
+            check_cuts(trainer, pl_module, self._opened, None if self._weights is None else self._weights.of)
         if self._gradients is not None:
             self._enter(trainer, self._cutting()[0])
             restore_gradient(pl_module, self._gradients)

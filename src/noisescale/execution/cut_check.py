@@ -84,7 +84,9 @@ class Cuts:
         return along / length if length else math.nan
 
 
-def check_cuts(trainer: pl.Trainer, module: pl.LightningModule, loader: PlannedLoader) -> None:
+def check_cuts(
+    trainer: pl.Trainer, module: pl.LightningModule, loader: PlannedLoader, weight: Callable[[Any], float] | None = None
+) -> None:
     """Warn if an accumulated gradient would not be that of one big batch: a batch is run whole and in two cuts, on a copy of the module.
 
     Nothing is checked if no update of the plan is cut. Weights, buffers, gradients and the states of the random number generators do not
@@ -94,13 +96,14 @@ def check_cuts(trainer: pl.Trainer, module: pl.LightningModule, loader: PlannedL
         trainer: the trainer, before its first update.
         module: the module, on its device.
         loader: the planned loader.
+        weight: batch -> the weight of a micro-batch; None: its number of examples.
     """
     update = _first_cut_update(loader.plan)
     if update is None:
         return
     try:
         with _unchanged(module):
-            findings = _findings(trainer, module, loader, update)
+            findings = _findings(trainer, module, loader, update, weight)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
         rank_zero_info(f"BatchSizeScheduler could not check whether the gradient depends on how a batch is cut ({reason}); see weight=")
@@ -120,11 +123,19 @@ def _first_cut_update(plan: Plan) -> Update | None:
     return next((update for update in updates if update.accumulate_grad_batches * plan.world_size > 1), None)
 
 
-def _findings(trainer: pl.Trainer, module: pl.LightningModule, loader: PlannedLoader, update: Update) -> list[str]:
+def _findings(
+    trainer: pl.Trainer, module: pl.LightningModule, loader: PlannedLoader, update: Update, weight: Callable[[Any], float] | None
+) -> list[str]:
     """What makes a cut matter, one clause each; none if all differences are within rounding."""
     if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
         raise RuntimeError(f"{type(trainer.strategy).__name__} divides the module among the devices")
     batches = _batches(trainer, module, loader, update)
+    share = None
+    if weight is not None:
+        _, first, second = (weight(batch) for _, batch in batches)
+        if first + second == 0.0:
+            raise RuntimeError("the examples that were tried have no weight")
+        share = first / (first + second)
     twin = _copy(trainer, module, loader)
     # On an accelerator convolutions of different sizes may use TensorFloat-32, which has 10 bits.
     rounding = 1e-4 if module.device.type == "cpu" else 1e-2
@@ -140,7 +151,7 @@ def _findings(trainer: pl.Trainer, module: pl.LightningModule, loader: PlannedLo
     findings = []
     dropout = [layer for layer in twin.modules() if _dropout(layer) > 0]
     if dropout:
-        found = cuts().error()
+        found = cuts().error(share)
         if differs(found):
             findings.append(
                 f"dropout draws other masks for other cuts, as in any trainer (gradient {_percent(found[0])}, in this draw): "
@@ -150,11 +161,11 @@ def _findings(trainer: pl.Trainer, module: pl.LightningModule, loader: PlannedLo
             _turn_off(layer)
     norms = [layer for layer in twin.modules() if isinstance(layer, _BatchNorm) and layer.training]
     if norms:
-        found = cuts().error()
+        found = cuts().error(share)
         for layer in norms:
             layer.training = False
         if differs(found):
-            without = cuts().error()
+            without = cuts().error(share)
             if not differs(without):
                 findings.append(
                     f"batch norm sees each micro-batch alone (gradient {_percent(found[0])}, loss {_percent(found[1])}): use ghost batch "
@@ -163,20 +174,25 @@ def _findings(trainer: pl.Trainer, module: pl.LightningModule, loader: PlannedLo
                 return findings
             findings.append("batch norm sees each micro-batch alone")
     last = cuts()
-    if differs(last.error()):
-        findings.append(_cause(last, cuts(seed=1), differs))
+    if differs(last.error(share)):
+        findings.append(_cause(last, cuts(seed=1), differs, share))
     return findings
 
 
-def _cause(cuts: Cuts, again: Cuts, differs: Callable[[tuple[float, float]], bool]) -> str:
-    """Why the loss depends on the cut, apart from dropout layers and batch norm."""
-    gradient, loss = cuts.error()
+def _cause(cuts: Cuts, again: Cuts, differs: Callable[[tuple[float, float]], bool], given: float | None) -> str:
+    """Why the loss depends on the cut, apart from dropout layers and batch norm; `given` is the share that the weight gives the first."""
+    gradient, loss = cuts.error(given)
     size = f"(gradient {_percent(gradient)}, loss {_percent(loss)})"
     if differs(Cuts(cuts.whole, again.whole, again.whole).error()):
         raise RuntimeError("training_step draws random numbers, so that no two passes agree")
     if not differs(cuts.error_of_sum()):
         return f"the loss is a sum over examples {size}: return their mean, and scale the learning rate instead"
     share = cuts.share()
+    if given is not None and 0.0 <= share <= 1.0 and not differs(cuts.error(share)):
+        return (
+            f"weight is not the denominator of the loss {size}: it gives the first {cuts.first.n} of {cuts.whole.n} examples {given:.3g} "
+            f"of the whole, but they count {share:.3g}"
+        )
     if 0.0 <= share <= 1.0 and not differs(cuts.error(share)):
         return (
             f"the loss is a mean over something other than examples {size}: the first {cuts.first.n} of {cuts.whole.n} examples count "

@@ -44,17 +44,24 @@ class MicroBatchWeights:
         self._total = 0.0  # sum of the w_j of this device in the current update
         self._said = False
 
+    def of(self, batch: Any) -> float:
+        """w of a batch.
+
+        Raises:
+            ConfigError: it is not a finite number >= 0.
+        """
+        w = float(self._weight(batch))
+        if not (math.isfinite(w) and w >= 0.0):
+            raise ConfigError("weight", w, "must be a finite number >= 0", "give the denominator of the loss of a batch")
+        return w
+
     def start_update(self) -> None:
         """Begin a new update."""
         self._reference, self._total = None, 0.0
 
     def take(self, batch: Any, size: int, effective_batch_size: int, trainer: pl.Trainer) -> float:
-        """w of a micro-batch of `size` examples, added to the sum of the update; 0 for an empty one.
-
-        Raises:
-            ConfigError: it is not a finite number >= 0.
-        """
-        w = self._number(self._weight(batch)) if size else 0.0
+        """w of a micro-batch of `size` examples, added to the sum of the update; 0 for an empty one."""
+        w = self.of(batch) if size else 0.0
         if self._reference is None:
             self._reference = self._new_reference(w, size, effective_batch_size, trainer)
         self._total += w
@@ -92,12 +99,6 @@ class MicroBatchWeights:
         """Continue from where `state` was taken."""
         self._reference, self._per_example = state["reference"], state["per_example"]
         self._total = state["total"] or 0.0
-
-    def _number(self, value: Any) -> float:
-        w = float(value)
-        if not (math.isfinite(w) and w >= 0.0):
-            raise ConfigError("weight", w, "must be a finite number >= 0", "give the denominator of the loss of a batch")
-        return w
 
     def _new_reference(self, w: float, size: int, effective_batch_size: int, trainer: pl.Trainer) -> float:
         per_example = self._per_example
