@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from noisescale.callbacks import BatchSizeScheduler
-from noisescale.execution.cut_check import Cuts, Pass
+from noisescale.execution.cuts import Cuts, Pass
 from noisescale.models import GhostBatchNorm2d
 from noisescale.plans import strategies as batching
 from tests.helpers.denominators import PROBLEMS, NextToken
