@@ -15,6 +15,7 @@ from noisescale.execution.lean import LeanCallback
 from noisescale.execution.loader import MicroBatch, PlannedLoader
 from noisescale.execution.partial_gradient import load_gradient, restore_gradient, save_gradient
 from noisescale.execution.random_generators import seed_random_generators
+from noisescale.execution.sampling import chosen_sampling
 from noisescale.execution.window import Window
 from noisescale.plans.plan import Plan
 from noisescale.plans.strategies import BatchStrategy
@@ -47,6 +48,9 @@ class BatchSizeScheduler(LeanCallback):
         max_micro_batch_size: the most examples that one device processes at once; a memory limit that does not change the result.
         micro_batch_multiple: the size of a ghost batch, in examples, if the model has ghost batch norm: micro-batches are multiples of it.
         seed: the seed of the order of the examples and of the random numbers during training.
+        sampling_weights: one number >= 0 for each example, how likely it is to be drawn; 0: never. None: as the DataLoader draws.
+        replacement: whether a pass draws with replacement, see `Sampling`; None: as torch's samplers do, True with sampling_weights,
+            otherwise as the DataLoader draws. With replacement the noise scale is g = lr N/B.
 
     Raises:
         ConfigError: something cannot be combined with a plan: manual optimization, DeepSpeed, stochastic weight averaging with batch norm,
@@ -64,6 +68,8 @@ class BatchSizeScheduler(LeanCallback):
         max_micro_batch_size: int | None = None,
         micro_batch_multiple: int = 1,
         seed: int = 0,
+        sampling_weights: Any = None,
+        replacement: bool | None = None,
     ) -> None:
         if max_micro_batch_size is not None:
             check_count("max_micro_batch_size", max_micro_batch_size, unit="examples", remedy="None for no limit")
@@ -72,6 +78,7 @@ class BatchSizeScheduler(LeanCallback):
         self.schedule = schedule if schedule is not None else Constant()
         self.max_micro_batch_size, self.micro_batch_multiple = max_micro_batch_size, micro_batch_multiple
         self.seed = seed
+        self.sampling = chosen_sampling(sampling_weights, replacement)
         self.loader: PlannedLoader | None = None
         self.examples_before = 0  # this fit: examples seen by the run that it resumes
         self._installation: Installation | None = None
@@ -117,7 +124,7 @@ class BatchSizeScheduler(LeanCallback):
                 micro_batch_multiple=self.micro_batch_multiple,
             )
 
-        self._installation = Installation(trainer, make_plan, self.seed, previous=self.loader)
+        self._installation = Installation(trainer, make_plan, self.seed, previous=self.loader, sampling=self.sampling)
         self.loader = self._installation.loader
         untyped(trainer).callbacks = [self, *(callback for callback in untyped(trainer).callbacks if callback is not self)]
 
