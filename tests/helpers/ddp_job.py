@@ -56,7 +56,9 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     strategy: Strategy | str = DDPStrategy(process_group_backend="gloo") if world > 1 else "auto"
     chosen = batching.MultiStep(size=job["size"], milestones=[0.6, 1.5], factor=3, last=job["last"])
     errors = GradientErrors(Regression(dtype))
-    batches = BatchSizeScheduler(chosen, schedules.Cosine(), max_micro_batch_size=job["limit"], seed=2)
+    batches = BatchSizeScheduler(
+        chosen, schedules.Cosine(), max_micro_batch_size=job["limit"], seed=2, sampling_weights=job.get("sampling")
+    )
     callbacks: list[pl.Callback] = [errors, batches, NoiseScaleMonitor(job["csv"]), StopOnDivergence(), counter]
     if "save" in job:
         callbacks.append(Saver(*job["save"]))
@@ -82,6 +84,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         "updates": len(errors.errors),
         "reductions": counter.count,
         "weights": weights(module).tolist(),
+        "seen": module.seen,
         "planned": batches.plan.total_updates(),
     }
 

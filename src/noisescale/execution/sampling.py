@@ -107,7 +107,7 @@ def chosen_sampling(weights: Any, replacement: bool | None) -> Sampling | None:
         return None if replacement is None else Sampling(replacement=replacement)
     key, remedy = "sampling_weights", "give one number for each example"
     try:
-        numbers = torch.as_tensor(weights).detach().to("cpu", torch.float64)
+        numbers = torch.as_tensor(weights, dtype=torch.float64).detach().cpu()
     except (TypeError, ValueError, RuntimeError):
         raise ConfigError(key, type(weights).__name__, "must be a list of numbers or a tensor", remedy) from None
     if numbers.dim() != 1:
