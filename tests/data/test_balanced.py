@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from scipy.stats import chi2
 from torch.utils.data import WeightedRandomSampler
 
 from noisescale.execution import PlannedBatches
 from noisescale.files import read_rows
 from noisescale.plans import Fixed, Plan
 from noisescale.schedules import Constant
+from tests.helpers.chi_square import p_value
 from tests.helpers.front_door import plan, run
 from tests.helpers.images import COMMON, folder, write_images
 from tests.helpers.refusals import error_of
@@ -48,11 +48,9 @@ def test_a_rare_class_is_drawn_as_often_as_a_common_one(root: Path) -> None:
             labels.update(batch[1].tolist())
             images.update(batch[2].tolist())
     assert labels.total() == 40 * N
-    half = labels.total() / 2
-    assert chi2.sf(sum((labels[label] - half) ** 2 / half for label in (0, 1)), 1) > 0.01
+    assert p_value(labels, {0: 0.5, 1: 0.5}) > 0.01
     classes = source.dataset.labels.tolist()  # type: ignore[attr-defined]
-    expected = [half / (50, 4)[label] for label in classes]
-    assert chi2.sf(sum((images[i] - each) ** 2 / each for i, each in enumerate(expected)), N - 1) > 0.01
+    assert p_value(images, {index: 0.5 / (50, 4)[label] for index, label in enumerate(classes)}) > 0.01
 
 
 def test_without_a_plan_torch_draws_and_evaluation_is_as_ever(root: Path) -> None:

@@ -24,6 +24,7 @@ from tests.helpers.trainings import fit, ignored, weights
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
 
+SCHEDULE = schedules.Cosine(T_max=3)
 GROWING = MultiStep(size=11, milestones=[0.7, 1.6], factor=2)
 PLACES = (1, 3, 29, 31, 60)
 """Numbers of micro-batches after which a run is saved."""
@@ -31,7 +32,7 @@ UNEQUAL = [1.0 + index % 5 for index in range(N)]
 
 
 def plan_of(strategy: BatchStrategy = GROWING, limit: int | None = 4, **options: Any) -> Plan:
-    return Plan(schedules.Cosine(T_max=3), strategy, N, 3, max_micro_batch_size=limit, **options)
+    return Plan(SCHEDULE, strategy, N, 3, max_micro_batch_size=limit, **options)
 
 
 def batches_of(plan: Plan, workers: int = 0, **options: Any) -> PlannedBatches:
@@ -67,7 +68,7 @@ class Loop:
         return torch.cat([p.detach().flatten() for p in self.net.parameters()])
 
     def save(self, path: Path) -> None:
-        parts = {"net": self.net, "optimizer": self.optimizer, "batches": self.batches}
+        parts: dict[str, Any] = {"net": self.net, "optimizer": self.optimizer, "batches": self.batches}
         torch.save({name: part.state_dict() for name, part in parts.items()}, path)
 
     def load(self, path: Path) -> Loop:
@@ -80,7 +81,7 @@ class Loop:
 
 def trained_by_the_callback(plan: Plan, **options: Any) -> Plain:
     module = Plain(network(dropout=options.pop("dropout", 0.3)))
-    scheduler = BatchSizeScheduler(plan.strategy, plan.schedule, max_micro_batch_size=plan.max_micro_batch_size, seed=5, **options)
+    scheduler = BatchSizeScheduler(plan.strategy, SCHEDULE, max_micro_batch_size=plan.max_micro_batch_size, seed=5, **options)
     fit(module, scheduler)
     return module
 

@@ -13,7 +13,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import chi2
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -33,6 +32,7 @@ from noisescale.execution.sampling import Sampling, chosen_sampling
 from noisescale.files import read_rows
 from noisescale.plans import Dual
 from noisescale.plans import strategies as batching
+from tests.helpers.chi_square import p_value
 from tests.helpers.refusals import error_of
 from tests.helpers.regression import N, Plain, Regression, network
 from tests.helpers.rounding import GRADIENT_ROUNDINGS
@@ -107,14 +107,6 @@ def test_the_unit_of_the_weights_and_their_type_do_not_matter() -> None:
     for replacement in (True, False):
         orders = [chosen_sampling(each, replacement).order(N, 0, 0).tolist() for each in given]  # type: ignore[union-attr]
         assert orders == [orders[0]] * len(orders)
-
-
-def p_value(observed: dict[Any, int], expected: dict[Any, float]) -> float:
-    """Of a chi-square test: how likely it is that counts are at least as far from `expected` probabilities as `observed` is."""
-    total = sum(observed.values())
-    assert {*observed} <= {*expected}
-    statistic = sum((observed.get(key, 0) - total * share) ** 2 / (total * share) for key, share in expected.items())
-    return float(chi2.sf(statistic, len(expected) - 1))
 
 
 def passes(sampling: Sampling, size: int, count: int) -> Iterator[list[int]]:
@@ -207,7 +199,7 @@ def test_the_number_of_workers_does_not_change_a_bit(workers: int) -> None:
 @pytest.mark.parametrize("replacement", [True, False])
 @pytest.mark.parametrize("at", [1, 31])
 def test_a_resumed_run_is_bit_for_bit_the_whole_one(tmp_path: Path, at: int, replacement: bool) -> None:
-    options = {"sampling_weights": UNEQUAL, "replacement": replacement}
+    options: dict[str, Any] = {"sampling_weights": UNEQUAL, "replacement": replacement}
     whole = Plain(network(dropout=0.3))
     fit(whole, sampled(**options), NoiseScaleMonitor(tmp_path / "whole.csv"))
     with pytest.raises(Stop):
