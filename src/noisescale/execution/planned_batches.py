@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 
 from noisescale.errors import ConfigError
@@ -45,7 +46,7 @@ class PlannedBatches:
         loader: DataLoader[Any],
         *,
         seed: int = 0,
-        sampling_weights: Any = None,
+        sampling_weights: Sequence[float] | torch.Tensor | None = None,
         replacement: bool | None = None,
         rank: int = 0,
     ) -> None:

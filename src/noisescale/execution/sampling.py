@@ -161,7 +161,11 @@ def sampling_of(loader: Any, chosen: Sampling | None = None) -> Sampling:
     length, n = _length(sampler), found.num_examples(size)
     if length != n:
         problem = f"draws {length} examples in an epoch, but an epoch of a plan is N = {n}, the examples that can be drawn"
-        raise ConfigError("train_dataloader", name, problem, f"{remedy}; train for {length / n:.4g} times as many epochs")
+        if length < n and not found.replacement:
+            remedy = "draw with replacement, or give torch.utils.data.Subset for a part of the data"
+        else:
+            remedy = f"let it draw {n}, and train for {length / n:.4g} times as many epochs"
+        raise ConfigError("train_dataloader", name, problem, remedy)
     return found if chosen is None or (chosen.weights is None and not chosen.replacement) else chosen
 
 
