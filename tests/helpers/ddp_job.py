@@ -62,7 +62,9 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     problem = job.get("problem")
     errors = BigBatches() if problem else GradientErrors(Regression(dtype))
     weight = PROBLEMS[problem][1] if problem else None
-    batches = BatchSizeScheduler(chosen, schedules.Cosine(), max_micro_batch_size=job["limit"], seed=2, weight=weight)
+    batches = BatchSizeScheduler(
+        chosen, schedules.Cosine(), max_micro_batch_size=job["limit"], seed=2, sampling_weights=job.get("sampling"), weight=weight
+    )
     callbacks: list[pl.Callback] = [errors, batches, NoiseScaleMonitor(job["csv"]), StopOnDivergence(), counter]
     if "save" in job:
         callbacks.append(Saver(*job["save"]))
@@ -94,6 +96,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         "targets": errors.weights if isinstance(errors, BigBatches) else [],
         "reductions": counter.count,
         "weights": weights(module).tolist(),
+        "seen": getattr(module, "seen", []),
         "planned": batches.plan.total_updates(),
     }
 

@@ -35,6 +35,7 @@ def check_config(cfg: DictConfig) -> None:
     _check_run(cfg)
     _check_trainer(cfg)
     _check_model(cfg)
+    _check_bool("data.balanced", cfg.data.get("balanced", False))
     with errors_under("optimizer"):
         check_optimizer_options({"lr": None} | as_plain(cfg.optimizer))
     _check_precision(cfg)

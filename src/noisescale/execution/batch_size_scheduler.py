@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -18,6 +18,7 @@ from noisescale.execution.lean import LeanCallback
 from noisescale.execution.loader import MicroBatch, PlannedLoader
 from noisescale.execution.partial_gradient import load_gradient, restore_gradient, save_gradient
 from noisescale.execution.random_generators import seed_random_generators
+from noisescale.execution.sampling import chosen_sampling
 from noisescale.execution.stops import Stops, load_metrics
 from noisescale.execution.validations import check_interval
 from noisescale.execution.weighting import MicroBatchWeights, without_gradient
@@ -54,6 +55,9 @@ class BatchSizeScheduler(LeanCallback):
         max_micro_batch_size: the most examples that one device processes at once; a memory limit that does not change the result.
         micro_batch_multiple: the size of a ghost batch, in examples, if the model has ghost batch norm: micro-batches are multiples of it.
         seed: the seed of the order of the examples and of the random numbers during training.
+        sampling_weights: one number >= 0 for each example, how likely it is to be drawn; 0: never. None: as the DataLoader draws.
+        replacement: whether a pass draws with replacement, see `Sampling`; None: as torch's samplers do, True with sampling_weights,
+            otherwise as the DataLoader draws. With replacement the noise scale is g = lr N/B.
         weight: batch, as `training_step` gets it -> w, the denominator of its loss: the number of target tokens, the sum of the class
             weights. The gradient of an update is then sum(w_j grad_j) / sum(w_j), see `MicroBatchWeights`; B stays in examples. None: the
             loss is a mean over examples.
@@ -76,6 +80,8 @@ class BatchSizeScheduler(LeanCallback):
         max_micro_batch_size: int | None = None,
         micro_batch_multiple: int = 1,
         seed: int = 0,
+        sampling_weights: Sequence[float] | torch.Tensor | None = None,
+        replacement: bool | None = None,
         weight: Callable[[Any], Any] | None = None,
         check_cuts: bool = True,
     ) -> None:
@@ -86,6 +92,7 @@ class BatchSizeScheduler(LeanCallback):
         self.schedule = schedule if schedule is not None else Constant()
         self.max_micro_batch_size, self.micro_batch_multiple = max_micro_batch_size, micro_batch_multiple
         self.seed = seed
+        self.sampling = chosen_sampling(sampling_weights, replacement)
         self.check_cuts = check_cuts
         self._weights = None if weight is None else MicroBatchWeights(weight)
         if weight is None:
@@ -138,7 +145,7 @@ class BatchSizeScheduler(LeanCallback):
                 micro_batch_multiple=self.micro_batch_multiple,
             )
 
-        self._installation = Installation(trainer, make_plan, self.seed, previous=self.loader)
+        self._installation = Installation(trainer, make_plan, self.seed, previous=self.loader, sampling=self.sampling)
         self.loader = self._installation.loader
         self._stops = Stops(trainer, self.loader)
         untyped(trainer).callbacks = [self, *(callback for callback in untyped(trainer).callbacks if callback is not self)]

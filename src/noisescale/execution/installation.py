@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 
 from noisescale.execution.compatibility import untyped
 from noisescale.execution.loader import PlannedLoader
+from noisescale.execution.sampling import Sampling
 from noisescale.execution.stops import reopen_epoch
 from noisescale.execution.validations import planned_interval
 from noisescale.plans.plan import Plan
@@ -25,14 +26,21 @@ class Installation:
     Args:
         trainer: the trainer, in its `setup`.
         make_plan: N -> the plan.
-        seed: the seed of the planned loader.
+        seed, sampling: as in `PlannedLoader`.
         previous: the loader of an earlier `fit` of the same trainer, which this one continues; None if there was none.
 
     Attributes:
         loader: the planned loader.
     """
 
-    def __init__(self, trainer: pl.Trainer, make_plan: Callable[[int], Plan], seed: int, previous: PlannedLoader | None) -> None:
+    def __init__(
+        self,
+        trainer: pl.Trainer,
+        make_plan: Callable[[int], Plan],
+        seed: int,
+        previous: PlannedLoader | None,
+        sampling: Sampling | None = None,
+    ) -> None:
         # `_data_source` is private to Lightning, but it is the only object that is asked for the loader, wherever that comes from. The
         # original loader is requested later, because the module's own `setup` runs after this one.
         self._source = trainer.fit_loop._data_source
@@ -40,7 +48,7 @@ class Installation:
         self._limit = trainer.limit_train_batches
         self._reload = untyped(trainer).reload_dataloaders_every_n_epochs
         original = type(self._source)(self._source.instance, self._source.name)
-        self.loader = PlannedLoader(original.dataloader, make_plan, seed, trainer.global_rank, lambda: trainer.current_epoch)
+        self.loader = PlannedLoader(original.dataloader, make_plan, seed, trainer.global_rank, lambda: trainer.current_epoch, sampling)
         if previous is not None and trainer.global_step > 0:
             reopen_epoch(trainer, self.loader, previous)
         self._interval = getattr(trainer, "val_check_interval", None)
