@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
+from noisescale.app.monitors import missing_metric
 from noisescale.callbacks import BatchSizeScheduler, TrainingDiverged
 from noisescale.data import ImageDataModule
 from noisescale.errors import ConfigError
@@ -57,7 +58,7 @@ def fit_and_test(
     except (KeyboardInterrupt, SystemExit):
         outcome.status = "interrupted"
     except Exception as error:
-        refused = _as_config_error(error, cfg, data, batches)
+        refused = _as_config_error(error, cfg, data, batches) or missing_metric(error, cfg, trainer)
         if refused is None:
             raise
         raise refused from error

@@ -186,7 +186,8 @@ class NoiseScaleMonitor(LeanCallback):
             micro, k, devices = extract_batch_size(batch), int(trainer.accumulate_grad_batches), trainer.world_size
             effective = micro * k * devices
             words = f"effective {effective} = {micro} micro x {k} accumulate x {devices} device{'s' if devices > 1 else ''}"
-        return f"{words}; N {self._n}; lr {lr:.4g}; g {sgd_noise_scale(lr, self._n, effective):.4g}"
+        g = sgd_noise_scale(lr, self._n, effective)
+        return f"{words}; N {self._n}; lr {lr:.4g}; g {g:.4g}; {_device_in_words(trainer.strategy.root_device)}"
 
 
 @dataclass(slots=True)
@@ -230,6 +231,13 @@ def _totals(trainer: pl.Trainer, rows: list[_Row], together: bool) -> list[tuple
         (int(handed_out) if counted else row.expected, total / n if n else math.nan)
         for row, (total, n, handed_out) in zip(rows, sums, strict=True)
     ]
+
+
+def _device_in_words(device: torch.device) -> str:
+    """`on the CPU`, or the name of the GPU."""
+    if device.type == "cpu":
+        return "on the CPU"
+    return f"on {torch.cuda.get_device_name(device)}" if device.type == "cuda" else f"on {device}"
 
 
 def _examples_of_a_pass(trainer: pl.Trainer) -> int:
