@@ -101,6 +101,7 @@ def _nodes(cfg: DictConfig) -> dict[str, DictConfig]:
     if "_target_" in rest:
         found["logger"] = OmegaConf.masked_copy(cfg.logger, rest)
         found["logger"]._set_parent(cfg)
+        found["logger"]._set_key("logger")
     elif rest:
         remedy = "choose logger=tensorboard, or set logger._target_"
         raise ConfigError(f"logger.{rest[0]}", cfg.logger[rest[0]], "does not belong to any logger", remedy)

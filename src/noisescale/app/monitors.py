@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from typing import Any
 
 import pytorch_lightning as pl
@@ -98,6 +97,4 @@ def _key_of(cfg: DictConfig, metric: str) -> str:
 
 def _refused(key: str, metric: str, problem: str, known: tuple[str, ...] | None, validated: bool) -> ConfigError:
     there = sorted(name for name in known or () if validated or not name.startswith("val"))
-    close = get_close_matches(metric, there, n=1)
-    remedy = f"did you mean {close[0]}? " if close else ""
-    return ConfigError(f"{key}.monitor", metric, problem, remedy + (f"there are {', '.join(there)}" if there else ""))
+    return ConfigError(f"{key}.monitor", metric, problem, f"there are {', '.join(there)}" if there else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +20,32 @@ from noisescale.plans.warnings import cap_warnings, rule_warnings
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
+    from noisescale.app.outcome import Outcome
     from noisescale.data import ImageDataModule
 
-__all__ = ["train"]
+__all__ = ["Trained", "carry_out", "train"]
 
 DIVERGED = 3
 """Exit status of a single run whose loss became nan or inf."""
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A run that was carried out: how it ended, and what was trained with what."""
+
+    outcome: Outcome
+    module: pl.LightningModule
+    data: pl.LightningDataModule
+    trainer: pl.Trainer
+
+
 def train(cfg: DictConfig, script: Path) -> int:
-    """Train, test, and write results.json; returns the exit status: 0, or 3 for a run that diverged.
+    """Carry out one run; returns the exit status: 0, or 3 for a run that diverged. See `carry_out`."""
+    return DIVERGED if carry_out(cfg, script).outcome.status == "diverged" else 0
+
+
+def carry_out(cfg: DictConfig, script: Path) -> Trained:
+    """Train, test, and write results.json.
 
     Everything that can be checked without torch is checked before torch is imported, and everything that can be checked without the data
     before the data are read.
@@ -64,8 +81,8 @@ def train(cfg: DictConfig, script: Path) -> int:
         return _fit_and_report(run, data, plan, accelerator)
 
 
-def _fit_and_report(run: Composed, data: ImageDataModule, plan: Plan, accelerator: str) -> int:
-    """Build, fit and test on each device, and write the results on the first one. Returns the exit status."""
+def _fit_and_report(run: Composed, data: ImageDataModule, plan: Plan, accelerator: str) -> Trained:
+    """Build, fit and test on each device, and write the results on the first one."""
     import torch
 
     from noisescale.app.loggers import RunLoggers
@@ -93,7 +110,7 @@ def _fit_and_report(run: Composed, data: ImageDataModule, plan: Plan, accelerato
             loggers.report(outcome.metrics, outcome.updates, succeeded=outcome.status not in ("diverged", "interrupted"))
     if outcome.status == "interrupted":
         raise KeyboardInterrupt
-    return DIVERGED if outcome.status == "diverged" else 0
+    return Trained(outcome, module, data, trainer)
 
 
 def _module(cfg: DictConfig, data: Any) -> pl.LightningModule:
