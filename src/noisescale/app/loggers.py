@@ -48,8 +48,9 @@ class RunLoggers:
     def __enter__(self) -> RunLoggers:
         try:
             for key, node in _nodes(self._cfg).items():
-                self._opened[key] = logger = _built(self._cfg, key, node)
+                logger = _built(self._cfg, key, node)
                 _open(self._cfg, key, logger)
+                self._opened[key] = logger
                 logger.log_hyperparams(dict(self._parameters))
                 logger.save()
         except BaseException:
