@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,7 +76,7 @@ def run(*words: str, conf: str | Path | None = None, **values: Any) -> Run:
         except BaseException as error:  # Hydra would print a line of its own
             ended.append(error)
 
-    with initialize_config_dir(str(folder), job_name="train", version_base="1.3"):
+    with _set_aside(), initialize_config_dir(str(folder), job_name="train", version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         try:
@@ -85,6 +87,17 @@ def run(*words: str, conf: str | Path | None = None, **values: Any) -> Run:
     if isinstance(run, BaseException):
         raise run
     return run
+
+
+@contextmanager
+def _set_aside() -> Iterator[None]:
+    """Without the Hydra that this process may have initialized already, which is there again afterwards."""
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = before
 
 
 def _carried_out(cfg: DictConfig, folder: Path) -> Run:

@@ -117,5 +117,6 @@ def quiet_lightning() -> None:
         ".*exists and is not empty.*",
         ".*smaller than the logging interval.*",
         ".*dirpath has changed.*",
+        ".*GPU available but not used.*",  # trainer=cpu says so
     ):
         warnings.filterwarnings("ignore", message=message)
