@@ -104,7 +104,7 @@ def _nodes(cfg: DictConfig) -> dict[str, DictConfig]:
         found["logger"]._set_parent(cfg)
         found["logger"]._set_key("logger")
     elif rest:
-        remedy = "choose logger=tensorboard, or set logger._target_"
+        remedy = f"write logger.{next(iter(named))}.{rest[0]}" if named else "choose logger=tensorboard, or set logger._target_"
         raise ConfigError(f"logger.{rest[0]}", cfg.logger[rest[0]], "does not belong to any logger", remedy)
     return found | {f"logger.{name}": node for name, node in named.items()}
 
