@@ -55,6 +55,37 @@ def test_a_run_stops_early_and_a_resumed_one_at_the_same_epoch(tmp_path: Path) -
     assert_equal(checkpoint_of(tmp_path / "part")["state_dict"], checkpoint_of(tmp_path / "whole")["state_dict"])
 
 
+def test_a_run_that_stopped_early_goes_on_with_more_patience(tmp_path: Path) -> None:
+    """Lightning's callback would go by the patience in the checkpoint, and stop at the next validation."""
+    assert run(*PLAIN, *STOPS, f"hydra.run.dir={tmp_path}").status == 0
+    checkpoint = f"ckpt_path={tmp_path}/checkpoints/last.ckpt"
+    assert run(*PLAIN, *STOPS, "early_stopping.patience=4", checkpoint, f"hydra.run.dir={tmp_path}").status == 0
+    assert len(read_rows(tmp_path / "epochs.csv")) == 5
+
+
+@pytest.mark.filterwarnings("ignore:.*was not created with WeightAveraging.*")
+@pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint need to be provided.*")
+@pytest.mark.parametrize(
+    ("before", "after", "line"),
+    [
+        (EMA[:2], (), "averaging=null: the checkpoint was trained with averaging=ema; resume with the same, or start anew"),
+        ((), EMA[:1], "averaging=ema: is not a key of the checkpoint, which was saved by another version or with another option; "),
+        (
+            EMA[:2],
+            EMA[:1],
+            "averaging.decay=0.99: the checkpoint was trained with averaging.decay=0.8; resume with the same, or start anew",
+        ),
+    ],
+)
+def test_a_run_is_not_resumed_with_another_averaging(before: tuple[str], after: tuple[str], line: str, tmp_path: Path) -> None:
+    """The weights of a checkpoint are the average, so without averaging the training would silently go on from that."""
+    assert run(*PLAIN, *before, f"hydra.run.dir={tmp_path}/part").status == 0
+    checkpoint = f"ckpt_path={tmp_path}/part/checkpoints/last.ckpt"
+    outcome = run(*PLAIN, *after, "epochs=2", checkpoint, f"hydra.run.dir={tmp_path}/more")
+    assert outcome.status == 2
+    assert outcome.lines[-1].startswith(f"error: {line}")
+
+
 def test_the_average_is_a_moving_one_over_updates_and_a_resumed_run_goes_on_with_it(tmp_path: Path) -> None:
     KeepsWeights.kept.clear()
     keeps = "+callbacks.keeps._target_=tests.helpers.callbacks.KeepsWeights"

@@ -9,13 +9,14 @@ from typing import Any
 import pytorch_lightning as pl
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import Checkpoint, LearningRateMonitor
+from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, LearningRateMonitor
 
 from noisescale.app.launchers.ranks import is_child
 from noisescale.errors import ConfigError
 from noisescale.execution.compatibility import untyped
+from noisescale.execution.lean import LeanCallback
 
-__all__ = ["declared_metrics", "missing_metric", "no_validation", "with_their_metrics"]
+__all__ = ["TypedPatience", "declared_metrics", "missing_metric", "no_validation", "with_their_metrics"]
 
 
 def with_their_metrics(
@@ -76,6 +77,20 @@ def missing_metric(error: Exception, cfg: DictConfig, trainer: pl.Trainer) -> Co
         if metric not in found and quoted and isinstance(error, (KeyError, RuntimeError, MisconfigurationException)):
             return _refused(_key_of(cfg, metric), metric, "there is no such metric", found, validated=True)
     return None
+
+
+class TypedPatience(LeanCallback):
+    """Early stopping has the patience that was typed: a checkpoint brings its own, and Lightning would silently go by that."""
+
+    def __init__(self) -> None:
+        self._typed: dict[EarlyStopping, int] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._typed = {callback: callback.patience for callback in untyped(trainer).callbacks if isinstance(callback, EarlyStopping)}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for callback, patience in self._typed.items():
+            callback.patience = patience
 
 
 def _monitor(callback: pl.Callback) -> str | None:

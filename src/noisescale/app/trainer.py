@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from noisescale.app.config import as_plain, build, in_sweep, options
-from noisescale.app.monitors import declared_metrics, no_validation, with_their_metrics
+from noisescale.app.monitors import TypedPatience, declared_metrics, no_validation, with_their_metrics
 from noisescale.callbacks import BatchSizeScheduler, SameRun
 from noisescale.data import ImageDataModule
 from noisescale.errors import ConfigError
@@ -44,7 +44,7 @@ def build_trainer(
         ConfigError: a callback or a key of the Trainer is invalid.
     """
     quiet_lightning()
-    callbacks: list[pl.Callback] = [batches, SameRun(_choices_of_run(cfg, data))]
+    callbacks: list[pl.Callback] = [batches, SameRun(_choices_of_run(cfg, data)), TypedPatience()]
     if cfg.model.get("compile"):
         callbacks.append(CompileFirst((data.in_channels, *data.image_size), cfg.model.compile))
     without = no_validation(cfg, has_data=data.val_fraction > 0)
@@ -97,6 +97,9 @@ def _choices_of_run(cfg: DictConfig, data: ImageDataModule) -> dict[str, Any]:
     choices: dict[str, Any] = {"seed": cfg.seed, "label_smoothing": cfg.label_smoothing}
     for group, keys in free.items():
         choices |= {f"{group}.{key}": value for key, value in as_plain(cfg[group]).items() if key not in keys and key != "_partial_"}
+    if cfg.averaging:  # a checkpoint has the average in place of the weights, so that without averaging the run would go on with that
+        choices["averaging"] = options()["averaging"]
+        choices |= {f"averaging.{key}": value for key, value in as_plain(cfg.averaging).items() if key != "_target_"}
     if choices.get("data.seed") == cfg.seed:
         del choices["data.seed"]  # it is the same choice as `seed`, which is the name that the user knows
     return choices
