@@ -101,6 +101,7 @@ def _fit_and_report(run: Composed, data: ImageDataModule, plan: Plan, accelerato
         max_micro_batch_size=cfg.max_micro_batch_size,
         micro_batch_multiple=run.ghost_batch_size,
         seed=cfg.seed,
+        check_cuts=cfg.check_cuts,
     )
     trainer = build_trainer(cfg, module, data, batches, accelerator)
     with RunLoggers(cfg, trainer) as loggers:

@@ -7,11 +7,13 @@ import sys
 import warnings
 from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
+import noisescale
 from noisescale.app.config import as_plain, build, in_sweep, options
 from noisescale.app.monitors import TypedPatience, declared_metrics, no_validation, with_their_metrics
 from noisescale.callbacks import BatchSizeScheduler, SameRun
@@ -107,7 +109,7 @@ def _choices_of_run(cfg: DictConfig, data: ImageDataModule) -> dict[str, Any]:
 
 @cache
 def quiet_lightning() -> None:
-    """Show our own messages, and drop Lightning's tips and those of its warnings that do not apply here."""
+    """Show our own messages, each in one line, and drop Lightning's tips and those of its warnings that do not apply here."""
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     log = logging.getLogger("pytorch_lightning.utilities.rank_zero")
     log.addFilter(lambda record: "noisescale" in record.pathname)
@@ -123,3 +125,9 @@ def quiet_lightning() -> None:
         ".*GPU available but not used.*",  # trainer=cpu says so
     ):
         warnings.filterwarnings("ignore", message=message)
+    of_python, package = warnings.formatwarning, str(Path(noisescale.__file__).parent)
+
+    def formatwarning(message: Any, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+        return f"note: {message}\n" if filename.startswith(package) else of_python(message, category, filename, lineno, line)
+
+    warnings.formatwarning = formatwarning
