@@ -196,7 +196,8 @@ class NoiseScaleMonitor(LeanCallback):
             micro, k, devices = extract_batch_size(batch), int(trainer.accumulate_grad_batches), trainer.world_size
             effective = micro * k * devices
             words = f"effective {effective} = {micro} micro x {k} accumulate x {devices} device{'s' if devices > 1 else ''}"
-        return f"{words}; {self._population.in_words()}; lr {lr:.4g}; g {self._noise(lr, effective):.4g}"
+        device = _device_in_words(trainer.strategy.root_device)
+        return f"{words}; {self._population.in_words()}; lr {lr:.4g}; g {self._noise(lr, effective):.4g}; {device}"
 
     def _noise(self, lr: float, batch_size: int) -> float:
         return sgd_noise_scale(lr, self._population.num_examples, batch_size, self._population.replacement)
@@ -261,6 +262,13 @@ def _totals(trainer: pl.Trainer, rows: list[_Row], together: bool) -> list[tuple
         )
         for row, (total, share, handed_out, weight) in zip(rows, sums, strict=True)
     ]
+
+
+def _device_in_words(device: torch.device) -> str:
+    """`on the CPU`, or the name of the GPU."""
+    if device.type == "cpu":
+        return "on the CPU"
+    return f"on {torch.cuda.get_device_name(device)}" if device.type == "cuda" else f"on {device}"
 
 
 def _weight(trainer: pl.Trainer) -> float | None:
