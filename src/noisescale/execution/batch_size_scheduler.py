@@ -7,14 +7,20 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import BaseFinetuning
+from pytorch_lightning.utilities import rank_zero_warn
 
 from noisescale.errors import ConfigError, check_count
 from noisescale.execution.compatibility import check_compatibility, untyped
+from noisescale.execution.horizons import horizon_warnings
 from noisescale.execution.installation import Installation
 from noisescale.execution.lean import LeanCallback
 from noisescale.execution.loader import MicroBatch, PlannedLoader
+from noisescale.execution.parameter_groups import GroupRates
 from noisescale.execution.partial_gradient import load_gradient, restore_gradient, save_gradient
 from noisescale.execution.random_generators import seed_random_generators
+from noisescale.execution.tuner import remove_searches
+from noisescale.execution.unplanned import position_after
 from noisescale.execution.window import Window
 from noisescale.plans.plan import Plan
 from noisescale.plans.strategies import BatchStrategy
@@ -82,10 +88,13 @@ class BatchSizeScheduler(LeanCallback):
         self._backwards = 0
         self._steps_before = 0
         self._said_count = False
+        self._rates = GroupRates()
+        self._has_optimizer = False
+        self._unplanned: tuple[dict[str, Any], int, str, Any] | None = None  # what began without a plan: see `position_after`
 
     @property
     def plan(self) -> Plan:
-        """The plan that is carried out; known once training has started."""
+        """The plan that is carried out; known from `configure_optimizers` on."""
         return self._opened.plan
 
     @property
@@ -102,13 +111,15 @@ class BatchSizeScheduler(LeanCallback):
         check_compatibility(trainer, pl_module, self.writes_rate)
         check_trainer_limits(trainer.max_steps, trainer.limit_train_batches)
         limit = trainer.limit_train_batches  # read here, because Installation removes the limit from the trainer
+        self._has_optimizer = False  # there may still be one of an earlier `fit`
+        self._rates = GroupRates(relative=any(isinstance(callback, BaseFinetuning) for callback in untyped(trainer).callbacks))
 
         def make_plan(num_examples: int) -> Plan:
             return plan_for_trainer(
                 self.schedule,
                 self.strategy,
                 num_examples,
-                optimizer=type(trainer.optimizers[0]).__name__,
+                optimizer=type(trainer.optimizers[0]).__name__ if self._has_optimizer else None,
                 max_epochs=trainer.max_epochs,
                 max_steps=trainer.max_steps,
                 limit_train_batches=limit,
@@ -117,12 +128,20 @@ class BatchSizeScheduler(LeanCallback):
                 micro_batch_multiple=self.micro_batch_multiple,
             )
 
+        self._unplanned = None
+        if trainer.global_step > 0 and self.loader is None:
+            self._unplanned = trainer.fit_loop.state_dict(), trainer.global_step, "callbacks", type(self).__name__
         self._installation = Installation(trainer, make_plan, self.seed, previous=self.loader)
         self.loader = self._installation.loader
         untyped(trainer).callbacks = [self, *(callback for callback in untyped(trainer).callbacks if callback is not self)]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._has_optimizer = True
         plan = self._opened.open()
+        if self._installation is not None:
+            self._installation.forget_length(trainer)
+            _say(self._installation.notes())
+        self._go_on_unplanned()
         if self._saved and self._saved["num_examples"] != plan.num_examples:
             had = self._saved["num_examples"]
             raise ConfigError("num_examples", plan.num_examples, f"the checkpoint was trained on {had}", "resume on the same data")
@@ -137,8 +156,10 @@ class BatchSizeScheduler(LeanCallback):
             name = type(trainer.lr_scheduler_configs[0].scheduler).__name__
             remedy = "give BatchSizeScheduler no schedule, or remove the module's scheduler"
             raise ConfigError("lr_scheduler", name, "the plan sets the learning rate", remedy)
-        for group in trainer.optimizers[0].param_groups:
-            group.setdefault("initial_lr", group["lr"])
+        _say(horizon_warnings(trainer.lr_scheduler_configs, self.plan))
+        self._rates.start(trainer.optimizers[0])
+        if self._installation is not None:
+            self._installation.length_is_known()
         if self._gradients is not None:
             self._enter(trainer, self._cutting()[0])
             restore_gradient(pl_module, self._gradients)
@@ -159,8 +180,7 @@ class BatchSizeScheduler(LeanCallback):
         if micro.index == 0:
             self._enter(trainer, micro.update.accumulate_grad_batches)
             if self.writes_rate:
-                for group in trainer.optimizers[0].param_groups:
-                    _write_rate(group, group["initial_lr"] * micro.update.lr_factor)
+                self._rates.write(trainer.optimizers[0], micro.update.lr_factor)
         seed_random_generators(derive_seed("training", self.seed, micro.update.start.step, micro.index, trainer.global_rank))
 
     def _compare_count(self, micro: MicroBatch) -> None:
@@ -208,6 +228,7 @@ class BatchSizeScheduler(LeanCallback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self.teardown(trainer, pl_module, "fit")
+        remove_searches(trainer)
 
     # -- state ----------------------------------------------------------------------------------------------------------------
 
@@ -236,6 +257,18 @@ class BatchSizeScheduler(LeanCallback):
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._gradients = load_gradient(checkpoint)
+        if self.state_key not in checkpoint["callbacks"] and checkpoint["global_step"] > 0:
+            self._unplanned = checkpoint["loops"]["fit_loop"], checkpoint["global_step"], "ckpt_path", trainer.ckpt_path
+            if self._has_optimizer:  # some strategies, such as FSDP, restore after on_fit_start
+                self._go_on_unplanned()
+
+    def _go_on_unplanned(self) -> None:
+        """Take the clock from the trainer, if the training began without a plan."""
+        if self._unplanned is not None:
+            progress, updates, key, value = self._unplanned
+            self._opened.restore(position_after(progress, updates, self.plan.num_examples, key, value))
+            epoch = self.plan.epoch_of(self._opened.cursor)
+            _say([f"the first {updates} updates were made without BatchSizeScheduler; its plan goes on at epoch {epoch}"])
 
     def _cutting(self) -> tuple[int, int]:
         """(k, W) of the current or next update, which decide how its examples are cut into micro-batches."""
@@ -249,11 +282,10 @@ class BatchSizeScheduler(LeanCallback):
         return micro
 
     def _enter(self, trainer: pl.Trainer, k: int) -> None:
-        trainer.accumulate_grad_batches = Window(k, self._opened.batches_before_update)
+        count = self._installation.count if self._installation is not None else None
+        trainer.accumulate_grad_batches = Window(k, self._opened.batches_before_update, count)
 
 
-def _write_rate(group: dict[str, Any], lr: float) -> None:
-    if isinstance(group["lr"], torch.Tensor):
-        group["lr"].fill_(lr)
-    else:
-        group["lr"] = lr
+def _say(lines: list[str]) -> None:
+    for line in lines:
+        rank_zero_warn(line)

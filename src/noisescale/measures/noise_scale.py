@@ -20,6 +20,7 @@ from noisescale.execution.lean import LeanCallback
 from noisescale.execution.loader import PlannedLoader
 from noisescale.files import AppendedRows
 from noisescale.measures.dashboards import Scalars, add_layout, log_scalars
+from noisescale.measures.step_file import examples_before, open_step_file
 from noisescale.plans.noise import sgd_noise_scale, with_momentum
 
 __all__ = ["NoiseScaleMonitor"]
@@ -73,16 +74,17 @@ class NoiseScaleMonitor(LeanCallback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._n = self.num_examples or _examples_of_a_pass(trainer)
-        self._steps = trainer.global_step
-        self._announced = False
-        if trainer.global_step == 0 and not self._restored:  # the monitor may have been used in another run
-            self._examples_seen, self._window = 0, []
-        self._restored = False
+        goes_on = self._restored or 0 < trainer.global_step == self._steps
+        if not goes_on:  # the monitor may have been used in another run
+            self._examples_seen, self._window, self._rates = examples_before(trainer, self._n), [], (math.nan, 0.0)
+        self._steps, self._announced, self._restored = trainer.global_step, False, False
         if self.path is not False and not getattr(trainer, "fast_dev_run", False):
             # reading log_dir is a collective operation, so every device has to do it
             folder = trainer.log_dir or trainer.default_root_dir if self.path in (None, True) else None
             path = Path(folder) / "steps.csv" if folder is not None else Path(str(self.path))
-            self._file = AppendedRows(path, COLUMNS, start=trainer.global_step) if trainer.is_global_zero else None
+            if trainer.is_global_zero:
+                last = (self._rates[0], self._examples_seen) if goes_on else None
+                self._file = open_step_file(path, COLUMNS, self._steps, last, shared=folder == trainer.default_root_dir)
         add_layout(trainer)
 
     def on_before_zero_grad(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
@@ -138,11 +140,12 @@ class NoiseScaleMonitor(LeanCallback):
     def state_dict(self) -> dict[str, Any]:
         """The number of examples seen, including rows that are not written yet, and the micro-batches of an unfinished update."""
         seen = self._examples_seen + sum(row.expected for row in self._rows)
-        return {"examples_seen": seen, "window": [(n, None if x is None else float(x)) for n, x in self._window]}
+        window = [(n, None if x is None else float(x)) for n, x in self._window]
+        return {"examples_seen": seen, "window": window, "lr": self._rates[0]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored = True
-        self._examples_seen = state_dict["examples_seen"]
+        self._examples_seen, self._rates = state_dict["examples_seen"], (state_dict.get("lr", math.nan), 0.0)
         self._window = [(n, None if x is None else torch.tensor(x, dtype=torch.float64)) for n, x in state_dict["window"]]
 
     def _write(self, trainer: pl.Trainer, together: bool = True) -> None:
