@@ -48,6 +48,16 @@ class Reductions(pl.Callback):
         return work.then(lambda future: future.value()[0])
 
 
+class Counting(Plain):
+    """Asks in `configure_optimizers` how many updates there will be."""
+
+    updates: float = 0
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        self.updates = self.trainer.estimated_stepping_batches
+        return super().configure_optimizers()
+
+
 def main(job: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
     world = job["world"]
@@ -60,7 +70,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     callbacks: list[pl.Callback] = [errors, batches, NoiseScaleMonitor(job["csv"]), StopOnDivergence(), counter]
     if "save" in job:
         callbacks.append(Saver(*job["save"]))
-    module = Plain(network(dtype, dropout=job.get("dropout", 0.0)), optimizer=_explosive if job.get("explode") else _sgd)
+    module = Counting(network(dtype, dropout=job.get("dropout", 0.0)), optimizer=_explosive if job.get("explode") else _sgd)
     result: dict[str, Any] = {"diverged": False}
     try:
         trainer = fit(
@@ -83,6 +93,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         "reductions": counter.count,
         "weights": weights(module).tolist(),
         "planned": batches.plan.total_updates(),
+        "estimated": module.updates,
     }
 
 

@@ -141,6 +141,8 @@ class BatchSizeScheduler(LeanCallback):
         if self._installation is not None:
             self._installation.forget_length(trainer)
             _say(self._installation.notes())
+        if self._saved:  # again, because the trainer's epoch was not restored yet if Lightning has asked for the length before
+            self._opened.restore(self._saved["loader"])
         self._go_on_unplanned()
         if self._saved and self._saved["num_examples"] != plan.num_examples:
             had = self._saved["num_examples"]

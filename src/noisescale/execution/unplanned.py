@@ -27,9 +27,10 @@ def position_after(progress: Mapping[str, Any], updates: int, num_examples: int,
     Raises:
         ConfigError: the training has ended inside a pass.
     """
-    epochs = progress["epoch_progress"]["current"]["started"]
-    batches = progress["epoch_loop.batch_progress"]
-    if epochs and not (batches["is_last_batch"] and batches["current"]["processed"] == batches["current"]["ready"]):
+    passes, batches = progress["epoch_progress"]["current"], progress["epoch_loop.batch_progress"]
+    epochs, current = passes["ready"], batches["current"]
+    at_an_end = passes["started"] == epochs and batches["is_last_batch"] and current["processed"] == current["ready"]
+    if epochs and not at_an_end:
         problem = f"began without BatchSizeScheduler and ends inside epoch {epochs - 1}, where its examples are not known"
         raise ConfigError(key, value, problem, "resume from the end of an epoch, or load only the weights")
     position = epochs * num_examples
@@ -39,5 +40,5 @@ def position_after(progress: Mapping[str, Any], updates: int, num_examples: int,
         "trainer_epoch": max(epochs - 1, 0),
         "cursor": asdict(Cursor(updates, position, position)),
         "micro_batches_done": 0,
-        "batches_before_update": batches["current"]["ready"],
+        "batches_before_update": current["ready"],
     }
