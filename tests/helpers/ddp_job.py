@@ -15,6 +15,7 @@ from pytorch_lightning.strategies import DDPStrategy, Strategy
 from noisescale import schedules
 from noisescale.callbacks import BatchSizeScheduler, NoiseScaleMonitor, StopOnDivergence, TrainingDiverged
 from noisescale.plans import strategies as batching
+from tests.helpers.denominators import PROBLEMS, BigBatches, NextToken
 from tests.helpers.regression import Plain, Regression, network
 from tests.helpers.trainings import GradientErrors, fit, weights
 
@@ -65,12 +66,18 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     counter = Reductions(world)
     strategy: Strategy | str = DDPStrategy(process_group_backend="gloo") if world > 1 else "auto"
     chosen = batching.MultiStep(size=job["size"], milestones=[0.6, 1.5], factor=3, last=job["last"])
-    errors = GradientErrors(Regression(dtype))
-    batches = BatchSizeScheduler(chosen, schedules.Cosine(), max_micro_batch_size=job["limit"], seed=2)
+    problem = job.get("problem")
+    errors = BigBatches() if problem else GradientErrors(Regression(dtype))
+    weight = PROBLEMS[problem][1] if problem else None
+    batches = BatchSizeScheduler(chosen, schedules.Cosine(), max_micro_batch_size=job["limit"], seed=2, weight=weight)
     callbacks: list[pl.Callback] = [errors, batches, NoiseScaleMonitor(job["csv"]), StopOnDivergence(), counter]
     if "save" in job:
         callbacks.append(Saver(*job["save"]))
-    module = Counting(network(dtype, dropout=job.get("dropout", 0.0)), optimizer=_explosive if job.get("explode") else _sgd)
+    module: pl.LightningModule
+    if problem:
+        module = NextToken(problem, dtype)
+    else:
+        module = Counting(network(dtype, dropout=job.get("dropout", 0.0)), optimizer=_explosive if job.get("explode") else _sgd)
     result: dict[str, Any] = {"diverged": False}
     try:
         trainer = fit(
@@ -90,10 +97,12 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         **result,
         "error": max(errors.errors, default=0.0),
         "updates": len(errors.errors),
+        "losses": errors.losses if isinstance(errors, BigBatches) else [],
+        "targets": errors.weights if isinstance(errors, BigBatches) else [],
         "reductions": counter.count,
         "weights": weights(module).tolist(),
         "planned": batches.plan.total_updates(),
-        "estimated": module.updates,
+        "estimated": getattr(module, "updates", None),
     }
 
 
