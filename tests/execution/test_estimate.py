@@ -140,7 +140,7 @@ def test_a_window_is_an_ordinary_number_in_every_other_way() -> None:
     assert 7 / window == 7 / 3
     assert math.ceil(7 / window) == 3
     assert math.ceil(7 / window) * 4 == 12
-    assert math.ceil(7 / window) * 10 == 99
+    assert math.ceil(7 / window) * 10 == 10 * math.ceil(7 / window) == 99
     assert (7 // window, window * 2, 5 % window) == (2, 6, 0)
     assert torch.tensor(6.0) / window == 2.0
     assert math.ceil(7 / Window(3, 5)) * 10 == 30

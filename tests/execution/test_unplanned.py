@@ -151,7 +151,7 @@ def test_after_a_limit_inside_an_epoch_it_is_refused(tmp_path: Path) -> None:
     trainer = fit(Plain(network()), max_steps=20)
     trainer.callbacks.append(planned())  # type: ignore[attr-defined]
     trainer.fit_loop.epoch_loop.max_steps = 40
-    error_of(lambda: trainer.fit(Plain(network()), DataLoader(Regression())), "callbacks", "BatchSizeScheduler", "inside epoch 1")
+    error_of(lambda: trainer.fit(Plain(network()), DataLoader(Regression())), "global_step", 20, "BatchSizeScheduler", "inside epoch 1")
 
 
 def test_a_checkpoint_from_before_training_starts_at_zero(tmp_path: Path) -> None:

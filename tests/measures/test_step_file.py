@@ -58,6 +58,21 @@ def test_a_resumed_run_does_not_continue_the_file_of_another_run(tmp_path: Path)
     assert contents(tmp_path) == {"steps.csv": rows(0.1, 12, 6), "steps.csv.1": rows(0.1, 6), "steps.csv.2": rows(0.2, 18)}
 
 
+def test_nor_of_a_run_that_has_not_come_so_far(tmp_path: Path) -> None:
+    run(tmp_path, 0.1, 2).save_checkpoint(tmp_path / "a.ckpt")
+    run(tmp_path, 0.2, 1)
+    run(tmp_path, 0.1, 3, ckpt_path=tmp_path / "a.ckpt")
+    assert contents(tmp_path) == {"steps.csv": rows(0.1, 18, 12), "steps.csv.1": rows(0.1, 12), "steps.csv.2": rows(0.2, 6)}
+
+
+def test_nor_of_a_run_with_the_same_rate_and_other_batches(tmp_path: Path) -> None:
+    run(tmp_path, 0.1, 1).save_checkpoint(tmp_path / "a.ckpt")
+    module = Plain(network())
+    fit(module, BatchSizeScheduler(batching.Fixed(10)), NoiseScaleMonitor(), default_root_dir=tmp_path, max_epochs=1)
+    run(tmp_path, 0.1, 2, ckpt_path=tmp_path / "a.ckpt")
+    assert contents(tmp_path) == {"steps.csv": rows(0.1, 12, 6), "steps.csv.1": rows(0.1, 6), "steps.csv.2": rows(0.1, 11)}
+
+
 def test_a_second_branch_from_a_checkpoint_does_not_remove_the_rows_of_the_first(tmp_path: Path) -> None:
     run(tmp_path, 0.1, 1).save_checkpoint(tmp_path / "a.ckpt")
     run(tmp_path, 0.1, 3, ckpt_path=tmp_path / "a.ckpt")

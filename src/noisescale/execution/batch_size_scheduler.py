@@ -23,7 +23,7 @@ from noisescale.execution.parameter_groups import GroupRates
 from noisescale.execution.partial_gradient import load_gradient, restore_gradient, save_gradient
 from noisescale.execution.random_generators import seed_random_generators
 from noisescale.execution.tuner import remove_searches
-from noisescale.execution.unplanned import position_after
+from noisescale.execution.unplanned import Unplanned
 from noisescale.execution.weighting import MicroBatchWeights, without_gradient
 from noisescale.execution.window import Window
 from noisescale.plans.plan import Plan
@@ -53,8 +53,8 @@ class BatchSizeScheduler(LeanCallback):
 
     Args:
         strategy: the batch strategy: clock -> B.
-        schedule: clock -> lr / lr0 of every parameter group, where lr0 is its learning rate at the start of training; None: the learning
-            rate is left to whoever sets it, unless the strategy changes it.
+        schedule: clock -> lr / lr0 of every parameter group, where lr0 is its learning rate at the start of training, or that it is added
+            with later, see `GroupRates`; None: the learning rate is left to whoever sets it, unless the strategy changes it.
         max_micro_batch_size: the most examples that one device processes at once; a memory limit that does not change the result.
         micro_batch_multiple: the size of a ghost batch, in examples, if the model has ghost batch norm: micro-batches are multiples of it.
         seed: the seed of the order of the examples and of the random numbers during training.
@@ -66,8 +66,8 @@ class BatchSizeScheduler(LeanCallback):
 
     Raises:
         ConfigError: something cannot be combined with a plan: manual optimization, DeepSpeed, stochastic weight averaging with batch norm,
-            Lightning's GradientAccumulationScheduler, BatchSizeFinder and LearningRateFinder, an IterableDataset, a learning-rate
-            scheduler beside `schedule`.
+            Lightning's GradientAccumulationScheduler and Tuner, an IterableDataset, a learning-rate scheduler beside `schedule`, a
+            checkpoint from inside an epoch of a training without this callback.
 
     Source: on why the weighting is needed, Lightning issue 19987: the mean of means is not the mean if the parts differ in size.
     """
@@ -107,7 +107,7 @@ class BatchSizeScheduler(LeanCallback):
         self._said_count = False
         self._rates = GroupRates()
         self._has_optimizer = False
-        self._unplanned: tuple[dict[str, Any], int, str, Any] | None = None  # what began without a plan: see `position_after`
+        self._unplanned: Unplanned | None = None
 
     @property
     def plan(self) -> Plan:
@@ -128,6 +128,7 @@ class BatchSizeScheduler(LeanCallback):
         check_compatibility(trainer, pl_module, self.writes_rate)
         check_trainer_limits(trainer.max_steps, trainer.limit_train_batches)
         limit = trainer.limit_train_batches  # read here, because Installation removes the limit from the trainer
+        self._saved, self._gradients = {}, None  # an earlier `fit` may have failed before it used them
         self._has_optimizer = False  # there may still be one of an earlier `fit`
         self._rates = GroupRates(relative=any(isinstance(callback, BaseFinetuning) for callback in untyped(trainer).callbacks))
 
@@ -145,9 +146,7 @@ class BatchSizeScheduler(LeanCallback):
                 micro_batch_multiple=self.micro_batch_multiple,
             )
 
-        self._unplanned = None
-        if trainer.global_step > 0 and self.loader is None:
-            self._unplanned = trainer.fit_loop.state_dict(), trainer.global_step, "callbacks", type(self).__name__
+        self._unplanned = Unplanned.of_trainer(trainer) if self.loader is None else None
         self._installation = Installation(trainer, make_plan, self.seed, previous=self.loader)
         self.loader = self._installation.loader
         untyped(trainer).callbacks = [self, *(callback for callback in untyped(trainer).callbacks if callback is not self)]
@@ -157,10 +156,12 @@ class BatchSizeScheduler(LeanCallback):
         plan = self._opened.open()
         if self._installation is not None:
             self._installation.forget_length(trainer)
-            _say(self._installation.notes())
+            for note in self._installation.notes():
+                rank_zero_warn(note)
         if self._saved:  # again, because the trainer's epoch was not restored yet if Lightning has asked for the length before
             self._opened.restore(self._saved["loader"])
-        self._go_on_unplanned()
+        if self._unplanned is not None:
+            self._unplanned.go_on(self._opened)
         if self._saved and self._saved["num_examples"] != plan.num_examples:
             had = self._saved["num_examples"]
             raise ConfigError("num_examples", plan.num_examples, f"the checkpoint was trained on {had}", "resume on the same data")
@@ -182,7 +183,8 @@ class BatchSizeScheduler(LeanCallback):
             name = type(trainer.lr_scheduler_configs[0].scheduler).__name__
             remedy = "give BatchSizeScheduler no schedule, or remove the module's scheduler"
             raise ConfigError("lr_scheduler", name, "the plan sets the learning rate", remedy)
-        _say(horizon_warnings(trainer.lr_scheduler_configs, self.plan))
+        for note in horizon_warnings(trainer.lr_scheduler_configs, self.plan):
+            rank_zero_warn(note)
         self._rates.start(trainer.optimizers[0])
         if self._installation is not None:
             self._installation.length_is_known()
@@ -298,9 +300,9 @@ class BatchSizeScheduler(LeanCallback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from `state_dict`."""
-        self._saved = state_dict
-        if state_dict:
+        """Continue from `state_dict`, in a `fit`; the weights of a checkpoint can also be tested and validated."""
+        if self._installation is not None:
+            self._saved = state_dict
             self._opened.restore(state_dict["loader"])
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -309,19 +311,12 @@ class BatchSizeScheduler(LeanCallback):
             save_gradient(pl_module, checkpoint)
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self._installation is None:  # not in a `fit`
+            return
         self._gradients = load_gradient(checkpoint)
-        if self.state_key not in checkpoint["callbacks"] and checkpoint["global_step"] > 0:
-            self._unplanned = checkpoint["loops"]["fit_loop"], checkpoint["global_step"], "ckpt_path", trainer.ckpt_path
-            if self._has_optimizer:  # some strategies, such as FSDP, restore after on_fit_start
-                self._go_on_unplanned()
-
-    def _go_on_unplanned(self) -> None:
-        """Take the clock from the trainer, if the training began without a plan."""
-        if self._unplanned is not None:
-            progress, updates, key, value = self._unplanned
-            self._opened.restore(position_after(progress, updates, self.plan.num_examples, key, value))
-            epoch = self.plan.epoch_of(self._opened.cursor)
-            _say([f"the first {updates} updates were made without BatchSizeScheduler; its plan goes on at epoch {epoch}"])
+        self._unplanned = Unplanned.of_checkpoint(checkpoint, self.state_key, trainer.ckpt_path)
+        if self._unplanned is not None and self._has_optimizer:  # some strategies, such as FSDP, restore after on_fit_start
+            self._unplanned.go_on(self._opened)
 
     def _cutting(self) -> tuple[int, int]:
         """(k, W) of the current or next update, which decide how its examples are cut into micro-batches."""
@@ -337,8 +332,3 @@ class BatchSizeScheduler(LeanCallback):
     def _enter(self, trainer: pl.Trainer, k: int) -> None:
         count = self._installation.count if self._installation is not None else None
         trainer.accumulate_grad_batches = Window(k, self._opened.batches_before_update, count)
-
-
-def _say(lines: list[str]) -> None:
-    for line in lines:
-        rank_zero_warn(line)

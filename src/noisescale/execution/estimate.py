@@ -61,3 +61,5 @@ class _WholeQuotient(int):
 
     def __mul__(self, other: Any) -> Any:
         return self.count.updates if other == self.count.epochs else int(self) * other
+
+    __rmul__ = __mul__

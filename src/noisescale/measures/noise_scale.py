@@ -65,7 +65,7 @@ class NoiseScaleMonitor(LeanCallback):
         self._rows: list[_Row] = []
         self._n = 0
         self._examples_seen = 0
-        self._restored = False
+        self._restored, self._fitting = False, True
         self._window: list[_MicroBatch] = []  # the micro-batches of the current update
         self._rates: tuple[float, float] = (math.nan, 0.0)
         self._announced = False
@@ -85,7 +85,8 @@ class NoiseScaleMonitor(LeanCallback):
             path = Path(folder) / "steps.csv" if folder is not None else Path(str(self.path))
             columns = COLUMNS if _weight(trainer) is None else (*COLUMNS, "weight")
             if trainer.is_global_zero:
-                last = (self._rates[0], self._examples_seen) if goes_on else None
+                seen = self._examples_seen if trainer.world_size == 1 else None  # of several devices a checkpoint has the planned number
+                last = (self._rates[0], seen) if goes_on else None
                 self._file = open_step_file(path, columns, self._steps, last, shared=folder == trainer.default_root_dir)
         add_layout(trainer)
 
@@ -145,7 +146,12 @@ class NoiseScaleMonitor(LeanCallback):
         window = [(micro.examples, micro.weight, None if micro.loss is None else float(micro.loss)) for micro in self._window]
         return {"examples_seen": seen, "window": window, "lr": self._rates[0]}
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._fitting = stage == "fit"
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if not self._fitting:  # the weights of a checkpoint are tested or validated
+            return
         self._restored = True
         self._examples_seen, self._rates = state_dict["examples_seen"], (state_dict.get("lr", math.nan), 0.0)
         self._window = [

@@ -28,7 +28,7 @@ def examples_before(trainer: pl.Trainer, num_examples: int) -> int:
     return seen
 
 
-def open_step_file(path: Path, columns: Sequence[str], start: int, last: tuple[float, int] | None, shared: bool) -> AppendedRows:
+def open_step_file(path: Path, columns: Sequence[str], start: int, last: tuple[float, int | None] | None, shared: bool) -> AppendedRows:
     """The file for the rows from update `start` on.
 
     A new run sets aside the file that it finds. A run that continues keeps the rows before `start`, if they are its own, and otherwise
@@ -38,20 +38,21 @@ def open_step_file(path: Path, columns: Sequence[str], start: int, last: tuple[f
         path: the file.
         columns: its header; it must have step, lr, examples_seen and effective_batch_size.
         start: updates done before.
-        last: (lr of update start - 1, examples_seen after it) in the run that is continued; None if that wrote no rows. nan: not known.
+        last: (lr of update start - 1, examples_seen after it) in the run that is continued, nan and None if not known; None if it wrote
+            no rows.
         shared: whether other runs write to the same place, so that the rows from `start` on may be another run's.
     """
-    if start and not _continues(path, start, last):
+    if start and not _continues(read_rows(path), start, last, shared):
         set_aside(path)
     return AppendedRows(path, columns, start, keep_removed=shared)
 
 
-def _continues(path: Path, start: int, last: tuple[float, int] | None) -> bool:
-    """Whether the file has the rows of the run that is continued, as far as they can be told by the last of them."""
+def _continues(rows: list[dict[str, str]], start: int, last: tuple[float, int | None] | None, shared: bool) -> bool:
+    """Whether `rows` are those of the run that is continued, as far as the last one before `start` can tell."""
     if last is None:
         return False
-    lr, examples_seen = last
-    row = next((row for row in read_rows(path) if int(row["step"]) == start - 1), None)
-    if row is None:  # a run that was killed had not written it yet
-        return True
-    return (math.isnan(lr) or float(row["lr"]) == lr) and int(row["examples_seen"]) + int(row["effective_batch_size"]) == examples_seen
+    (lr, examples_seen), row = last, next((row for row in rows if int(row["step"]) == start - 1), None)
+    if row is None:  # the rows of another run, or of this one, if it was killed before it wrote the last of them
+        return not shared
+    end = int(row["examples_seen"]) + int(row["effective_batch_size"])
+    return (math.isnan(lr) or lr == float(row["lr"])) and examples_seen in (None, end)
