@@ -29,7 +29,7 @@ from noisescale.plans import strategies as batching
 from noisescale.plans.plan import Plan
 from tests.helpers.regression import N, Plain, Regression, network
 from tests.helpers.rounding import GRADIENT_ROUNDINGS, assert_equal_to_rounding
-from tests.helpers.trainings import GradientErrors, fit, ignored, scheduler_of, weights
+from tests.helpers.trainings import GradientErrors, Rates, fit, ignored, scheduler_of, weights
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
 
@@ -206,14 +206,6 @@ def test_seeds_give_orders_and_a_loader_that_is_not_shuffled_stays_in_order() ->
 
 
 # -- the rate ------------------------------------------------------------------------------------------------------------------
-
-
-class Rates(pl.Callback):
-    def __init__(self) -> None:
-        self.rates: list[list[float]] = []
-
-    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
-        self.rates.append([float(group["lr"]) for group in optimizer.param_groups])
 
 
 def two_groups(parameters: Any) -> torch.optim.Optimizer:

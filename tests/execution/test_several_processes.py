@@ -106,7 +106,7 @@ def test_every_update_has_the_gradient_of_one_big_batch(name: str, one: dict[str
     dtype = getattr(torch, str(EQUAL[name]["dtype"]))
     for result in (one[name], *two[name]):
         assert result["error"] <= GRADIENT_ROUNDINGS * torch.finfo(dtype).eps
-        assert result["updates"] == result["steps"] == result["planned"] == one[name]["planned"]
+        assert result["updates"] == result["steps"] == result["planned"] == one[name]["planned"] == result["estimated"]
     assert two[name][0]["weights"] == two[name][1]["weights"]
     together, alone = (torch.tensor(result["weights"], dtype=dtype) for result in (two[name][0], one[name]))
     assert_equal_to_rounding(together, alone, 30 * GRADIENT_ROUNDINGS)  # about thirty updates

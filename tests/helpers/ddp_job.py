@@ -52,6 +52,16 @@ class Reductions(pl.Callback):
         return work.then(lambda future: future.value()[0])
 
 
+class Counting(Plain):
+    """Asks in `configure_optimizers` how many updates there will be."""
+
+    updates: float = 0
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        self.updates = self.trainer.estimated_stepping_batches
+        return super().configure_optimizers()
+
+
 def main(job: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
     world = job["world"]
@@ -72,7 +82,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     if problem:
         module = NextToken(problem, dtype)
     else:
-        module = Plain(network(dtype, dropout=job.get("dropout", 0.0)), optimizer=_explosive if job.get("explode") else _sgd)
+        module = Counting(network(dtype, dropout=job.get("dropout", 0.0)), optimizer=_explosive if job.get("explode") else _sgd)
     result: dict[str, Any] = {"diverged": False}
     try:
         trainer = fit(
@@ -98,6 +108,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         "weights": weights(module).tolist(),
         "seen": getattr(module, "seen", []),
         "planned": batches.plan.total_updates(),
+        "estimated": getattr(module, "updates", None),
     }
 
 

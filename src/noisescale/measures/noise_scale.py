@@ -19,6 +19,7 @@ from noisescale.execution.loader import PlannedLoader
 from noisescale.files import AppendedRows
 from noisescale.measures.dashboards import Scalars, add_layout, log_scalars
 from noisescale.measures.population import Population, population_of
+from noisescale.measures.step_file import examples_before, open_step_file
 from noisescale.plans.noise import sgd_noise_scale, with_momentum
 
 __all__ = ["NoiseScaleMonitor"]
@@ -65,7 +66,7 @@ class NoiseScaleMonitor(LeanCallback):
         self._rows: list[_Row] = []
         self._population = Population(0)
         self._examples_seen = 0
-        self._restored = False
+        self._restored, self._fitting = False, True
         self._window: list[_MicroBatch] = []  # the micro-batches of the current update
         self._rates: tuple[float, float] = (math.nan, 0.0)
         self._announced = False
@@ -75,17 +76,19 @@ class NoiseScaleMonitor(LeanCallback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._population = population_of(trainer.train_dataloader, self.num_examples)
-        self._steps = trainer.global_step
-        self._announced = False
-        if trainer.global_step == 0 and not self._restored:  # the monitor may have been used in another run
-            self._examples_seen, self._window = 0, []
-        self._restored = False
+        goes_on = self._restored or 0 < trainer.global_step == self._steps
+        if not goes_on:  # the monitor may have been used in another run
+            self._examples_seen, self._window, self._rates = examples_before(trainer, self._population.num_examples), [], (math.nan, 0.0)
+        self._steps, self._announced, self._restored = trainer.global_step, False, False
         if self.path is not False and not getattr(trainer, "fast_dev_run", False):
             # reading log_dir is a collective operation, so every device has to do it
             folder = trainer.log_dir or trainer.default_root_dir if self.path in (None, True) else None
             path = Path(folder) / "steps.csv" if folder is not None else Path(str(self.path))
             columns = COLUMNS if _weight(trainer) is None else (*COLUMNS, "weight")
-            self._file = AppendedRows(path, columns, start=trainer.global_step) if trainer.is_global_zero else None
+            if trainer.is_global_zero:
+                seen = self._examples_seen if trainer.world_size == 1 else None  # of several devices a checkpoint has the planned number
+                last = (self._rates[0], seen) if goes_on else None
+                self._file = open_step_file(path, columns, self._steps, last, shared=folder == trainer.default_root_dir)
         add_layout(trainer)
 
     def on_before_zero_grad(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
@@ -142,11 +145,16 @@ class NoiseScaleMonitor(LeanCallback):
         """The number of examples seen, including rows that are not written yet, and the micro-batches of an unfinished update."""
         seen = self._examples_seen + sum(row.expected for row in self._rows)
         window = [(micro.examples, micro.weight, None if micro.loss is None else float(micro.loss)) for micro in self._window]
-        return {"examples_seen": seen, "window": window}
+        return {"examples_seen": seen, "window": window, "lr": self._rates[0]}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._fitting = stage == "fit"
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if not self._fitting:  # the weights of a checkpoint are tested or validated
+            return
         self._restored = True
-        self._examples_seen = state_dict["examples_seen"]
+        self._examples_seen, self._rates = state_dict["examples_seen"], (state_dict.get("lr", math.nan), 0.0)
         self._window = [
             _MicroBatch(n, weight, None if loss is None else torch.tensor(loss, dtype=torch.float64))
             for n, weight, loss in state_dict["window"]

@@ -188,9 +188,16 @@ class CyclicBatch(Matched):
         return self._size_with(self._cycle(epoch), num_examples, num_examples)
 
 
-def resolve_rule(strategy: BatchStrategy, optimizer: str) -> BatchStrategy:
-    """`strategy`, with an open rule set to the rule of the optimizer, which is given by its class name."""
+def resolve_rule(strategy: BatchStrategy, optimizer: str | None) -> BatchStrategy:
+    """`strategy`, with an open rule set to the rule of the optimizer, which is given by its class name.
+
+    Raises:
+        ConfigError: the rule is open, and there is no optimizer yet.
+    """
     if isinstance(strategy, Matched) and strategy.rule is None:
+        if optimizer is None:
+            problem = "the optimizer decides it, and with it the number of updates, but is not built yet"
+            raise ConfigError("rule", None, problem, "give the strategy rule='sgd', or 'adaptive' for Adam and its kin")
         return replace(strategy, rule=noise_rule_of(optimizer))
     return strategy
 

@@ -38,7 +38,7 @@ def plan_for_trainer(
     strategy: BatchStrategy,
     num_examples: int,
     *,
-    optimizer: str,
+    optimizer: str | None,
     max_epochs: int | None,
     max_steps: int = -1,
     limit_train_batches: float = 1.0,
@@ -53,7 +53,7 @@ def plan_for_trainer(
 
     Args:
         schedule, strategy, num_examples, world_size, max_micro_batch_size, micro_batch_multiple, replacement: as in `Plan`.
-        optimizer: the optimizer's class name.
+        optimizer: the optimizer's class name; None: it does not exist yet, and the strategy must have a rule if it needs one.
         max_epochs: number of epochs; None or -1: no limit.
         max_steps, limit_train_batches: see `check_trainer_limits`. 1 is one update per epoch, 1.0 is all updates.
 
