@@ -83,7 +83,7 @@ def test_a_run_ends_with_a_short_table(full: Finished) -> None:
 def test_a_run_says_its_batch_in_words_and_nothing_else_on_stderr(full: Finished) -> None:
     lr = float(full.rows[0]["lr"])
     g = lr * (1293 / 100 - 1)
-    assert full.outcome.lines == [f"effective 100 ~ 34 micro x 3 accumulate x 1 device; N 1293; lr {lr:g}; g {g:.4g}"]
+    assert full.outcome.lines == [f"effective 100 ~ 34 micro x 3 accumulate x 1 device; N 1293; lr {lr:g}; g {g:.4g}; on the CPU"]
 
 
 def test_steps_csv_has_a_row_per_update(full: Finished) -> None:
@@ -130,7 +130,8 @@ def test_epochs_csv_has_a_row_per_epoch(full: Finished) -> None:
 
 def test_results_json_has_the_final_metrics_and_where_they_come_from(full: Finished) -> None:
     metrics = {"train/loss", "train/acc", "val/loss", "val/acc", "test/loss", "test/acc"}
-    facts = {"updates", "examples", "seconds", "examples_per_second", "num_examples", "status", "reason", "seed", "versions", "commit"}
+    facts = {"updates", "examples", "seconds", "examples_per_second", "num_examples", "status", "reason", "seed"}
+    facts |= {"overrides", "choices", "versions", "commit"}
     results = full.results
     assert set(results) == metrics | facts
     assert (results["status"], results["reason"], results["seed"]) == ("completed", "the plan's end", 0)

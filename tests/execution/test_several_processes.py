@@ -21,6 +21,7 @@ EQUAL = {
     "float32-carry": {"dtype": "float32", "last": "carry", "size": 7, "limit": 3},
     # 103 examples in windows of 6: the last window has one example, so the second process has none.
     "fewer examples than processes": {"dtype": "float64", "last": "partial", "size": 6, "limit": 4},
+    "sampling": {"dtype": "float64", "last": "carry", "size": 7, "limit": 3, "sampling": [1.0 + index % 5 for index in range(103)]},
 }
 WEIGHTED: dict[str, dict[str, Any]] = {
     "token mean": {"dtype": "float64", "last": "partial", "size": 7, "limit": 4, "problem": "token mean"},
@@ -105,7 +106,7 @@ def test_every_update_has_the_gradient_of_one_big_batch(name: str, one: dict[str
     dtype = getattr(torch, str(EQUAL[name]["dtype"]))
     for result in (one[name], *two[name]):
         assert result["error"] <= GRADIENT_ROUNDINGS * torch.finfo(dtype).eps
-        assert result["updates"] == result["steps"] == result["planned"] == one[name]["planned"]
+        assert result["updates"] == result["steps"] == result["planned"] == one[name]["planned"] == result["estimated"]
     assert two[name][0]["weights"] == two[name][1]["weights"]
     together, alone = (torch.tensor(result["weights"], dtype=dtype) for result in (two[name][0], one[name]))
     assert_equal_to_rounding(together, alone, 30 * GRADIENT_ROUNDINGS)  # about thirty updates
@@ -124,6 +125,13 @@ def test_the_rows_are_those_of_one_process(folder: Path, name: str, one: dict[st
     # The losses are sums in single precision, with a rounding of 1.2e-7, at weights that differ by some hundred units.
     assert [float(row["loss"]) for row in together] == pytest.approx([float(row["loss"]) for row in alone], rel=1e-4)
     assert all(int(row["micro_batch_size"]) <= EQUAL[name]["limit"] for row in together)  # type: ignore[operator]
+
+
+def test_processes_share_the_draws_of_one(one: dict[str, Any], two: dict[str, Any]) -> None:
+    alone = sorted(index for part in one["sampling"]["seen"] for index in part)
+    together = sorted(index for result in two["sampling"] for part in result["seen"] for index in part)
+    assert alone == together
+    assert len(set(alone)) < 103 < len(alone) / 3 + 1
 
 
 def test_some_update_has_fewer_examples_than_processes(folder: Path, two: dict[str, Any]) -> None:

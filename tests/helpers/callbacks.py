@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import pytorch_lightning as pl
+import torch
 
 
 class KilledByTheSystem(pl.Callback):
@@ -62,3 +63,26 @@ class StopsAfter(pl.Callback):
         self.left -= 1
         if self.left == 0:
             trainer.should_stop = True
+
+
+class Interrupts(pl.Callback):
+    """Interrupts the run at the first batch, as Ctrl-C does."""
+
+    def on_train_batch_start(self, *arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+
+class Logs(pl.Callback):
+    """Logs a metric of its own, `mine`, after each epoch."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl_module.log("mine", float(trainer.current_epoch))
+
+
+class KeepsWeights(pl.Callback):
+    """Keeps all weights after each update, in `kept`."""
+
+    kept: ClassVar[list[torch.Tensor]] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        self.kept.append(torch.cat([parameter.detach().flatten().clone() for parameter in pl_module.parameters()]))

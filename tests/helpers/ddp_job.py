@@ -52,6 +52,16 @@ class Reductions(pl.Callback):
         return work.then(lambda future: future.value()[0])
 
 
+class Counting(Plain):
+    """Asks in `configure_optimizers` how many updates there will be."""
+
+    updates: float = 0
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        self.updates = self.trainer.estimated_stepping_batches
+        return super().configure_optimizers()
+
+
 def main(job: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
     world = job["world"]
@@ -62,7 +72,9 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     problem = job.get("problem")
     errors = BigBatches() if problem else GradientErrors(Regression(dtype))
     weight = PROBLEMS[problem][1] if problem else None
-    batches = BatchSizeScheduler(chosen, schedules.Cosine(), max_micro_batch_size=job["limit"], seed=2, weight=weight)
+    batches = BatchSizeScheduler(
+        chosen, schedules.Cosine(), max_micro_batch_size=job["limit"], seed=2, sampling_weights=job.get("sampling"), weight=weight
+    )
     callbacks: list[pl.Callback] = [errors, batches, NoiseScaleMonitor(job["csv"]), StopOnDivergence(), counter]
     if "save" in job:
         callbacks.append(Saver(*job["save"]))
@@ -70,7 +82,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     if problem:
         module = NextToken(problem, dtype)
     else:
-        module = Plain(network(dtype, dropout=job.get("dropout", 0.0)), optimizer=_explosive if job.get("explode") else _sgd)
+        module = Counting(network(dtype, dropout=job.get("dropout", 0.0)), optimizer=_explosive if job.get("explode") else _sgd)
     result: dict[str, Any] = {"diverged": False}
     try:
         trainer = fit(
@@ -94,7 +106,9 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         "targets": errors.weights if isinstance(errors, BigBatches) else [],
         "reductions": counter.count,
         "weights": weights(module).tolist(),
+        "seen": getattr(module, "seen", []),
         "planned": batches.plan.total_updates(),
+        "estimated": getattr(module, "updates", None),
     }
 
 

@@ -66,6 +66,7 @@ class Composed:
                 world_size=trainer.devices,
                 max_micro_batch_size=self.cfg.max_micro_batch_size,
                 micro_batch_multiple=self.ghost_batch_size,
+                replacement=self.cfg.data.get("balanced", False),
             )
         with errors_under("trainer"):
             first = replace(plan, max_updates=None).updates_of_epoch(0, Cursor())

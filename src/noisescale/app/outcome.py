@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from noisescale.app.ending import PLANS_END, ending, nothing_left
+from noisescale.app.monitors import missing_metric
 from noisescale.callbacks import BatchSizeScheduler, TrainingDiverged
 from noisescale.data import ImageDataModule
 from noisescale.errors import ConfigError
@@ -58,7 +59,7 @@ def fit_and_test(
     except (KeyboardInterrupt, SystemExit):
         outcome.status, outcome.reason = "interrupted", f"a signal at update {trainer.global_step}"
     except Exception as error:
-        refused = _as_config_error(error, cfg, data, batches)
+        refused = _as_config_error(error, cfg, data, batches) or missing_metric(error, cfg, trainer)
         if refused is None:
             raise
         raise refused from error

@@ -39,6 +39,9 @@ class Classifier(LeanModule):
     Source: Szegedy et al. 2016, arXiv:1512.00567, section 7.
     """
 
+    metric_names = ("train/loss", "train/acc", "val/loss", "val/acc")
+    """What a callback with a `monitor` can go by; any LightningModule may say so."""
+
     def __init__(
         self,
         net: nn.Module,

@@ -38,21 +38,22 @@ def plan_for_trainer(
     strategy: BatchStrategy,
     num_examples: int,
     *,
-    optimizer: str,
+    optimizer: str | None,
     max_epochs: int | None,
     max_steps: int = -1,
     limit_train_batches: float = 1.0,
     world_size: int = 1,
     max_micro_batch_size: int | None = None,
     micro_batch_multiple: int = 1,
+    replacement: bool = False,
 ) -> Plan:
     """The plan of a training under the limits of a Lightning Trainer, whose argument names it uses.
 
     An open horizon of the schedule becomes `max_epochs`, and an open rule of the strategy becomes the rule of the optimizer.
 
     Args:
-        schedule, strategy, num_examples, world_size, max_micro_batch_size, micro_batch_multiple: as in `Plan`.
-        optimizer: the optimizer's class name.
+        schedule, strategy, num_examples, world_size, max_micro_batch_size, micro_batch_multiple, replacement: as in `Plan`.
+        optimizer: the optimizer's class name; None: it does not exist yet, and the strategy must have a rule if it needs one.
         max_epochs: number of epochs; None or -1: no limit.
         max_steps, limit_train_batches: see `check_trainer_limits`. 1 is one update per epoch, 1.0 is all updates.
 
@@ -71,4 +72,5 @@ def plan_for_trainer(
         micro_batch_multiple,
         max_updates=None if max_steps == -1 else max_steps,
         max_updates_per_epoch=limit_train_batches if isinstance(limit_train_batches, int) else None,
+        replacement=replacement,
     )
