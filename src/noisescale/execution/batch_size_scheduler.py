@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -22,8 +22,11 @@ from noisescale.execution.loader import MicroBatch, PlannedLoader
 from noisescale.execution.parameter_groups import GroupRates
 from noisescale.execution.partial_gradient import load_gradient, restore_gradient, save_gradient
 from noisescale.execution.random_generators import seed_random_generators
+from noisescale.execution.sampling import chosen_sampling
+from noisescale.execution.stops import Stops, load_metrics
 from noisescale.execution.tuner import remove_searches
 from noisescale.execution.unplanned import Unplanned
+from noisescale.execution.validations import check_interval
 from noisescale.execution.weighting import MicroBatchWeights, without_gradient
 from noisescale.execution.window import Window
 from noisescale.plans.plan import Plan
@@ -58,6 +61,9 @@ class BatchSizeScheduler(LeanCallback):
         max_micro_batch_size: the most examples that one device processes at once; a memory limit that does not change the result.
         micro_batch_multiple: the size of a ghost batch, in examples, if the model has ghost batch norm: micro-batches are multiples of it.
         seed: the seed of the order of the examples and of the random numbers during training.
+        sampling_weights: one number >= 0 for each example, how likely it is to be drawn; 0: never. None: as the DataLoader draws.
+        replacement: whether a pass draws with replacement, see `Sampling`; None: as torch's samplers do, True with sampling_weights,
+            otherwise as the DataLoader draws. With replacement the noise scale is g = lr N/B.
         weight: batch, as `training_step` gets it -> w, the denominator of its loss: the number of target tokens, the sum of the class
             weights. The gradient of an update is then sum(w_j grad_j) / sum(w_j), see `MicroBatchWeights`; B stays in examples. None: the
             loss is a mean over examples.
@@ -80,6 +86,8 @@ class BatchSizeScheduler(LeanCallback):
         max_micro_batch_size: int | None = None,
         micro_batch_multiple: int = 1,
         seed: int = 0,
+        sampling_weights: Sequence[float] | torch.Tensor | None = None,
+        replacement: bool | None = None,
         weight: Callable[[Any], Any] | None = None,
         check_cuts: bool = True,
     ) -> None:
@@ -90,6 +98,7 @@ class BatchSizeScheduler(LeanCallback):
         self.schedule = schedule if schedule is not None else Constant()
         self.max_micro_batch_size, self.micro_batch_multiple = max_micro_batch_size, micro_batch_multiple
         self.seed = seed
+        self.sampling = chosen_sampling(sampling_weights, replacement)
         self.check_cuts = check_cuts
         self._weights = None if weight is None else MicroBatchWeights(weight)
         if weight is None:
@@ -97,8 +106,10 @@ class BatchSizeScheduler(LeanCallback):
         self.loader: PlannedLoader | None = None
         self.examples_before = 0  # this fit: examples seen by the run that it resumes
         self._installation: Installation | None = None
+        self._stops: Stops | None = None
         self._saved: dict[str, Any] = {}
         self._gradients: dict[str, torch.Tensor] | None = None
+        self._metrics: dict[str, torch.Tensor] = {}
         self._inside_batch = False
         self._zeroed = False
         self._backwards = 0
@@ -147,8 +158,9 @@ class BatchSizeScheduler(LeanCallback):
             )
 
         self._unplanned = Unplanned.of_trainer(trainer) if self.loader is None else None
-        self._installation = Installation(trainer, make_plan, self.seed, previous=self.loader)
+        self._installation = Installation(trainer, make_plan, self.seed, previous=self.loader, sampling=self.sampling)
         self.loader = self._installation.loader
+        self._stops = Stops(trainer, self.loader)
         untyped(trainer).callbacks = [self, *(callback for callback in untyped(trainer).callbacks if callback is not self)]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -162,6 +174,7 @@ class BatchSizeScheduler(LeanCallback):
             self._opened.restore(self._saved["loader"])
         if self._unplanned is not None:
             self._unplanned.go_on(self._opened)
+        check_interval(trainer, self._opened)
         if self._saved and self._saved["num_examples"] != plan.num_examples:
             had = self._saved["num_examples"]
             raise ConfigError("num_examples", plan.num_examples, f"the checkpoint was trained on {had}", "resume on the same data")
@@ -193,8 +206,11 @@ class BatchSizeScheduler(LeanCallback):
         if self._gradients is not None:
             self._enter(trainer, self._cutting()[0])
             restore_gradient(pl_module, self._gradients)
-        self._gradients, self._saved = None, {}
+        for name, value in self._metrics.items():
+            trainer.callback_metrics[name] = value.to(pl_module.device)
+        self._gradients, self._metrics, self._saved = None, {}, {}
         self.examples_before = self._opened.cursor.examples_seen
+        self._opened.begin()
 
     # -- training -------------------------------------------------------------------------------------------------------------
 
@@ -267,6 +283,23 @@ class BatchSizeScheduler(LeanCallback):
         self._listen_again()
         self._opened.advance()
         self._inside_batch = False
+        if micro.is_last and self._stops is not None:
+            self._stops.end_update()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._stops is not None:
+            self._stops.start_validation()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._stops is not None:
+            self._stops.end_validation()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._stops is not None:
+            self._stops.end_epoch()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._opened.close()
 
     def _listen_again(self) -> None:
         """Undo `without_gradient`."""
@@ -275,12 +308,16 @@ class BatchSizeScheduler(LeanCallback):
         self._silenced = []
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if stage == "fit" and self._installation is not None:
+        if stage == "fit" and self._installation is not None and self._stops is not None:
+            self._stops.undo()
             self._installation.undo(trainer)
             self._installation = None
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self._listen_again()
+        if self._inside_batch and trainer.global_step > self._steps_before:  # the optimizer has stepped, so the update is done
+            self._opened.advance()
+            self._inside_batch = False
         self.teardown(trainer, pl_module, "fit")
         remove_searches(trainer)
 
@@ -309,11 +346,13 @@ class BatchSizeScheduler(LeanCallback):
         # After an exception inside a micro-batch its gradient may have been added in part; with several devices each has its own part.
         if self.loader is not None and self.loader.micro_batches_done and not self._inside_batch and trainer.world_size == 1:
             save_gradient(pl_module, checkpoint)
+        if self._stops is not None:
+            self._stops.settle(checkpoint)
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._installation is None:  # not in a `fit`
             return
-        self._gradients = load_gradient(checkpoint)
+        self._gradients, self._metrics = load_gradient(checkpoint), load_metrics(checkpoint)
         self._unplanned = Unplanned.of_checkpoint(checkpoint, self.state_key, trainer.ckpt_path)
         if self._unplanned is not None and self._has_optimizer:  # some strategies, such as FSDP, restore after on_fit_start
             self._unplanned.go_on(self._opened)
@@ -332,3 +371,5 @@ class BatchSizeScheduler(LeanCallback):
     def _enter(self, trainer: pl.Trainer, k: int) -> None:
         count = self._installation.count if self._installation is not None else None
         trainer.accumulate_grad_batches = Window(k, self._opened.batches_before_update, count)
+        if self._stops is not None:
+            self._stops.start_update()

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import TypeGuard
 
 from noisescale.plans.duality import CyclicBatch, Dual, Matched
-from noisescale.plans.noise import noise_rule_of, sgd_noise_scale
+from noisescale.plans.noise import batch_noise, noise_rule_of
 from noisescale.plans.plan import Plan, Update
 from noisescale.plans.strategies import BatchStrategy, MultiStep
 from noisescale.plans.summary import PlanSummary, noise_formula
@@ -166,7 +166,7 @@ def _last_window_warnings(summary: PlanSummary) -> list[str]:
         return []
 
     def spike(update: Update) -> float:
-        return sgd_noise_scale(1.0, n, update.effective_batch_size) / sgd_noise_scale(1.0, n, update.planned_batch_size)
+        return batch_noise(plan.match, n, update.effective_batch_size) / batch_noise(plan.match, n, update.planned_batch_size)
 
     worst = max(small, key=spike)
     if spike(worst) < 2:
