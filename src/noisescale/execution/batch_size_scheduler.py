@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 
 from noisescale.errors import ConfigError, check_count
+from noisescale.execution.batch_norm import RunningStatistics, min_micro_batch_size
 from noisescale.execution.compatibility import check_compatibility, untyped
 from noisescale.execution.installation import Installation
 from noisescale.execution.lean import LeanCallback
@@ -38,7 +39,8 @@ class BatchSizeScheduler(LeanCallback):
     callback saves a checkpoint. On one device, a checkpoint inside an update includes the partial gradient of the update. On several
     devices, or after an exception inside a micro-batch, a resumed run repeats the update from its first micro-batch.
 
-    Batch norm sees micro-batches, whatever the effective batch size: see `models.GhostBatchNorm2d`.
+    Batch norm sees micro-batches, whatever the effective batch size: see `models.GhostBatchNorm2d`. Its running statistics are the mean over
+    all devices at the end of each update.
 
     Args:
         strategy: the batch strategy: clock -> B.
@@ -46,12 +48,14 @@ class BatchSizeScheduler(LeanCallback):
             rate is left to whoever sets it, unless the strategy changes it.
         max_micro_batch_size: the most examples that one device processes at once; a memory limit that does not change the result.
         micro_batch_multiple: the size of a ghost batch, in examples, if the model has ghost batch norm: micro-batches are multiples of it.
+        min_micro_batch_size: the fewest examples of a forward pass; None: 2 if the module has a batch norm in training, otherwise 1. Give 1
+            if batch norm sees more than one value per channel of each example, as in large images, and may normalise one example by itself.
         seed: the seed of the order of the examples and of the random numbers during training.
 
     Raises:
         ConfigError: something cannot be combined with a plan: manual optimization, DeepSpeed, stochastic weight averaging with batch norm,
             Lightning's GradientAccumulationScheduler, BatchSizeFinder and LearningRateFinder, an IterableDataset, a learning-rate
-            scheduler beside `schedule`.
+            scheduler beside `schedule`; an update that leaves batch norm with a single example.
 
     Source: on why the weighting is needed, Lightning issue 19987: the mean of means is not the mean if the parts differ in size.
     """
@@ -63,6 +67,7 @@ class BatchSizeScheduler(LeanCallback):
         *,
         max_micro_batch_size: int | None = None,
         micro_batch_multiple: int = 1,
+        min_micro_batch_size: int | None = None,
         seed: int = 0,
     ) -> None:
         if max_micro_batch_size is not None:
@@ -71,12 +76,15 @@ class BatchSizeScheduler(LeanCallback):
         self.writes_rate = schedule is not None or strategy.moves_rate
         self.schedule = schedule if schedule is not None else Constant()
         self.max_micro_batch_size, self.micro_batch_multiple = max_micro_batch_size, micro_batch_multiple
+        self.min_micro_batch_size = min_micro_batch_size
         self.seed = seed
         self.loader: PlannedLoader | None = None
         self.examples_before = 0  # this fit: examples seen by the run that it resumes
         self._installation: Installation | None = None
         self._saved: dict[str, Any] = {}
         self._gradients: dict[str, torch.Tensor] | None = None
+        self._norms: RunningStatistics | None = None
+        self._statistics: dict[str, torch.Tensor] = {}
         self._inside_batch = False
         self._zeroed = False
         self._backwards = 0
@@ -115,6 +123,8 @@ class BatchSizeScheduler(LeanCallback):
                 world_size=trainer.world_size,
                 max_micro_batch_size=self.max_micro_batch_size,
                 micro_batch_multiple=self.micro_batch_multiple,
+                # here and not in `setup`, because the module may build its layers after that
+                min_micro_batch_size=self.min_micro_batch_size or min_micro_batch_size(pl_module, trainer.world_size),
             )
 
         self._installation = Installation(trainer, make_plan, self.seed, previous=self.loader)
@@ -142,7 +152,10 @@ class BatchSizeScheduler(LeanCallback):
         if self._gradients is not None:
             self._enter(trainer, self._cutting()[0])
             restore_gradient(pl_module, self._gradients)
-        self._gradients, self._saved = None, {}
+        self._norms = RunningStatistics(pl_module)
+        if self._gradients is None:  # the update starts from its first micro-batch, although the run that was saved had begun it
+            self._norms.restore(self._statistics)
+        self._gradients, self._saved, self._statistics = None, {}, {}
         self.examples_before = self._opened.cursor.examples_seen
 
     # -- training -------------------------------------------------------------------------------------------------------------
@@ -161,6 +174,8 @@ class BatchSizeScheduler(LeanCallback):
             if self.writes_rate:
                 for group in trainer.optimizers[0].param_groups:
                     _write_rate(group, group["initial_lr"] * micro.update.lr_factor)
+        assert self._norms is not None
+        self._norms.before(micro)
         seed_random_generators(derive_seed("training", self.seed, micro.update.start.step, micro.index, trainer.global_rank))
 
     def _compare_count(self, micro: MicroBatch) -> None:
@@ -198,6 +213,8 @@ class BatchSizeScheduler(LeanCallback):
                 f"update {micro.update.start.step}, micro-batch {micro.index}: {self._backwards} backward passes instead of one; "
                 "training_step must return a loss for every batch, and an optimizer that calls its closure again (LBFGS) cannot be planned"
             )
+        assert self._norms is not None
+        self._norms.after(micro, self._opened.plan, trainer)
         self._opened.advance()
         self._inside_batch = False
 
@@ -233,9 +250,11 @@ class BatchSizeScheduler(LeanCallback):
         # After an exception inside a micro-batch its gradient may have been added in part; with several devices each has its own part.
         if self.loader is not None and self.loader.micro_batches_done and not self._inside_batch and trainer.world_size == 1:
             save_gradient(pl_module, checkpoint)
+        if self._norms is not None and self.loader is not None and (self.loader.micro_batches_done or self._inside_batch):
+            self._norms.save(checkpoint)
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._gradients = load_gradient(checkpoint)
+        self._gradients, self._statistics = load_gradient(checkpoint), RunningStatistics.load(checkpoint)
 
     def _cutting(self) -> tuple[int, int]:
         """(k, W) of the current or next update, which decide how its examples are cut into micro-batches."""
