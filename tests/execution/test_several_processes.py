@@ -5,14 +5,22 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
+from noisescale import schedules
+from noisescale.execution.loader import PlannedLoader
 from noisescale.files import read_rows
+from noisescale.plans import strategies as batching
+from noisescale.plans.plan import Plan
 from tests.helpers.processes import PATIENCE, started
+from tests.helpers.regression import Regression, network
 from tests.helpers.rounding import GRADIENT_ROUNDINGS, assert_equal_to_rounding
 
 EQUAL = {
@@ -23,6 +31,8 @@ EQUAL = {
 }
 SAVED_AT = (3, 26)
 """Micro-batches inside an update, which has 7 or 21 examples in 2 or 6 micro-batches per process."""
+NORM: dict[str, Any] = {"last": "partial", "size": 7, "limit": 3, "norm": True}
+"""With batch norm 7 examples are cut into 3 + 2 and 2 + 0, so that none is alone."""
 
 
 def run(jobs: list[dict[str, Any]], world: int) -> list[list[dict[str, Any]]]:
@@ -36,8 +46,9 @@ def run(jobs: list[dict[str, Any]], world: int) -> list[list[dict[str, Any]]]:
         started(*command, out=subprocess.PIPE, environment={**place, "LOCAL_RANK": str(rank)} if world > 1 else {}) for rank in range(world)
     ]
     results = []
-    for process in ranks:
-        out, err = process.communicate(timeout=PATIENCE)
+    with ThreadPoolExecutor() as readers:  # all at once: a rank whose output is not read would stop, and the others would wait for it
+        printed = list(readers.map(lambda process: process.communicate(timeout=PATIENCE), ranks))
+    for out, err in printed:
         lines = [json.loads(line.removeprefix("RESULT ")) for line in out.splitlines() if line.startswith("RESULT ")]
         assert len(lines) == len(jobs), err[-1500:]
         results.append(lines)
@@ -66,6 +77,11 @@ def two(folder: Path) -> dict[str, list[dict[str, Any]]]:
         saved = {**dropout, "csv": str(folder / f"{at}.csv")}
         jobs[f"saved {at}"] = {**saved, "save": [at, str(folder / f"{at}.ckpt")]}
         jobs[f"resumed {at}"] = {**saved, "resume": str(folder / f"{at}.ckpt")}
+    jobs["norm"] = {**NORM, "csv": str(folder / "norm.csv")}
+    for at in (*SAVED_AT, 4):  # 4 lies between two updates
+        saved = {**NORM, "csv": str(folder / f"norm-{at}.csv")}
+        jobs[f"norm saved {at}"] = {**saved, "save": [at, str(folder / f"norm-{at}.ckpt")]}
+        jobs[f"norm resumed {at}"] = {**saved, "resume": str(folder / f"norm-{at}.ckpt")}
     jobs["diverged"] = {"last": "partial", "size": 7, "limit": 4, "explode": True, "csv": str(folder / "nan.csv")}
     return dict(zip(jobs, run(list(jobs.values()), 2), strict=True))
 
@@ -111,3 +127,48 @@ def test_a_divergence_stops_both_at_the_same_update(two: dict[str, Any]) -> None
 def test_a_run_resumed_inside_an_update_is_bit_for_bit_the_whole_one(at: int, two: dict[str, Any]) -> None:
     for rank in (0, 1):
         assert two[f"resumed {at}"][rank]["weights"] == two["whole"][0]["weights"] != two[f"saved {at}"][0]["weights"]
+
+
+def test_running_statistics_are_the_mean_over_all_examples_of_each_update(two: dict[str, Any]) -> None:
+    """By hand in one process: each device runs its pieces from the statistics that all devices had before the update."""
+    net, data = network(norm=True), Regression()
+    chosen = batching.MultiStep(size=7, milestones=[0.6, 1.5], factor=3, last="partial")
+    plan = Plan(schedules.Cosine(3), chosen, len(data), 3, world_size=2, max_micro_batch_size=3, min_micro_batch_size=2)
+    loader = PlannedLoader(lambda: DataLoader(data, shuffle=True), lambda n: plan, 2, 0, lambda: 0)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    statistics = {name: buffer for name, buffer in net.named_buffers() if buffer.is_floating_point()}
+    placeholders = 0
+    for update in plan:
+        before = {name: buffer.clone() for name, buffer in statistics.items()}
+        after = {name: torch.zeros_like(buffer) for name, buffer in statistics.items()}
+        optimizer.zero_grad()
+        for rank in (0, 1):
+            for name, buffer in statistics.items():
+                buffer.copy_(before[name])
+            pieces = [(position, size) for position, size in plan.pieces(update, rank) if size]
+            placeholders += update.accumulate_grad_batches - len(pieces)
+            for position, size in pieces:
+                indices = loader.indices(position, size)
+                loss = F.mse_loss(net(data.x[indices]), data.y[indices])
+                (loss * size / update.effective_batch_size).backward()
+            for name, buffer in statistics.items():
+                after[name] += buffer * sum(size for _, size in pieces) / update.effective_batch_size
+        for name, buffer in statistics.items():
+            buffer.copy_(after[name])
+        for group in optimizer.param_groups:
+            group["lr"] = 0.1 * update.lr_factor
+        optimizer.step()
+    assert placeholders > 0
+    flat = torch.cat([p.detach().flatten() for p in net.parameters()])
+    for result in two["norm"]:
+        assert_equal_to_rounding(torch.tensor(result["weights"], dtype=torch.float64), flat, 100 * GRADIENT_ROUNDINGS)
+        for name, buffer in statistics.items():
+            found = torch.tensor(result["buffers"][name], dtype=torch.float64)
+            assert_equal_to_rounding(found, buffer, 100 * GRADIENT_ROUNDINGS)
+
+
+@pytest.mark.parametrize("at", [*SAVED_AT, 4])
+def test_a_resumed_run_has_the_running_statistics_of_the_whole_one_bit_for_bit(at: int, two: dict[str, Any]) -> None:
+    for rank in (0, 1):
+        for key in ("weights", "buffers"):
+            assert two[f"norm resumed {at}"][rank][key] == two["norm"][0][key] != two[f"norm saved {at}"][0][key]

@@ -55,12 +55,13 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     counter = Reductions(world)
     strategy: Strategy | str = DDPStrategy(process_group_backend="gloo") if world > 1 else "auto"
     chosen = batching.MultiStep(size=job["size"], milestones=[0.6, 1.5], factor=3, last=job["last"])
-    errors = GradientErrors(Regression(dtype))
+    norm = job.get("norm", False)
+    errors = [] if norm else [GradientErrors(Regression(dtype))]  # with batch norm a big batch has another gradient
     batches = BatchSizeScheduler(chosen, schedules.Cosine(), max_micro_batch_size=job["limit"], seed=2)
-    callbacks: list[pl.Callback] = [errors, batches, NoiseScaleMonitor(job["csv"]), StopOnDivergence(), counter]
+    callbacks: list[pl.Callback] = [*errors, batches, NoiseScaleMonitor(job["csv"]), StopOnDivergence(), counter]
     if "save" in job:
         callbacks.append(Saver(*job["save"]))
-    module = Plain(network(dtype, dropout=job.get("dropout", 0.0)), optimizer=_explosive if job.get("explode") else _sgd)
+    module = Plain(network(dtype, dropout=job.get("dropout", 0.0), norm=norm), optimizer=_explosive if job.get("explode") else _sgd)
     result: dict[str, Any] = {"diverged": False}
     try:
         trainer = fit(
@@ -78,10 +79,11 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         result |= {"diverged": True, "steps": error.step}
     return {
         **result,
-        "error": max(errors.errors, default=0.0),
-        "updates": len(errors.errors),
+        "error": max((error for each in errors for error in each.errors), default=0.0),
+        "updates": sum(len(each.errors) for each in errors),
         "reductions": counter.count,
         "weights": weights(module).tolist(),
+        "buffers": {name: buffer.tolist() for name, buffer in module.net.named_buffers()},
         "planned": batches.plan.total_updates(),
     }
 

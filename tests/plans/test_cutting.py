@@ -148,11 +148,12 @@ def test_one_example_at_the_end_of_a_pass_is_no_trouble_with(last: str) -> None:
 @pytest.mark.parametrize(
     ("strategy", "options", "line"),
     [
-        (Fixed(4), {}, "last=partial: update 323 has 1 example, and batch norm needs at least 2; use carry or drop, or another size"),
+        (Fixed(4), {}, "last=partial: update 323 has 1 example, and batch norm needs at least 2; use carry, drop or spread, or another size"),
+        (Fixed(2), {}, "last=partial: update 646 has 1 example, and batch norm needs at least 2; use carry or drop, or another size"),
         (
             MultiStep(8, [1, 2], 2, last="partial"),
             {"n": 17},
-            "last=partial: update 2 has 1 example, and batch norm needs at least 2; use carry or drop, or another size",
+            "last=partial: update 2 has 1 example, and batch norm needs at least 2; use carry, drop or spread, or another size",
         ),
         (Fixed(2, last="spread"), {}, "last=spread: update 646 has 1 example, and batch norm needs at least 2; use carry or drop, or another size"),
         (Fixed(1), {}, "size=1: update 0 has 1 example, and batch norm needs at least 2; raise it, or use a model without batch norm"),

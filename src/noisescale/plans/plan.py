@@ -226,7 +226,7 @@ class Plan:
             problem = f"{which}, and batch norm needs at least {least}"
             if size == update.planned_batch_size:
                 return ConfigError("size", getattr(self.strategy, "size", size), problem, "raise it, or use a model without batch norm")
-            others = " or ".join(last for last in ("carry", "drop") if last != self.strategy.last)
+            others = "carry, drop or spread" if self.strategy.last == "partial" and update.planned_batch_size > 2 else "carry or drop"
             return ConfigError("last", self.strategy.last, problem, f"use {others}, or another size")
         if ghost > 1:
             problem = f"{which}, and one of its ghost batches would have fewer than the {least} that batch norm needs"
