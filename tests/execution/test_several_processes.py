@@ -78,7 +78,7 @@ def two(folder: Path) -> dict[str, list[dict[str, Any]]]:
         jobs[f"saved {at}"] = {**saved, "save": [at, str(folder / f"{at}.ckpt")]}
         jobs[f"resumed {at}"] = {**saved, "resume": str(folder / f"{at}.ckpt")}
     jobs["norm"] = {**NORM, "csv": str(folder / "norm.csv")}
-    for at in (*SAVED_AT, 4):  # 4 lies between two updates
+    for at in (3, 4):  # 4 lies between two updates
         saved = {**NORM, "csv": str(folder / f"norm-{at}.csv")}
         jobs[f"norm saved {at}"] = {**saved, "save": [at, str(folder / f"norm-{at}.ckpt")]}
         jobs[f"norm resumed {at}"] = {**saved, "resume": str(folder / f"norm-{at}.ckpt")}
@@ -167,7 +167,7 @@ def test_running_statistics_are_the_mean_over_all_examples_of_each_update(two: d
             assert_equal_to_rounding(found, buffer, 100 * GRADIENT_ROUNDINGS)
 
 
-@pytest.mark.parametrize("at", [*SAVED_AT, 4])
+@pytest.mark.parametrize("at", [3, 4])
 def test_a_resumed_run_has_the_running_statistics_of_the_whole_one_bit_for_bit(at: int, two: dict[str, Any]) -> None:
     for rank in (0, 1):
         for key in ("weights", "buffers"):

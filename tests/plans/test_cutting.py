@@ -136,7 +136,10 @@ N = 1293  # 323 x 4 + 1
 
 def planned(strategy: BatchStrategy, n: int = N, **options: int | None) -> Plan:
     return plan_for_trainer(
-        Constant(), strategy, n, **{"optimizer": "SGD", "max_epochs": 3, "min_micro_batch_size": 2, **options}  # type: ignore[arg-type]
+        Constant(),
+        strategy,
+        n,
+        **{"optimizer": "SGD", "max_epochs": 3, "min_micro_batch_size": 2, **options},  # type: ignore[arg-type]
     )
 
 
@@ -148,14 +151,22 @@ def test_one_example_at_the_end_of_a_pass_is_no_trouble_with(last: str) -> None:
 @pytest.mark.parametrize(
     ("strategy", "options", "line"),
     [
-        (Fixed(4), {}, "last=partial: update 323 has 1 example, and batch norm needs at least 2; use carry, drop or spread, or another size"),
+        (
+            Fixed(4),
+            {},
+            "last=partial: update 323 has 1 example, and batch norm needs at least 2; use carry, drop or spread, or another size",
+        ),
         (Fixed(2), {}, "last=partial: update 646 has 1 example, and batch norm needs at least 2; use carry or drop, or another size"),
         (
             MultiStep(8, [1, 2], 2, last="partial"),
             {"n": 17},
             "last=partial: update 2 has 1 example, and batch norm needs at least 2; use carry, drop or spread, or another size",
         ),
-        (Fixed(2, last="spread"), {}, "last=spread: update 646 has 1 example, and batch norm needs at least 2; use carry or drop, or another size"),
+        (
+            Fixed(2, last="spread"),
+            {},
+            "last=spread: update 646 has 1 example, and batch norm needs at least 2; use carry or drop, or another size",
+        ),
         (Fixed(1), {}, "size=1: update 0 has 1 example, and batch norm needs at least 2; raise it, or use a model without batch norm"),
         (Full(), {"n": 1}, "size=1: update 0 has 1 example, and batch norm needs at least 2; raise it, or use a model without batch norm"),
         (
@@ -202,7 +213,9 @@ def test_a_batch_that_grows_into_an_odd_one_late_is_refused_before_training() ->
 
 def test_two_devices_share_a_small_window_so_that_none_has_a_single_example() -> None:
     plan = planned(Fixed(10), 23, world_size=2)
-    sizes = [[[size for _, size in plan.pieces(update, rank)] for rank in (0, 1)] for update in plan.updates_of_epoch(0, next(iter(plan)).start)]
+    sizes = [
+        [[size for _, size in plan.pieces(update, rank)] for rank in (0, 1)] for update in plan.updates_of_epoch(0, next(iter(plan)).start)
+    ]
     assert sizes == [[[5], [5]], [[5], [5]], [[3], [0]]]
 
 

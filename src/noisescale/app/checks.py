@@ -51,8 +51,8 @@ def ghost_batch_size(cfg: DictConfig) -> int:
 def min_micro_batch_size(cfg: DictConfig) -> int:
     """The fewest examples of a forward pass: 2 for a model of conf/model with batch norm, otherwise 1.
 
-    A model that can have batch norm has the key `ghost_batch_size`, and the key `norm` if it can do without. For a network of the user's own
-    nothing is known before it is built.
+    A model that can have batch norm has the key `ghost_batch_size`, and the key `norm` if it can do without. Nothing is known of a network
+    of the user's own before it is built.
     """
     return 2 if "ghost_batch_size" in cfg.model and cfg.model.get("norm", "batch") == "batch" else 1
 

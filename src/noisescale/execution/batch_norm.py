@@ -1,4 +1,4 @@
-"""What batch norm needs beside exact gradients: examples to normalise together, and running statistics that know every device and update."""
+"""What batch norm needs beside exact gradients: examples to normalise together, and running statistics of all devices."""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ class BatchSizeScheduler(LeanCallback):
     callback saves a checkpoint. On one device, a checkpoint inside an update includes the partial gradient of the update. On several
     devices, or after an exception inside a micro-batch, a resumed run repeats the update from its first micro-batch.
 
-    Batch norm sees micro-batches, whatever the effective batch size: see `models.GhostBatchNorm2d`. Its running statistics are the mean over
-    all devices at the end of each update.
+    Batch norm sees micro-batches, whatever the effective batch size: see `models.GhostBatchNorm2d`. Its running statistics become the
+    mean over all devices at the end of each update.
 
     Args:
         strategy: the batch strategy: clock -> B.

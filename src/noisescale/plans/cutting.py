@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
-__all__ = ["cut", "count_parts", "smallest_group", "split_evenly"]
+__all__ = ["count_parts", "cut", "smallest_group", "split_evenly"]
 
 
 def split_evenly(total: int, parts: int) -> list[int]:
@@ -15,7 +15,7 @@ def split_evenly(total: int, parts: int) -> list[int]:
 
 
 def count_parts(size: int, devices: int, multiple: int, at_most: int | None) -> int:
-    """k, the fewest micro-batches per device for `size` examples in pieces of `at_most`, which is a multiple of `multiple`; None: no limit."""
+    """k, the fewest micro-batches per device for `size` examples in pieces of `at_most` (a multiple of `multiple`; None: no limit)."""
     if at_most is None:
         return 1
     return math.ceil(math.ceil(size / multiple) / (devices * (at_most // multiple)))
