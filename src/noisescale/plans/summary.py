@@ -105,12 +105,12 @@ class PlanSummary:
 
     def drift_in_words(self) -> str:
         """One line with the drift of the plan and of its counterpart."""
-        here = f"sum of lr, the drift: {self.drift.whole:.3g} (last quarter {self.drift.last_quarter:.3g})"
+        here = f"sum of lr: {self.drift.whole:.4g} (last quarter {self.drift.last_quarter:.4g})"
         if not self._has_comparison:
             return here
         assert self.other is not None
         other = f"at B = {self.other.strategy.size}" if isinstance(self.other.strategy, Fixed) else "batch=dual"
-        return f"{here}; {other}: {self.other_drift.whole:.3g} ({self.other_drift.last_quarter:.3g})"
+        return f"{here}; {other}: {self.other_drift.whole:.4g} ({self.other_drift.last_quarter:.4g})"
 
 
 def summarize(plan: Plan, lr: float, momentum: float = 0.0, optimizer: str = "SGD") -> PlanSummary:
