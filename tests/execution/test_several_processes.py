@@ -29,6 +29,12 @@ EQUAL = {
     # 103 examples in windows of 6: the last window has one example, so the second process has none.
     "fewer examples than processes": {"dtype": "float64", "last": "partial", "size": 6, "limit": 4},
 }
+WEIGHTED: dict[str, dict[str, Any]] = {
+    "token mean": {"dtype": "float64", "last": "partial", "size": 7, "limit": 4, "problem": "token mean"},
+    "class weights": {"dtype": "float32", "last": "partial", "size": 7, "limit": 4, "problem": "class weights"},
+    "mask": {"dtype": "float64", "last": "partial", "size": 7, "limit": 1, "problem": "mask"},
+}
+"""Losses with a denominator of their own: each process has other weights; with micro-batches of one, some weights are 0."""
 SAVED_AT = (3, 26)
 """Micro-batches inside an update, which has 7 or 21 examples in 2 or 6 micro-batches per process."""
 NORM: dict[str, Any] = {"last": "partial", "size": 7, "limit": 3, "norm": True}
@@ -45,10 +51,10 @@ def run(jobs: list[dict[str, Any]], world: int) -> list[list[dict[str, Any]]]:
     ranks = [
         started(*command, out=subprocess.PIPE, environment={**place, "LOCAL_RANK": str(rank)} if world > 1 else {}) for rank in range(world)
     ]
+    with ThreadPoolExecutor(world) as readers:  # all at once, because a rank whose pipe is full waits, and the others wait for it
+        outputs = list(readers.map(lambda process: process.communicate(timeout=PATIENCE), ranks))
     results = []
-    with ThreadPoolExecutor() as readers:  # all at once: a rank whose output is not read would stop, and the others would wait for it
-        printed = list(readers.map(lambda process: process.communicate(timeout=PATIENCE), ranks))
-    for out, err in printed:
+    for out, err in outputs:
         lines = [json.loads(line.removeprefix("RESULT ")) for line in out.splitlines() if line.startswith("RESULT ")]
         assert len(lines) == len(jobs), err[-1500:]
         results.append(lines)
@@ -82,8 +88,21 @@ def two(folder: Path) -> dict[str, list[dict[str, Any]]]:
         saved = {**NORM, "csv": str(folder / f"norm-{at}.csv")}
         jobs[f"norm saved {at}"] = {**saved, "save": [at, str(folder / f"norm-{at}.ckpt")]}
         jobs[f"norm resumed {at}"] = {**saved, "resume": str(folder / f"norm-{at}.ckpt")}
+    jobs |= {name: {**job, "csv": str(folder / f"two-{name}.csv")} for name, job in WEIGHTED.items()}
     jobs["diverged"] = {"last": "partial", "size": 7, "limit": 4, "explode": True, "csv": str(folder / "nan.csv")}
     return dict(zip(jobs, run(list(jobs.values()), 2), strict=True))
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_with_weights_every_update_has_the_gradient_of_one_big_batch(name: str, folder: Path, two: dict[str, Any]) -> None:
+    roundings = 16 * torch.finfo(getattr(torch, WEIGHTED[name]["dtype"])).eps  # see test_weighting.py
+    assert [result["error"] <= roundings for result in two[name]] == [True, True]
+    assert two[name][0]["weights"] == two[name][1]["weights"]
+    rows = read_rows(folder / f"two-{name}.csv")
+    assert [float(row["loss"]) for row in rows] == pytest.approx(two[name][0]["losses"], rel=1e-5)
+    if "class weights" not in name:
+        assert [float(row["weight"]) for row in rows] == two[name][0]["targets"]
+    assert all(result["reductions"] == result["planned"] for result in two[name])
 
 
 @pytest.mark.parametrize("name", EQUAL)
@@ -163,7 +182,7 @@ def test_running_statistics_are_the_mean_over_all_examples_of_each_update(two: d
     for result in two["norm"]:
         assert_equal_to_rounding(torch.tensor(result["weights"], dtype=torch.float64), flat, 100 * GRADIENT_ROUNDINGS)
         for name, buffer in statistics.items():
-            found = torch.tensor(result["buffers"][name], dtype=torch.float64)
+            found = torch.tensor(result["buffers"][f"net.{name}"], dtype=torch.float64)
             assert_equal_to_rounding(found, buffer, 100 * GRADIENT_ROUNDINGS)
 
 

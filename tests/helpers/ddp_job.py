@@ -15,6 +15,7 @@ from pytorch_lightning.strategies import DDPStrategy, Strategy
 from noisescale import schedules
 from noisescale.callbacks import BatchSizeScheduler, NoiseScaleMonitor, StopOnDivergence, TrainingDiverged
 from noisescale.plans import strategies as batching
+from tests.helpers.denominators import PROBLEMS, BigBatches, NextToken
 from tests.helpers.regression import Plain, Regression, network
 from tests.helpers.trainings import GradientErrors, fit, weights
 
@@ -55,13 +56,21 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     counter = Reductions(world)
     strategy: Strategy | str = DDPStrategy(process_group_backend="gloo") if world > 1 else "auto"
     chosen = batching.MultiStep(size=job["size"], milestones=[0.6, 1.5], factor=3, last=job["last"])
-    norm = job.get("norm", False)
-    errors = [] if norm else [GradientErrors(Regression(dtype))]  # with batch norm a big batch has another gradient
-    batches = BatchSizeScheduler(chosen, schedules.Cosine(), max_micro_batch_size=job["limit"], seed=2)
-    callbacks: list[pl.Callback] = [*errors, batches, NoiseScaleMonitor(job["csv"]), StopOnDivergence(), counter]
+    problem, norm = job.get("problem"), job.get("norm", False)
+    errors = BigBatches() if problem else GradientErrors(Regression(dtype))
+    weight = PROBLEMS[problem][1] if problem else None
+    batches = BatchSizeScheduler(chosen, schedules.Cosine(), max_micro_batch_size=job["limit"], seed=2, weight=weight)
+    callbacks: list[pl.Callback] = [batches, NoiseScaleMonitor(job["csv"]), StopOnDivergence(), counter]
+    if not norm:  # with batch norm a big batch has another gradient
+        callbacks.insert(0, errors)
     if "save" in job:
         callbacks.append(Saver(*job["save"]))
-    module = Plain(network(dtype, dropout=job.get("dropout", 0.0), norm=norm), optimizer=_explosive if job.get("explode") else _sgd)
+    module: pl.LightningModule
+    if problem:
+        module = NextToken(problem, dtype)
+    else:
+        net = network(dtype, dropout=job.get("dropout", 0.0), norm=norm)
+        module = Plain(net, optimizer=_explosive if job.get("explode") else _sgd)
     result: dict[str, Any] = {"diverged": False}
     try:
         trainer = fit(
@@ -79,11 +88,13 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         result |= {"diverged": True, "steps": error.step}
     return {
         **result,
-        "error": max((error for each in errors for error in each.errors), default=0.0),
-        "updates": sum(len(each.errors) for each in errors),
+        "error": max(errors.errors, default=0.0),
+        "updates": len(errors.errors),
+        "losses": errors.losses if isinstance(errors, BigBatches) else [],
+        "targets": errors.weights if isinstance(errors, BigBatches) else [],
         "reductions": counter.count,
         "weights": weights(module).tolist(),
-        "buffers": {name: buffer.tolist() for name, buffer in module.net.named_buffers()},
+        "buffers": {name: buffer.tolist() for name, buffer in module.named_buffers()},
         "planned": batches.plan.total_updates(),
     }
 

@@ -22,8 +22,10 @@ ignored = (
     "ignore:.*exists and is not empty.*",
     "ignore:.*`isinstance.treespec.*",
     "ignore:.*smaller than the logging interval.*",
+    "ignore:.*dropout draws other masks.*",
+    "ignore:.*batch norm sees each micro-batch alone.*",
 )
-"""Lightning's own warnings that do not matter to these tests, each as a filter for `pytest.mark.filterwarnings`."""
+"""Warnings that do not matter to these tests, most of them Lightning's own, each as a filter for `pytest.mark.filterwarnings`."""
 
 
 def quiet_trainer(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:

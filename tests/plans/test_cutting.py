@@ -16,7 +16,7 @@ from noisescale.plans.cutting import count_parts, cut, smallest_group, split_eve
 from noisescale.plans.duality import Dual
 from noisescale.plans.plan import Plan
 from noisescale.plans.strategies import BatchStrategy, Fixed, Full, Linear, MultiStep
-from noisescale.plans.trainer_limits import check_cuts, plan_for_trainer
+from noisescale.plans.trainer_limits import check_pieces, plan_for_trainer
 from noisescale.schedules import Constant
 from tests.helpers.plans import plans
 from tests.helpers.refusals import error_of, refusal_of
@@ -104,7 +104,7 @@ def test_every_plan_that_is_accepted_has_two_examples_in_each_piece(plan: Plan, 
 
     try:
         bound = replace(plan, micro_batch_multiple=ghost, min_micro_batch_size=2)
-        check_cuts(bound)
+        check_pieces(bound)
     except ConfigError:
         return
     for update, free in zip(bound, replace(bound, min_micro_batch_size=1), strict=True):
@@ -126,9 +126,9 @@ def test_with_three_examples_or_no_limit_only_an_update_of_one_is_refused(plan: 
     plan = replace(plan, max_micro_batch_size=limit, min_micro_batch_size=2, strategy=replace(plan.strategy, micro_batch_size=None))
     refused = [update.start.step for update in plan if update.effective_batch_size == 1]
     if not refused:
-        check_cuts(plan)
+        check_pieces(plan)
     else:
-        assert f"update {refused[0]} has 1 example, and batch norm needs at least 2" in refusal_of(lambda: check_cuts(plan))
+        assert f"update {refused[0]} has 1 example, and batch norm needs at least 2" in refusal_of(lambda: check_pieces(plan))
 
 
 N = 1293  # 323 x 4 + 1

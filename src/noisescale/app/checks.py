@@ -85,6 +85,7 @@ def _check_run(cfg: DictConfig) -> None:
     if cfg.ckpt_path is not None:
         _check_checkpoint(str(cfg.ckpt_path))
     _check_bool("full_error", cfg.full_error)
+    _check_bool("check_cuts", cfg.check_cuts)
     if Path(str(cfg.output_dir)) != output_dir():
         raise ConfigError("output_dir", cfg.output_dir, "is what Hydra makes of hydra.run.dir", "set hydra.run.dir, or hydra.sweep.dir")
 

@@ -101,6 +101,7 @@ def _fit_and_report(run: Composed, data: ImageDataModule, plan: Plan) -> int:
         max_micro_batch_size=cfg.max_micro_batch_size,
         micro_batch_multiple=run.ghost_batch_size,
         seed=cfg.seed,
+        check_cuts=cfg.check_cuts,
     )
     trainer = build_trainer(cfg, data, batches)
     outcome = fit_and_test(cfg, trainer, module, data, batches)

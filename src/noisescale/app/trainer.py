@@ -6,12 +6,14 @@ import logging
 import sys
 import warnings
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger
 
+import noisescale
 from noisescale.app.config import as_plain, build, in_sweep, refusal
 from noisescale.callbacks import BatchSizeScheduler, SameRun
 from noisescale.data import ImageDataModule
@@ -99,7 +101,7 @@ def _logger(cfg: DictConfig) -> Logger:
 
 @cache
 def quiet_lightning() -> None:
-    """Show our own messages, and drop Lightning's tips and those of its warnings that do not apply here."""
+    """Show our own messages, each in one line, and drop Lightning's tips and those of its warnings that do not apply here."""
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     log = logging.getLogger("pytorch_lightning.utilities.rank_zero")
     log.addFilter(lambda record: "noisescale" in record.pathname)
@@ -114,3 +116,9 @@ def quiet_lightning() -> None:
         ".*dirpath has changed.*",
     ):
         warnings.filterwarnings("ignore", message=message)
+    of_python, package = warnings.formatwarning, str(Path(noisescale.__file__).parent)
+
+    def formatwarning(message: Any, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+        return f"note: {message}\n" if filename.startswith(package) else of_python(message, category, filename, lineno, line)
+
+    warnings.formatwarning = formatwarning

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from noisescale.errors import ConfigError, check_count
 from noisescale.execution.batch_norm import RunningStatistics, min_micro_batch_size
 from noisescale.execution.compatibility import check_compatibility, untyped
+from noisescale.execution.cut_check import check_cuts
 from noisescale.execution.installation import Installation
 from noisescale.execution.lean import LeanCallback
 from noisescale.execution.loader import MicroBatch, PlannedLoader
 from noisescale.execution.partial_gradient import load_gradient, restore_gradient, save_gradient
 from noisescale.execution.random_generators import seed_random_generators
+from noisescale.execution.weighting import MicroBatchWeights, without_gradient
 from noisescale.execution.window import Window
 from noisescale.plans.plan import Plan
 from noisescale.plans.strategies import BatchStrategy
@@ -31,8 +35,9 @@ class BatchSizeScheduler(LeanCallback):
 
     The gradient of each update is (1/B) sum over its B examples. The loss of each micro-batch, a mean over its n examples, is multiplied
     by n k W / B; Lightning divides it by k and averages the gradients over W devices, so that its weight in the gradient is n/B.
-    `training_step` must return a mean over the examples of its batch. The random number generators (for dropout) are seeded for each
-    micro-batch with (seed, step, j, rank), so a resumed run draws the same numbers.
+    `training_step` must return a mean over the examples of its batch; for a mean over anything else, `weight` gives its denominator. Before
+    training, `CutCheck` warns if the gradient of a batch depends on how the batch is cut. The random number generators (for dropout) are
+    seeded for each micro-batch with (seed, step, j, rank), so a resumed run draws the same numbers.
 
     It replaces the train DataLoader of the datamodule, the module or `trainer.fit`, and keeps its dataset, collate_fn and workers; the
     batch size given there is not used. It moves to the front of the trainer's callbacks, so that its state is up to date when another
@@ -51,6 +56,11 @@ class BatchSizeScheduler(LeanCallback):
         min_micro_batch_size: the fewest examples of a forward pass; None: 2 if the module has a batch norm in training, otherwise 1. Give 1
             if batch norm sees more than one value per channel of each example, as in large images, and may normalise one example by itself.
         seed: the seed of the order of the examples and of the random numbers during training.
+        weight: batch, as `training_step` gets it -> w, the denominator of its loss: the number of target tokens, the sum of the class
+            weights. The gradient of an update is then sum(w_j grad_j) / sum(w_j), see `MicroBatchWeights`; B stays in examples. None: the
+            loss is a mean over examples.
+        check_cuts: whether to check before training, on a copy of the module, that the gradient of a batch does not depend on how the
+            batch is cut; only if the plan accumulates. Training is bitwise the same with it and without it.
 
     Raises:
         ConfigError: something cannot be combined with a plan: manual optimization, DeepSpeed, stochastic weight averaging with batch norm,
@@ -69,6 +79,8 @@ class BatchSizeScheduler(LeanCallback):
         micro_batch_multiple: int = 1,
         min_micro_batch_size: int | None = None,
         seed: int = 0,
+        weight: Callable[[Any], Any] | None = None,
+        check_cuts: bool = True,
     ) -> None:
         if max_micro_batch_size is not None:
             check_count("max_micro_batch_size", max_micro_batch_size, unit="examples", remedy="None for no limit")
@@ -78,6 +90,10 @@ class BatchSizeScheduler(LeanCallback):
         self.max_micro_batch_size, self.micro_batch_multiple = max_micro_batch_size, micro_batch_multiple
         self.min_micro_batch_size = min_micro_batch_size
         self.seed = seed
+        self.check_cuts = check_cuts
+        self._weights = None if weight is None else MicroBatchWeights(weight)
+        if weight is None:
+            self.on_before_optimizer_step = None  # type: ignore[method-assign,assignment]  # so that it costs nothing
         self.loader: PlannedLoader | None = None
         self.examples_before = 0  # this fit: examples seen by the run that it resumes
         self._installation: Installation | None = None
@@ -88,6 +104,7 @@ class BatchSizeScheduler(LeanCallback):
         self._inside_batch = False
         self._zeroed = False
         self._backwards = 0
+        self._silenced: list[RemovableHandle] = []
         self._steps_before = 0
         self._said_count = False
 
@@ -136,11 +153,18 @@ class BatchSizeScheduler(LeanCallback):
         if self._saved and self._saved["num_examples"] != plan.num_examples:
             had = self._saved["num_examples"]
             raise ConfigError("num_examples", plan.num_examples, f"the checkpoint was trained on {had}", "resume on the same data")
+        weighted = self._saved.get("weights")
         if self._opened.micro_batches_done and (
-            self._gradients is None or (self._saved["accumulate_grad_batches"], self._saved["world_size"]) != self._cutting()
+            self._gradients is None
+            or (self._saved["accumulate_grad_batches"], self._saved["world_size"]) != self._cutting()
+            or (weighted is None) != (self._weights is None)
         ):
             self._gradients = None
             self._opened.restart_update()
+        if self._weights is not None:
+            self._opened.weight = 0.0  # from here on a number, so that other callbacks know
+            if weighted is not None:
+                self._weights.restore(weighted)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.writes_rate and trainer.lr_scheduler_configs:
@@ -149,6 +173,8 @@ class BatchSizeScheduler(LeanCallback):
             raise ConfigError("lr_scheduler", name, "the plan sets the learning rate", remedy)
         for group in trainer.optimizers[0].param_groups:
             group.setdefault("initial_lr", group["lr"])
+        if self.check_cuts:
+            check_cuts(trainer, pl_module, self._opened, None if self._weights is None else self._weights.of)
         if self._gradients is not None:
             self._enter(trainer, self._cutting()[0])
             restore_gradient(pl_module, self._gradients)
@@ -171,9 +197,13 @@ class BatchSizeScheduler(LeanCallback):
         self._compare_count(micro)
         if micro.index == 0:
             self._enter(trainer, micro.update.accumulate_grad_batches)
+            if self._weights is not None:
+                self._weights.start_update()
             if self.writes_rate:
                 for group in trainer.optimizers[0].param_groups:
                     _write_rate(group, group["initial_lr"] * micro.update.lr_factor)
+        if self._weights is not None:
+            self._opened.weight = self._weights.take(batch, micro.size, micro.update.effective_batch_size, trainer)
         assert self._norms is not None
         self._norms.before(micro)
         seed_random_generators(derive_seed("training", self.seed, micro.update.start.step, micro.index, trainer.global_rank))
@@ -196,8 +226,20 @@ class BatchSizeScheduler(LeanCallback):
         micro, update = self._micro, self._micro.update
         self._backwards += 1
         parts = update.accumulate_grad_batches * trainer.world_size
-        if micro.size * parts != update.effective_batch_size:
-            loss.mul_(micro.size * parts / update.effective_batch_size)
+        if self._opened.weight is not None:
+            assert self._weights is not None
+            factor = self._weights.factor(self._opened.weight, update.accumulate_grad_batches)
+        else:
+            factor = micro.size * parts / update.effective_batch_size
+        if factor == 0.0:
+            self._silenced = without_gradient(pl_module)
+        elif factor != 1.0:
+            loss.mul_(factor)
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
+        # Under mixed precision the gradients are unscaled by now; they are not clipped yet.
+        if self._weights is not None:
+            self._weights.finish_update(list(pl_module.parameters()), self._micro.update, trainer)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         micro = self._micro
@@ -213,10 +255,17 @@ class BatchSizeScheduler(LeanCallback):
                 f"update {micro.update.start.step}, micro-batch {micro.index}: {self._backwards} backward passes instead of one; "
                 "training_step must return a loss for every batch, and an optimizer that calls its closure again (LBFGS) cannot be planned"
             )
+        self._listen_again()
         assert self._norms is not None
         self._norms.after(micro, self._opened.plan, trainer)
         self._opened.advance()
         self._inside_batch = False
+
+    def _listen_again(self) -> None:
+        """Undo `without_gradient`."""
+        for handle in self._silenced:
+            handle.remove()
+        self._silenced = []
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit" and self._installation is not None:
@@ -224,6 +273,7 @@ class BatchSizeScheduler(LeanCallback):
             self._installation = None
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._listen_again()
         self.teardown(trainer, pl_module, "fit")
 
     # -- state ----------------------------------------------------------------------------------------------------------------
@@ -238,6 +288,7 @@ class BatchSizeScheduler(LeanCallback):
             "num_examples": self.loader.plan.num_examples,
             "accumulate_grad_batches": k,
             "world_size": world_size,
+            **({} if self._weights is None else {"weights": self._weights.state()}),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -7,7 +7,8 @@ workers, of prefetching and of restarts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
@@ -66,6 +67,7 @@ class PlannedLoader:
         current: the micro-batch that was loaded last; None before the first.
         handed_out: how many examples the data set gave for it, counted before they are collated: `current.size`, unless the data set
             leaves examples out.
+        weight: its weight in the update, set by whoever trains with it; None: its number of examples.
 
     Raises:
         ConfigError: on first use, if the examples of the source cannot be indexed: an IterableDataset, a custom sampler, several loaders.
@@ -81,6 +83,7 @@ class PlannedLoader:
         self._shuffle = True
         self.current: MicroBatch | None = None
         self.handed_out = 0
+        self.weight: float | None = None
         # The position of the run: its epoch, the current or next update, how many micro-batches of it are done, and how many batches the
         # trainer counted in this epoch before it.
         self.epoch, self.trainer_epoch = 0, 0
@@ -143,6 +146,22 @@ class PlannedLoader:
         if micro.size:
             return self.indices(micro.position, micro.size)
         return self.indices(micro.update.start.position, self.plan.min_micro_batch_size)
+
+    def collated(self, indices: torch.Tensor, ranges: Sequence[tuple[int, int]], seed: int) -> list[tuple[int, Any]]:
+        """(examples, batch) for each range (start, end) of `indices`, which are fetched once, in this process; nothing is handed out.
+
+        Args:
+            indices: int64 (n,).
+            ranges: positions in `indices`.
+            seed: of the random numbers that are drawn while loading.
+        """
+        self.open()
+        if isinstance(self._dataset, BatchedDataset):
+            taken = [self._dataset.take(indices[start:end]) for start, end in ranges]
+            return [(length_of(part, end - start), self._collate(part)) for part, (start, end) in zip(taken, ranges, strict=True)]
+        examples = SeededDataset(self._dataset).__getitems__(SeededList(indices.tolist(), seed)).batch
+        parts = [copy.deepcopy(examples[start:end]) for start, end in ranges]
+        return [(sum(example is not None for example in part), self._collate(part)) for part in parts]
 
     def _permute(self, number: int) -> torch.Tensor:
         n = self.plan.num_examples

@@ -6,7 +6,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -35,9 +35,10 @@ class NoiseScaleMonitor(LeanCallback):
     | where | keys |
     | --- | --- |
     | steps.csv | step; epoch and examples_seen, both at the start of the update; lr; effective_batch_size; |
-    | | micro_batch_size, of the largest micro-batch; accumulate_grad_batches; g; loss, the mean over the examples of the update |
+    | | micro_batch_size, of the largest micro-batch; accumulate_grad_batches; g; loss, the mean over the examples of the update; |
+    | | weight, only if `BatchSizeScheduler` has a weight: the sum of the weights, and the loss is the weighted mean |
     | loggers | train/loss, lr, batch/effective, batch/micro, batch/accumulate, noise/g; |
-    | | noise/g_momentum = g/(1-m), if the optimizer has momentum m |
+    | | noise/g_momentum = g/(1-m), if the optimizer has momentum m; batch/weight, if there is a weight |
     | TensorBoard | also each of these as by_examples/..., over examples seen |
 
     B counts the examples that the data set gave for the update on all devices, before they are collated; the loss is the mean over them.
@@ -64,7 +65,7 @@ class NoiseScaleMonitor(LeanCallback):
         self._n = 0
         self._examples_seen = 0
         self._restored = False
-        self._window: list[tuple[int, torch.Tensor | None]] = []  # (examples, loss / k) of each micro-batch of the current update
+        self._window: list[_MicroBatch] = []  # the micro-batches of the current update
         self._rates: tuple[float, float] = (math.nan, 0.0)
         self._announced = False
         self._steps = 0
@@ -82,7 +83,8 @@ class NoiseScaleMonitor(LeanCallback):
             # reading log_dir is a collective operation, so every device has to do it
             folder = trainer.log_dir or trainer.default_root_dir if self.path in (None, True) else None
             path = Path(folder) / "steps.csv" if folder is not None else Path(str(self.path))
-            self._file = AppendedRows(path, COLUMNS, start=trainer.global_step) if trainer.is_global_zero else None
+            columns = COLUMNS if _weight(trainer) is None else (*COLUMNS, "weight")
+            self._file = AppendedRows(path, columns, start=trainer.global_step) if trainer.is_global_zero else None
         add_layout(trainer)
 
     def on_before_zero_grad(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
@@ -100,13 +102,13 @@ class NoiseScaleMonitor(LeanCallback):
         if not self._announced:
             self._announce(trainer, batch)
         size = planned.handed_out if planned is not None else extract_batch_size(batch)
-        self._window.append((size, outputs.get("loss") if isinstance(outputs, dict) else None))
+        self._window.append(_MicroBatch(size, _weight(trainer), outputs.get("loss") if isinstance(outputs, dict) else None))
         if trainer.global_step == self._steps:
             return
         self._steps = trainer.global_step
         window, self._window = self._window, []
         update = planned.current.update if planned is not None and planned.current is not None else None
-        here = sum(size for size, _ in window)
+        here = sum(micro.examples for micro in window)
         lr, momentum = self._rates
         row = _Row(
             step=self._steps - 1,
@@ -114,7 +116,7 @@ class NoiseScaleMonitor(LeanCallback):
             lr=lr,
             momentum=momentum,
             expected=trainer.world_size * here if update is None or trainer.world_size == 1 else update.effective_batch_size,
-            micro=max(size for size, _ in window),
+            micro=max(micro.examples for micro in window),
             accumulate=len(window),
             divisor=int(trainer.accumulate_grad_batches),
             micro_batches=window,
@@ -138,23 +140,28 @@ class NoiseScaleMonitor(LeanCallback):
     def state_dict(self) -> dict[str, Any]:
         """The number of examples seen, including rows that are not written yet, and the micro-batches of an unfinished update."""
         seen = self._examples_seen + sum(row.expected for row in self._rows)
-        return {"examples_seen": seen, "window": [(n, None if x is None else float(x)) for n, x in self._window]}
+        window = [(micro.examples, micro.weight, None if micro.loss is None else float(micro.loss)) for micro in self._window]
+        return {"examples_seen": seen, "window": window}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored = True
         self._examples_seen = state_dict["examples_seen"]
-        self._window = [(n, None if x is None else torch.tensor(x, dtype=torch.float64)) for n, x in state_dict["window"]]
+        self._window = [
+            _MicroBatch(n, weight, None if loss is None else torch.tensor(loss, dtype=torch.float64))
+            for n, weight, loss in state_dict["window"]
+        ]
 
     def _write(self, trainer: pl.Trainer, together: bool = True) -> None:
         rows, self._rows = self._rows, []
         if not rows:
             return
         written, scalars = [], []
-        for row, (effective, loss) in zip(rows, _totals(trainer, rows, together), strict=True):
+        for row, (effective, weight, loss) in zip(rows, _totals(trainer, rows, together), strict=True):
             seen, self._examples_seen = self._examples_seen, self._examples_seen + effective
             epoch = seen / self._n if row.epoch is None else row.epoch
             g = sgd_noise_scale(row.lr, self._n, effective) if effective else math.nan  # the data set gave nothing at all
-            written.append((row.step, epoch, seen, row.lr, effective, row.micro, row.accumulate, g, loss))
+            weights = () if weight is None else (weight,)
+            written.append((row.step, epoch, seen, row.lr, effective, row.micro, row.accumulate, g, loss, *weights))
             values = {
                 "train/loss": loss,
                 "lr": row.lr,
@@ -165,6 +172,8 @@ class NoiseScaleMonitor(LeanCallback):
             }
             if row.momentum:
                 values["noise/g_momentum"] = with_momentum(g, row.momentum)
+            if weight is not None:
+                values["batch/weight"] = weight
             scalars.append(Scalars(values, row.step, seen, row.wall_time))
         if not trainer.is_global_zero:
             return
@@ -189,12 +198,25 @@ class NoiseScaleMonitor(LeanCallback):
         return f"{words}; N {self._n}; lr {lr:.4g}; g {sgd_noise_scale(lr, self._n, effective):.4g}"
 
 
+class _MicroBatch(NamedTuple):
+    """A micro-batch that is done: its examples, its weight if there are weights, and its loss / k, still on the device."""
+
+    examples: int
+    weight: float | None
+    loss: torch.Tensor | None
+
+    @property
+    def share(self) -> float:
+        """Its weight in the mean loss."""
+        return self.examples if self.weight is None else self.weight
+
+
 @dataclass(slots=True)
 class _Row:
     """An update that is done, as seen by one device.
 
-    `micro_batches` holds (examples, loss / divisor) of each micro-batch, with the loss still on the device. `expected` is B as far as one
-    device can know it: the number that it counted if it is the only device, otherwise the planned B, or W times its number without a plan.
+    `divisor` is k, by which Lightning has divided the losses. `expected` is B as far as one device can know it: the number that it counted
+    if it is the only device, otherwise the planned B, or W times its number without a plan.
     """
 
     step: int
@@ -205,31 +227,42 @@ class _Row:
     micro: int
     accumulate: int
     divisor: int
-    micro_batches: list[tuple[int, torch.Tensor | None]]
+    micro_batches: list[_MicroBatch]
     wall_time: float
 
 
-def _totals(trainer: pl.Trainer, rows: list[_Row], together: bool) -> list[tuple[int, float]]:
-    """(B, mean loss) of each row's update; the loss is nan if there is none.
+def _totals(trainer: pl.Trainer, rows: list[_Row], together: bool) -> list[tuple[int, float | None, float]]:
+    """(B, sum of the weights, mean loss) of each row's update; no weight if there are none; the loss is nan if there is none.
 
-    If `together`, both are computed over all devices. Otherwise B is `expected`, and the loss is that of this device.
+    If `together`, all are computed over all devices. Otherwise B is `expected`, and the others are those of this device.
     """
-    tensors = [loss for row in rows for n, loss in row.micro_batches if n and loss is not None]
+    tensors = [micro.loss for row in rows for micro in row.micro_batches if micro.share and micro.loss is not None]
     values = iter(torch.stack(tensors).tolist() if tensors else [])
     sums: list[tuple[float, ...]] = []
     for row in rows:
-        parts = [(n, next(values)) for n, loss in row.micro_batches if n and loss is not None]
-        handed_out = sum(n for n, _ in row.micro_batches)
-        sums.append((row.divisor * sum(n * value for n, value in parts), sum(n for n, _ in parts), handed_out))
+        parts = [(micro.share, next(values)) for micro in row.micro_batches if micro.share and micro.loss is not None]
+        handed_out = sum(micro.examples for micro in row.micro_batches)
+        weight = sum(micro.weight or 0.0 for micro in row.micro_batches)
+        sums.append((row.divisor * sum(share * value for share, value in parts), sum(share for share, _ in parts), handed_out, weight))
     alone = trainer.world_size == 1
     if together and not alone:
         mine = torch.tensor(sums, dtype=torch.float64, device=trainer.strategy.root_device)
         sums = trainer.strategy.reduce(mine, reduce_op="sum").tolist()
     counted = together or alone
     return [
-        (int(handed_out) if counted else row.expected, total / n if n else math.nan)
-        for row, (total, n, handed_out) in zip(rows, sums, strict=True)
+        (
+            int(handed_out) if counted else row.expected,
+            None if row.micro_batches[0].weight is None else weight,
+            total / share if share else math.nan,
+        )
+        for row, (total, share, handed_out, weight) in zip(rows, sums, strict=True)
     ]
+
+
+def _weight(trainer: pl.Trainer) -> float | None:
+    """The weight of the current micro-batch; None if micro-batches are weighted by their numbers of examples."""
+    loader = trainer.train_dataloader
+    return loader.weight if isinstance(loader, PlannedLoader) else None
 
 
 def _examples_of_a_pass(trainer: pl.Trainer) -> int:

@@ -13,7 +13,7 @@ from noisescale.plans.plan import Cursor, Plan, Update
 from noisescale.plans.strategies import BatchStrategy, Fixed, Full
 from noisescale.schedules import Schedule
 
-__all__ = ["check_cuts", "check_trainer_limits", "plan_for_trainer"]
+__all__ = ["check_pieces", "check_trainer_limits", "plan_for_trainer"]
 
 LOOK_AHEAD = 100_000
 """Updates of a plan without an end that are checked before training; each later one is checked when it starts."""
@@ -57,7 +57,7 @@ def plan_for_trainer(
         max_steps, limit_train_batches: see `check_trainer_limits`. 1 is one update per epoch, 1.0 is all updates.
 
     Raises:
-        ConfigError: as in `check_trainer_limits`, `Plan` and `check_cuts`.
+        ConfigError: as in `check_trainer_limits`, `Plan` and `check_pieces`.
     """
     check_trainer_limits(max_steps, limit_train_batches)
     epochs = None if max_epochs in (None, -1) else max_epochs
@@ -73,11 +73,11 @@ def plan_for_trainer(
         max_updates=None if max_steps == -1 else max_steps,
         max_updates_per_epoch=limit_train_batches if isinstance(limit_train_batches, int) else None,
     )
-    check_cuts(plan)
+    check_pieces(plan)
     return plan
 
 
-def check_cuts(plan: Plan) -> None:
+def check_pieces(plan: Plan) -> None:
     """Raise `ConfigError` at the first update that cannot be cut into micro-batches of at least `min_micro_batch_size` examples."""
     if plan.min_micro_batch_size > 1:
         (_check_once if _can_be_hashed(plan) else _check_each_size)(plan)
