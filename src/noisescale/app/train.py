@@ -92,11 +92,13 @@ def _fit_and_report(run: Composed, data: ImageDataModule, plan: Plan, accelerato
     from noisescale.app.results import leave_results
     from noisescale.app.trainer import build_trainer
     from noisescale.callbacks import BatchSizeScheduler
+    from noisescale.execution.batch_norm import min_micro_batch_size
 
     cfg = run.cfg
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     module = _module(cfg, data)
+    run.plan(plan.num_examples, min_micro_batch_size(module, plan.world_size))
     batches = BatchSizeScheduler(
         run.strategy,
         run.schedule,
