@@ -73,12 +73,14 @@ class PlannedBatches:
     def __iter__(self) -> Iterator[tuple[MicroBatch, Any]]:
         loader = self._loader
         loader.epoch = self.epoch
-        for batch in loader:
+        for batch in () if self.plan.finished(loader.cursor) else loader:
             micro = loader.current
             assert micro is not None
             loader.advance()
             seed_random_generators(derive_seed("training", loader.seed, micro.update.start.step, micro.index, loader.rank))
             yield micro, batch
+            if self.plan.finished(loader.cursor):
+                return  # the loader goes on to the end of the epoch, because a trainer stops by itself
 
     def state_dict(self) -> dict[str, Any]:
         """The position of the run, in plain numbers: the update after the last one whose micro-batches were all handed out.
