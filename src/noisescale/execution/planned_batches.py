@@ -72,15 +72,17 @@ class PlannedBatches:
 
     def __iter__(self) -> Iterator[tuple[MicroBatch, Any]]:
         loader = self._loader
+        if self.plan.finished(loader.cursor):
+            return
         loader.epoch = self.epoch
-        for batch in () if self.plan.finished(loader.cursor) else loader:
+        for batch in loader:
             micro = loader.current
             assert micro is not None
             loader.advance()
             seed_random_generators(derive_seed("training", loader.seed, micro.update.start.step, micro.index, loader.rank))
             yield micro, batch
-            if self.plan.finished(loader.cursor):
-                return  # the loader goes on to the end of the epoch, because a trainer stops by itself
+            if self.plan.finished(loader.cursor):  # the loader knows no `max_updates`, see `PlannedLoader`
+                return
 
     def state_dict(self) -> dict[str, Any]:
         """The position of the run, in plain numbers: the update after the last one whose micro-batches were all handed out.
