@@ -81,7 +81,7 @@ class PlannedBatches:
             loader.advance()
             seed_random_generators(derive_seed("training", loader.seed, micro.update.start.step, micro.index, loader.rank))
             yield micro, batch
-            if self.plan.finished(loader.cursor):  # the loader knows no `max_updates`, see `PlannedLoader`
+            if self.plan.finished(loader.cursor):  # the loader knows no `max_updates`, see `stops`
                 return
 
     def state_dict(self) -> dict[str, Any]:
