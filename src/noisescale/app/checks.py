@@ -66,7 +66,9 @@ def _check_run(cfg: DictConfig) -> None:
     """Check the keys outside the groups."""
     check_count("epochs", cfg.epochs, unit="epochs")
     check_count("seed", cfg.seed, at_least=0, at_most=2**32 - 1)
-    check_label_smoothing(cfg.label_smoothing)
+    if "label_smoothing" in cfg.task:
+        with errors_under("task"):
+            check_label_smoothing(cfg.task.label_smoothing)
     if cfg.threads is not None:
         check_count("threads", cfg.threads, unit="threads", remedy="null for torch's default")
     if cfg.max_micro_batch_size is not None:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from noisescale.errors import ConfigError
 
-__all__ = ["as_plain", "build", "errors_under", "in_sweep", "options", "output_dir", "refusal", "typed"]
+__all__ = ["as_plain", "build", "errors_under", "in_sweep", "options", "output_dir", "overrides", "refusal", "typed"]
 
 
 def build(cfg: DictConfig, group: str, **arguments: Any) -> Any:
@@ -50,7 +50,7 @@ def refusal(cfg: DictConfig, group: str, cause: BaseException | None) -> ConfigE
     if isinstance(cause, ConfigError):
         return cause.under(group)
     unknown = re.search(r"unexpected keyword argument '(\w+)'", str(cause))
-    if isinstance(cause, TypeError) and unknown is not None:
+    if isinstance(cause, TypeError) and unknown is not None and unknown.group(1) in cfg[group]:
         key, option = unknown.group(1), _option(group)
         problem = f"is not a key of {group}={option}; an experiment or debug option that sets it is for another {group}"
         return ConfigError(f"{group}.{key}", cfg[group].get(key), problem)
@@ -83,7 +83,7 @@ def in_sweep() -> bool:
 
 def options() -> dict[str, str]:
     """The option chosen in each config group."""
-    return {str(group): str(name) for group, name in HydraConfig.get().runtime.choices.items()}
+    return {str(group): str(name) for group, name in HydraConfig.get().runtime.choices.items()} if HydraConfig.initialized() else {}
 
 
 def output_dir() -> Path:
@@ -91,10 +91,15 @@ def output_dir() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
+def overrides() -> list[str]:
+    """The words that the user typed after the name of the command; those that Hydra needs with a `++` have one."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
 def typed() -> str:
     """What the user typed after the name of the command."""
-    return " ".join(HydraConfig.get().overrides.task)
+    return " ".join(word.removeprefix("++") for word in overrides())
 
 
 def _option(group: str) -> str:
-    return options().get(group, "") if HydraConfig.initialized() else ""
+    return options().get(group, "")

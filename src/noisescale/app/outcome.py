@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from dataclasses import dataclass, field
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
+from noisescale.app.own_data import explain, has_loader, has_step
 from noisescale.callbacks import BatchSizeScheduler, TrainingDiverged
-from noisescale.data import ImageDataModule
 from noisescale.errors import ConfigError
 
 __all__ = ["Outcome", "fit_and_test"]
@@ -39,7 +40,7 @@ class Outcome:
 
 
 def fit_and_test(
-    cfg: DictConfig, trainer: pl.Trainer, module: pl.LightningModule, data: ImageDataModule, batches: BatchSizeScheduler
+    cfg: DictConfig, trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule, batches: BatchSizeScheduler
 ) -> Outcome:
     """Train to the end of the plan, starting from `cfg.ckpt_path` if it is given, and test a run that was completed.
 
@@ -74,13 +75,23 @@ def fit_and_test(
     return outcome
 
 
-def _test(outcome: Outcome, trainer: pl.Trainer, module: pl.LightningModule, data: ImageDataModule) -> None:
+def _test(outcome: Outcome, trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule) -> None:
     """Add the metrics of the test. If one of them is not finite, the last update made the weights diverge."""
+    lacking = [
+        f"{type(owner).__name__} has no {name}"
+        for owner, name, there in (
+            (module, "test_step", has_step(module, "test_step")),
+            (data, "test_dataloader", has_loader(data, "test")),
+        )
+        if not there
+    ]
     try:
-        tested = trainer.test(module, datamodule=data, verbose=False)
+        tested = [] if lacking else trainer.test(module, datamodule=data, verbose=False)
     except (KeyboardInterrupt, SystemExit):
         outcome.status = "interrupted"
         return
+    if lacking and trainer.is_global_zero:
+        print(f"note: no test: {' and '.join(lacking)}", file=sys.stderr)
     if tested:
         outcome.metrics |= {name: float(value) for name, value in tested[0].items()}
     bad = ", ".join(f"{name} {value}" for name, value in outcome.metrics.items() if not math.isfinite(value))
@@ -94,11 +105,11 @@ def _has_started(batches: BatchSizeScheduler) -> bool:
     return batches.loader is not None and batches.loader.current is not None
 
 
-def _as_config_error(error: Exception, cfg: DictConfig, data: ImageDataModule, batches: BatchSizeScheduler) -> ConfigError | None:
+def _as_config_error(error: Exception, cfg: DictConfig, data: pl.LightningDataModule, batches: BatchSizeScheduler) -> ConfigError | None:
     """An error that `Trainer.fit` raised, as a `ConfigError` that says what the user has to change; None if it is a bug."""
     if isinstance(error, ConfigError):
         return error.under("trainer") if error.key in cfg.trainer else error
-    unreadable = data.explain(error)
+    unreadable = explain(data, error)
     if unreadable is not None:
         return unreadable.under("data")
     if cfg.ckpt_path is None or _has_started(batches):

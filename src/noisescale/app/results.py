@@ -75,13 +75,14 @@ def _parameters(cfg: DictConfig) -> dict[str, Any]:
 def _print_table(results: Mapping[str, Any]) -> None:
     run = os.path.relpath(output_dir())
     if in_sweep():
-        accuracy = f"test accuracy {results['test/acc']:.4f}" if results.get("test/acc") is not None else "no test accuracy"
+        tested = _tested(results)
+        words = ", ".join(f"{name} {value}" for name, value in tested) or "no test"
         # Flushed, because otherwise the output of a process of the pool would appear only when that process ends.
-        print(f"{run}: {results['status']}, {accuracy}, {results['updates']} updates", flush=True)
+        print(f"{run}: {results['status']}, {words}, {results['updates']} updates", flush=True)
     else:
         table = Table(show_header=False)
-        if "test/acc" in results:
-            table.add_row("test accuracy", f"{results['test/acc']:.4f}")
+        for name, value in _tested(results):
+            table.add_row(name, value)
         table.add_row("updates", str(results["updates"]))
         table.add_row("seconds", f"{results['seconds']:.1f}")
         table.add_row("examples/s", f"{results['examples_per_second']:.0f}")
@@ -90,6 +91,13 @@ def _print_table(results: Mapping[str, Any]) -> None:
         print(f"{os.path.relpath(Path(sys.prefix) / 'bin' / 'tensorboard')} --logdir {run}")
     if results["message"]:
         print(results["message"], file=sys.stderr)
+
+
+def _tested(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(name, value) of the test metrics that are shown: that of the task, or else all that a module of the user's own has logged."""
+    names = {"test/acc": "test accuracy", "test/rmse": "test RMSE"}
+    found = [name for name in names if name in results] or [name for name in results if name.startswith("test")]
+    return [(names.get(name, name), f"{results[name]:.4f}") for name in found if isinstance(results[name], float)]
 
 
 def versions() -> dict[str, Any]:

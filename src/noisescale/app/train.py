@@ -5,22 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from noisescale.app.composed import Composed, known_examples, read_config
-from noisescale.app.config import build, errors_under, output_dir
+from noisescale.app.config import errors_under, output_dir
 from noisescale.app.libraries import import_libraries
 from noisescale.errors import ConfigError, check_count
-from noisescale.plans.dataset_size import refuse_stand_in_size
 from noisescale.plans.plan import Plan
 from noisescale.plans.warnings import cap_warnings, rule_warnings
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
-
-    from noisescale.data import ImageDataModule
 
 __all__ = ["train"]
 
@@ -43,18 +40,17 @@ def train(cfg: DictConfig, script: Path) -> int:
         KeyboardInterrupt: the run was interrupted; its files have been written.
     """
     run = read_config(cfg)
-    with errors_under("data"):
-        refuse_stand_in_size(cfg.data.size)
     devices = _devices(cfg)
     if (known := known_examples(cfg)) is not None:
         run.plan(known)  # raises before the long imports if a batch size does not fit N
     import_libraries()
     from noisescale.app.launchers.ranks import is_child, other_ranks
+    from noisescale.app.module import check_task
+    from noisescale.app.own_data import build_data, train_size
 
-    data: ImageDataModule = build(cfg, "data")
-    with errors_under("data"):
-        size = data.train_size()
-    plan = run.plan(size)
+    data = build_data(cfg)
+    check_task(cfg, data)
+    plan = run.plan(train_size(cfg, data, prepare=not is_child()))
     if not is_child():
         for note in (*run.notes, *rule_warnings(plan, run.optimizer, run.weight_decay), *cap_warnings(plan, plan)):
             print(f"note: {note}", file=sys.stderr)
@@ -80,11 +76,13 @@ def _devices(cfg: DictConfig) -> int:
     return count
 
 
-def _fit_and_report(run: Composed, data: ImageDataModule, plan: Plan) -> int:
+def _fit_and_report(run: Composed, data: pl.LightningDataModule, plan: Plan) -> int:
     """Build, fit and test on each device, and write the results on the first one. Returns the exit status."""
     import torch
 
+    from noisescale.app.module import build_module, build_optimizer
     from noisescale.app.outcome import fit_and_test
+    from noisescale.app.own_data import set_up
     from noisescale.app.results import leave_results
     from noisescale.app.trainer import build_trainer
     from noisescale.callbacks import BatchSizeScheduler
@@ -92,7 +90,9 @@ def _fit_and_report(run: Composed, data: ImageDataModule, plan: Plan) -> int:
     cfg = run.cfg
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
-    module = _module(cfg, data)
+    optimizer = build_optimizer(cfg)
+    set_up(data)
+    module = build_module(cfg, data, optimizer)
     batches = BatchSizeScheduler(
         run.strategy,
         run.schedule,
@@ -100,27 +100,10 @@ def _fit_and_report(run: Composed, data: ImageDataModule, plan: Plan) -> int:
         micro_batch_multiple=run.ghost_batch_size,
         seed=cfg.seed,
     )
-    trainer = build_trainer(cfg, data, batches)
+    trainer = build_trainer(cfg, module, data, batches)
     outcome = fit_and_test(cfg, trainer, module, data, batches)
     if trainer.is_global_zero:
         leave_results(cfg, outcome, trainer, plan.num_examples)
     if outcome.status == "interrupted":
         raise KeyboardInterrupt
     return DIVERGED if outcome.status == "diverged" else 0
-
-
-def _module(cfg: DictConfig, data: Any) -> pl.LightningModule:
-    """The network that the config describes, for the image size and the classes of the data, with its loss and its optimizer."""
-    import pytorch_lightning as pl
-
-    from noisescale.models.classifier import Classifier
-    from noisescale.models.optimizers import OptimizerFactory
-
-    make_optimizer = build(cfg, "optimizer")
-    with errors_under("optimizer"):
-        optimizer = OptimizerFactory.from_config(make_optimizer)
-    with errors_under("data"):
-        data.setup()
-    pl.seed_everything(cfg.seed, verbose=False)
-    net = build(cfg, "model", in_channels=data.in_channels, num_classes=data.num_classes, image_size=data.image_size)
-    return Classifier(net, optimizer, data.num_classes, label_smoothing=cfg.label_smoothing)

@@ -13,8 +13,9 @@ from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger
 
 from noisescale.app.config import as_plain, build, in_sweep, refusal
+from noisescale.app.module import MONITORED
+from noisescale.app.own_data import free_on_resume, has_loader, has_step, sizes
 from noisescale.callbacks import BatchSizeScheduler, SameRun
-from noisescale.data import ImageDataModule
 from noisescale.errors import ConfigError
 from noisescale.execution.compile_first import CompileFirst
 from noisescale.execution.lean import NoProfiler
@@ -24,11 +25,12 @@ from noisescale.models.optimizers import OptimizerFactory
 __all__ = ["build_trainer"]
 
 
-def build_trainer(cfg: DictConfig, data: ImageDataModule, batches: BatchSizeScheduler) -> pl.Trainer:
+def build_trainer(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModule, batches: BatchSizeScheduler) -> pl.Trainer:
     """A Trainer that carries out a plan.
 
     Args:
         cfg: the composed config.
+        module: what it will train.
         data: the data, after their `setup`.
         batches: the callback that carries out the plan.
 
@@ -38,8 +40,9 @@ def build_trainer(cfg: DictConfig, data: ImageDataModule, batches: BatchSizeSche
     quiet_lightning()
     callbacks: list[pl.Callback] = [batches, SameRun(_choices_of_run(cfg, data))]
     if cfg.model.get("compile"):
-        callbacks.append(CompileFirst((data.in_channels, *data.image_size), cfg.model.compile))
-    callbacks += _chosen_callbacks(cfg, has_validation=data.val_fraction > 0)
+        callbacks.append(CompileFirst(sizes(data)["input_shape"], cfg.model.compile))
+    validates = has_loader(data, "val") and has_step(module, "validation_step")
+    callbacks += _chosen_callbacks(cfg, has_validation=validates)
     trainer: pl.Trainer = build(
         cfg,
         "trainer",
@@ -48,6 +51,7 @@ def build_trainer(cfg: DictConfig, data: ImageDataModule, batches: BatchSizeSche
         enable_progress_bar=any("ProgressBar" in type(callback).__name__ for callback in callbacks),
         enable_checkpointing=any("Checkpoint" in type(callback).__name__ for callback in callbacks),
         use_distributed_sampler=False,
+        **({} if validates else {"limit_val_batches": 0}),  # otherwise Lightning warns about what is missing
         **({} if cfg.trainer.get("profiler") is not None else {"profiler": NoProfiler()}),
     )
     return trainer
@@ -63,16 +67,26 @@ def _chosen_callbacks(cfg: DictConfig, has_validation: bool) -> list[pl.Callback
             raise ConfigError(f"callbacks.{name}", callback, "must be a callback", f"give callbacks.{name}._target_ and its arguments")
         if name == "progress_bar" and (in_sweep() or not sys.stderr.isatty()):
             continue
-        if str(getattr(callback, "monitor", None) or "").startswith("val/") and not has_validation:
+        monitor = str(getattr(callback, "monitor", None) or "")
+        if monitor.startswith("val") and not has_validation:
+            continue
+        if monitor and cfg.module.get("_target_") is not None and monitor == cfg.task.monitor:
+            # The metric of a task that is not trained; what a module of the user's own logs is not known here.
+            remedy = f"choose one of its metrics: callbacks.{name}.monitor=... callbacks.{name}.mode=min"
+            print(f"note: callbacks.{name} is left out: it goes by {monitor}, the metric of a task; {remedy}", file=sys.stderr)
             continue
         chosen.append(callback)
     return chosen
 
 
-def _choices_of_run(cfg: DictConfig, data: ImageDataModule) -> dict[str, Any]:
-    """The choices that a resumed run must not change: the model, the data and the optimizer, but not how they are computed."""
-    free = {"data": data.free_on_resume, "model": FREE_ON_RESUME, "optimizer": OptimizerFactory.free_on_resume}
-    choices: dict[str, Any] = {"seed": cfg.seed, "label_smoothing": cfg.label_smoothing}
+def _choices_of_run(cfg: DictConfig, data: pl.LightningDataModule) -> dict[str, Any]:
+    """The choices that a resumed run must not change: what is trained, the data and the optimizer, but not how they are computed."""
+    free = {"data": free_on_resume(data), "optimizer": OptimizerFactory.free_on_resume}
+    if cfg.module.get("_target_") is None:
+        free |= {"model": FREE_ON_RESUME, "task": frozenset(MONITORED)}
+    else:
+        free |= {"module": frozenset()}
+    choices: dict[str, Any] = {"seed": cfg.seed}
     for group, keys in free.items():
         choices |= {f"{group}.{key}": value for key, value in as_plain(cfg[group]).items() if key not in keys and key != "_partial_"}
     if choices.get("data.seed") == cfg.seed:
