@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,7 +11,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from noisescale.app.config import as_plain, build, errors_under, options
-from noisescale.app.own import build_own, is_ours, locate, name_of, parameters_of
+from noisescale.app.own import build_own, is_ours, locate, name_of, needed, parameters_of
 from noisescale.app.own_data import has_step, sizes
 from noisescale.errors import ConfigError
 from noisescale.models.building import compute_as
@@ -64,6 +65,7 @@ def build_module(cfg: DictConfig, data: Any, optimizer: OptimizerFactory) -> pl.
         net = _network(cfg, data)
         group, module = "task", _task(cfg, data, {"net": net, "optimizer": optimizer})
     assert isinstance(module, pl.LightningModule)
+    _forget(module, ("net", "optimizer", "loss"))
     for method in ("training_step", "configure_optimizers"):
         if not has_step(module, method):
             key, _, value = name_of(cfg, group).partition("=")
@@ -71,17 +73,25 @@ def build_module(cfg: DictConfig, data: Any, optimizer: OptimizerFactory) -> pl.
     return module
 
 
+def _forget(module: pl.LightningModule, names: Iterable[str]) -> None:
+    """Take what the template gave the module, functions and networks, out of its hyperparameters: no logger or checkpoint can hold them."""
+    for held in (module.hparams, getattr(module, "_hparams_initial", {})):
+        for name in names:
+            if callable(held.get(name)):
+                del held[name]
+
+
 def _network(cfg: DictConfig, data: Any) -> nn.Module:
     """The network of `model`, for the shape of the data."""
     given, key = sizes(data), name_of(cfg, "model").partition("=")
     channels_last, compiled = cfg.model.get("channels_last", False), cfg.model.get("compile", False)
     shape = given.get("input_shape")
-    if channels_last and shape is not None and len(shape) != 3:
-        raise ConfigError("model.channels_last", True, f"needs images, but an example has the shape {tuple(shape)}", "set it to false")
     if compiled and shape is None:
         raise ConfigError("model.compile", compiled, "needs to know the shape of an example", "set self.input_shape in the DataModule")
     net = build_own(cfg, "model", nn.Module, left_out=HOW, **given)
     assert isinstance(net, nn.Module)
+    if channels_last and shape is not None and len(shape) != 3:
+        raise ConfigError("model.channels_last", True, f"needs images, but an example has the shape {tuple(shape)}", "set it to false")
     if not is_ours(cfg, "model") and is_ours(cfg, "data"):
         _try(key, net, shape, given["num_outputs"])
     return compute_as(net, channels_last=channels_last, compile=compiled)
@@ -89,7 +99,7 @@ def _network(cfg: DictConfig, data: Any) -> nn.Module:
 
 def _try(key: tuple[str, str, str], net: nn.Module, shape: Any, num_outputs: int) -> None:
     """Raise `ConfigError` unless the user's network turns inputs like those of the data into as many outputs as they need."""
-    training = net.training
+    modes = {layer: layer.training for layer in net.modules()}
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             outputs = net.eval()(torch.zeros(2, *shape))
@@ -97,7 +107,8 @@ def _try(key: tuple[str, str, str], net: nn.Module, shape: Any, num_outputs: int
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ConfigError(key[0], key[2], f"fails on inputs of shape {(2, *shape)}: {reason}", "full_error=true shows where") from error
     finally:
-        net.train(training)
+        for layer, training in modes.items():
+            layer.training = training
     found = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
     if found != (2, num_outputs):
         remedy = "its class gets them as num_outputs if it has such a parameter"
@@ -120,9 +131,7 @@ def _loss(name: str, known: list[str]) -> Any:
         raise ConfigError("task.loss", name, problem, "for example my_module.my_loss")
     found = locate("task.loss", name)
     if isinstance(found, type):
-        lacking = [
-            p.name for p in parameters_of(found).values() if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-        ]
+        lacking = needed(parameters_of(found))
         if lacking:
             remedy = f"type task.loss._target_={name} task.loss.{lacking[0]}=..."
             raise ConfigError("task.loss", name, f"needs the argument {lacking[0]}", remedy)

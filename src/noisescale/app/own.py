@@ -23,6 +23,7 @@ __all__ = [
     "locate",
     "makes_own_optimizer",
     "name_of",
+    "needed",
     "parameters_of",
     "refuse_words_without_effect",
     "stand_in_size",
@@ -108,42 +109,48 @@ def build_own(
     Raises:
         ConfigError: the class cannot be found, is not of the right kind, does not take a key, needs one that is not there, or refuses.
     """
-    target, key = cfg[group].get("_target_"), f"{group}._target_"
-    make = locate(key, target)
+    target = cfg[group].get("_target_")
+    make = locate(f"{group}._target_", target)
+    key, _, typed = name_of(cfg, group).partition("=")
     if not callable(make) or (isinstance(make, type) and not issubclass(make, base)):
-        raise ConfigError(key, target, f"is not a {base.__name__}{_other_package(make, base)}")
+        raise ConfigError(f"{group}._target_", target, f"is not a {base.__name__}{_other_package(make, base)}")
     name, parameters = getattr(make, "__name__", str(target)), parameters_of(make)
     takes_all = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
     keys = {k: v for k, v in as_plain(cfg[group]).items() if not k.startswith("_") and (k in parameters or k not in left_out)}
     for lacking in (each for each in required or {} if each not in parameters and not takes_all):
-        raise ConfigError(key, target, f"{name} must take the argument {lacking}")
-    if not takes_all:
-        for unknown in (each for each in keys if each not in parameters):
-            raise ConfigError(f"{group}.{unknown}", keys[unknown], *_not_an_argument(cfg, group, unknown, name, parameters))
+        raise ConfigError(key, typed, f"{name} must take the argument {lacking}")
+    for unknown in (each for each in keys if each not in parameters and not takes_all):
+        raise ConfigError(f"{group}.{unknown}", keys[unknown], *_not_an_argument(cfg, group, unknown, name, parameters))
     given = dict(required or {}) | {k: v for k, v in offered.items() if k in parameters and k not in keys}
-    for lacking in (
-        each.name for each in parameters.values() if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
-    ):
-        if lacking not in keys and lacking not in given:
-            where = f"the data do not give {lacking}" if lacking in ("input_shape", "num_outputs") else f"set {group}.{lacking}"
-            raise ConfigError(key, target, f"{name} needs the argument {lacking}", where)
+    for lacking in (each for each in needed(parameters) if each not in keys and each not in given):
+        raise ConfigError(key, typed, f"{name} needs the argument {lacking}", _remedy(cfg, group, lacking))
     try:
         built = instantiate({"_target_": target, "_partial_": True, **keys}, _convert_="all")(**given)
     except ConfigError as error:
         raise _of_the_data(cfg, group, error, given) from error
     except InstantiationException as error:
-        cause = error.__cause__ or error
-        raise ConfigError(key, target, _told(cause), "full_error=true shows where") from error
-    except TypeError as error:
+        raise ConfigError(key, typed, _told(error.__cause__ or error), "full_error=true shows where") from error
+    except (TypeError, ValueError, RuntimeError, AttributeError, OSError, LookupError, AssertionError, ArithmeticError) as error:
         found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if found is not None and found[1] in keys:
             raise ConfigError(f"{group}.{found[1]}", keys[found[1]], *_not_an_argument(cfg, group, found[1], name, {})) from error
-        raise ConfigError(key, target, f"could not be built: {_told(error)}", "full_error=true shows where") from error
-    except (ValueError, RuntimeError, AttributeError, OSError, LookupError, AssertionError, ArithmeticError) as error:
-        raise ConfigError(key, target, f"could not be built: {_told(error)}", "full_error=true shows where") from error
+        raise ConfigError(key, typed, f"{name} could not be built: {_told(error)}", "full_error=true shows where") from error
     if not isinstance(built, base):
-        raise ConfigError(key, target, f"gives a {type(built).__name__}, which is not a {base.__name__}{_other_package(type(built), base)}")
+        problem = f"gives a {type(built).__name__}, which is not a {base.__name__}{_other_package(type(built), base)}"
+        raise ConfigError(key, typed, problem)
     return built
+
+
+def needed(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
+    """The parameters that have no default."""
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [each.name for each in parameters.values() if each.default is each.empty and each.kind not in several]
+
+
+def _remedy(cfg: DictConfig, group: str, parameter: str) -> str:
+    if parameter not in ("input_shape", "num_outputs"):
+        return f"set {group}.{parameter}"
+    return f"let the setup of the DataModule, {name_of(cfg, 'data')}, set self.{parameter}"
 
 
 def _not_an_argument(cfg: DictConfig, group: str, key: str, name: str, parameters: Mapping[str, Any]) -> tuple[str, str]:

@@ -20,17 +20,17 @@ def words_for_hydra(words: Sequence[str]) -> list[str]:
     would be passed to the class, and its own would have to be typed with a `+`. So a `_target_` chooses the option `own` unless the
     user names another one, and every key of that group is added.
     """
-    opened = [group for group in OWN_GROUPS if any(word.startswith(f"{group}._target_=") for word in words)]
-    named = {word.partition("=")[0] for word in words}
+    keys = [word.partition("=")[0].lstrip("+") for word in words]
+    opened = {group for group in OWN_GROUPS if f"{group}._target_" in keys}
+    named = set(keys)
     found: list[str] = []
-    for word in words:
-        key = word.partition("=")[0]
+    for word, key in zip(words, keys, strict=True):
         group = key.partition(".")[0]
         if key == f"{group}._target_" and group in opened:
-            found += [word] if group in named else [f"{group}=own", word]
+            found += [word.lstrip("+")] if group in named else [f"{group}=own", word.lstrip("+")]
             named.add(group)
         elif "." in key and "=" in word and (group in opened or key.startswith("task.loss.")):
-            found.append(f"++{word}")
+            found.append(f"++{word.lstrip('+')}")
         else:
             found.append(word)
     return found

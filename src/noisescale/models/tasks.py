@@ -214,7 +214,7 @@ class Classifier(Task):
     ) -> None:
         check_label_smoothing(label_smoothing)
         super().__init__(net, optimizer, loss)
-        if label_smoothing and loss != "cross_entropy":
+        if label_smoothing and self.loss is not F.cross_entropy:
             raise ConfigError("label_smoothing", label_smoothing, f"has no effect on loss={self.loss_name}", "set it to 0")
         self.label_smoothing = label_smoothing
 
