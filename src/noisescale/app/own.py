@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -59,9 +60,15 @@ def locate(key: str, target: Any) -> Any:
             found = inner
         else:
             parent = path.rpartition(".")[0]
-            close = get_close_matches(name, [each for each in dir(found) if not each.startswith("_")], n=1)
+            close = get_close_matches(name, _names_in(found), n=1)
             raise ConfigError(key, target, f"{parent} has no {name}", f"did you mean {parent}.{close[0]}?" if close else "")
     return found
+
+
+def _names_in(found: Any) -> list[str]:
+    """The public names of a module or class, with the modules of a package that are not imported yet."""
+    inner = [each.name for each in iter_modules(getattr(found, "__path__", []))]
+    return [name for name in (*dir(found), *inner) if not name.startswith("_")]
 
 
 def _import(key: str, target: str, module: str) -> Any:
@@ -157,7 +164,7 @@ def _not_an_argument(cfg: DictConfig, group: str, key: str, name: str, parameter
     """(problem, remedy) for a key that the class does not take."""
     if is_ours(cfg, group):
         return f"is not a key of {group}={options().get(group, '')}; an experiment or debug option that sets it is for another {group}", ""
-    close = get_close_matches(key, parameters, n=1)
+    close = get_close_matches(key, parameters, n=1, cutoff=0.8)
     suggestion = f", did you mean {close[0]}?" if close else ""
     return f"is not an argument of {name}{suggestion}", f"its arguments: {', '.join(parameters)}" if parameters else ""
 
@@ -198,9 +205,10 @@ def refuse_words_without_effect(cfg: DictConfig) -> None:
         ConfigError: the first such word.
     """
     if cfg.module.get("_target_") is None:
-        keys = [key for key in cfg.module if key != "_target_"]
-        if keys:
-            raise ConfigError(f"module.{keys[0]}", cfg.module[keys[0]], "has no effect without a module of your own", "set module._target_")
+        keys = [str(key) for key in cfg.module if key != "_target_"]
+        if keys or options().get("module", "none") != "none":
+            key = keys[0] if keys else "_target_"
+            raise ConfigError(f"module.{key}", cfg.module[key], "has no effect without a class", "set module._target_")
         return
     useless = {"task": "brings its own loss", "model": "brings its own network"}
     if makes_own_optimizer(cfg):

@@ -20,7 +20,7 @@ def words_for_hydra(words: Sequence[str]) -> list[str]:
     would be passed to the class, and its own would have to be typed with a `+`. So a `_target_` chooses the option `own` unless the
     user names another one, and every key of that group is added.
     """
-    keys = [word.partition("=")[0].lstrip("+") for word in words]
+    keys = [word.partition("=")[0].lstrip("+") if "=" in word else "" for word in words]
     opened = {group for group in OWN_GROUPS if f"{group}._target_" in keys}
     named = set(keys)
     found: list[str] = []
@@ -29,7 +29,7 @@ def words_for_hydra(words: Sequence[str]) -> list[str]:
         if key == f"{group}._target_" and group in opened:
             found += [word.lstrip("+")] if group in named else [f"{group}=own", word.lstrip("+")]
             named.add(group)
-        elif "." in key and "=" in word and (group in opened or key.startswith("task.loss.")):
+        elif "." in key and (group in opened or key.startswith("task.loss.")):
             found.append(f"++{word.lstrip('+')}")
         else:
             found.append(word)

@@ -147,7 +147,7 @@ def _check_options(partial: functools.partial[Any]) -> None:
     check_optimizer_options(options)
     try:
         optimizer = _probe(partial)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, LookupError) as error:
         raise ConfigError("_target_", name, " ".join(str(error).split())) from error
     for parameter in optimizer.param_groups[0]["params"]:
         parameter.grad = torch.zeros_like(parameter)

@@ -33,7 +33,7 @@ def check_optimizer_options(options: Mapping[str, Any]) -> None:
             case "momentum" | "alpha" | "rho":
                 check_number(key, value, at_least=0.0, below=1.0)
             case "betas":
-                if isinstance(value, str) or not isinstance(value, Sequence):
+                if isinstance(value, str) or not isinstance(value, Sequence) or len(value) < 2:
                     raise ConfigError(key, value, "must be two numbers in [0, 1)")
                 for beta in value:
                     check_number(key, beta, at_least=0.0, below=1.0)
