@@ -185,6 +185,24 @@ def test_data_of_ones_own_with_a_task_of_the_template(tmp_path: Path) -> None:
     assert (tmp_path / "checkpoints" / "best.ckpt").exists()
 
 
+def test_a_random_split_is_the_same_for_the_plan_training_and_test_and_follows_the_seed(tmp_path: Path) -> None:
+    """Otherwise four in five test examples would have been trained on."""
+    words = typed(data="Split", module="Module")
+    own.SPLITS.clear()
+    trained(tmp_path / "a", *words)
+    assert len(own.SPLITS) >= 3
+    assert len({tuple(split.items()) for split in own.SPLITS}) == 1
+    first = own.SPLITS[0]
+    own.SPLITS.clear()
+    trained(tmp_path / "b", *words, "seed=1")
+    assert own.SPLITS[0] != first
+
+
+def test_the_batch_size_of_the_users_loader_is_not_ignored_in_silence(tmp_path: Path) -> None:
+    outcome = plan(*typed(data="Data"), "data.batch_size=50", run_dir(tmp_path))
+    assert "note: data.batch_size=50 does not decide the batches of the training, which batch=small does" in outcome.lines
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [

@@ -33,6 +33,7 @@ from PIL import Image
 
 from benchmarks.__main__ import ON_REQUEST, ROUNDS
 from noisescale.app.composed import num_examples, read_config
+from noisescale.app.own_words import words_for_hydra
 from tests.helpers.front_door import plan, run
 from tests.helpers.pages import PAGES, Command, blocks, commands, commands_of, name, with_own_code
 from tests.helpers.processes import python
@@ -214,7 +215,7 @@ def runs_of(arguments: list[str]) -> int:
 def composed(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> DictConfig:
     """The config as train.py gets it."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", [*arguments, "output_dir=run", "hydra.runtime.output_dir=run"], return_hydra_config=True)
+        cfg = compose("config", [*words_for_hydra(arguments), "output_dir=run", "hydra.runtime.output_dir=run"], return_hydra_config=True)
     monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
     HydraConfig.instance().set_config(cfg)
     return cfg

@@ -8,7 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset, random_split
 
 SLOPE = torch.tensor([1.0, -2.0, 0.5])
 
@@ -131,7 +131,9 @@ class Data(pl.LightningDataModule):
         self.n, self.batch_size = n, batch_size
 
     def setup(self, stage: str | None = None) -> None:
-        self.parts = {name: examples(n, seed) for seed, (name, n) in enumerate({"train": self.n, "val": 20, "test": 30}.items())}
+        self.parts: dict[str, Any] = {
+            name: examples(n, seed) for seed, (name, n) in enumerate({"train": self.n, "val": 20, "test": 30}.items())
+        }
 
     def train_dataloader(self) -> Any:
         return DataLoader(self.parts["train"], batch_size=self.batch_size, shuffle=True)
@@ -148,6 +150,18 @@ class Described(Data):
 
     input_shape = (3,)
     num_outputs = 1
+
+
+class Split(Described):
+    """A random split that is drawn anew at each call."""
+
+    def setup(self, stage: str | None = None) -> None:
+        train, val, test = random_split(examples(150), [100, 20, 30])
+        self.parts = {"train": train, "val": val, "test": test}
+        SPLITS.append({name: tuple(part.indices) for name, part in self.parts.items()})
+
+
+SPLITS: list[dict[str, tuple[int, ...]]] = []
 
 
 class OnlyTrain(pl.LightningDataModule):

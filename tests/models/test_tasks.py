@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -138,7 +139,7 @@ X, Y, CLASSES = torch.zeros(5, 4), torch.zeros(5, 1), torch.zeros(5, dtype=torch
 def test_a_batch_that_does_not_fit_is_one_line(make: type[Any], outputs: int, batch: Any, line: str) -> None:
     for step in ("training_step", "validation_step"):
         module = make(nn.Linear(4, outputs), sgd)
-        assert refusal_of(lambda step=step, module=module: getattr(module, step)(batch, 0)) == line
+        assert refusal_of(partial(getattr(module, step), batch, 0)) == line
 
 
 @pytest.mark.parametrize("net", [nn.LSTM(4, 1), nn.Identity()])

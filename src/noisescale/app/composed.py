@@ -95,7 +95,7 @@ def read_config(cfg: DictConfig) -> Composed:
         1.0 if own_optimizer else cfg.optimizer.lr,
         0.0 if own_optimizer else cfg.optimizer.get("momentum") or 0.0,
         0.0 if own_optimizer else cfg.optimizer.get("weight_decay") or 0.0,
-        (*_warmup_notes(cfg, warmup), *_rule_notes(cfg, strategy, own_optimizer), *_experiment_notes(cfg)),
+        (*_warmup_notes(cfg, warmup), *_rule_notes(cfg, strategy, own_optimizer), *_own_notes(cfg)),
         own_optimizer,
     )
 
@@ -153,10 +153,13 @@ def _rule_notes(cfg: DictConfig, strategy: BatchStrategy, own_optimizer: str) ->
     return [f"batch.rule={strategy.rule} follows optimizer={options().get('optimizer', '')}"]
 
 
-def _experiment_notes(cfg: DictConfig) -> list[str]:
-    """A line about an experiment whose model and loss a module of the user's own replaces."""
-    experiment = options().get("experiment", "None")
-    if cfg.module.get("_target_") is None or experiment in ("None", ""):
-        return []
-    parts = "task, model and optimizer" if makes_own_optimizer(cfg) else "task and model"
-    return [f"{parts} of experiment={experiment} have no effect: {name_of(cfg, 'module')} replaces them"]
+def _own_notes(cfg: DictConfig) -> list[str]:
+    """Lines about what has no effect beside classes of the user's own: parts of an experiment, and the batch size of their loader."""
+    notes, experiment = [], options().get("experiment", "None")
+    if cfg.module.get("_target_") is not None and experiment not in ("None", ""):
+        parts = "task, model and optimizer" if makes_own_optimizer(cfg) else "task and model"
+        notes.append(f"{parts} of experiment={experiment} have no effect: {name_of(cfg, 'module')} replaces them")
+    if "batch_size" in cfg.data:
+        size, batch = cfg.data.batch_size, options().get("batch", "")
+        notes.append(f"data.batch_size={size} does not decide the batches of the training, which batch={batch} does")
+    return notes

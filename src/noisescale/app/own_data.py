@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
+from pytorch_lightning.utilities.seed import isolate_rng
 
 from noisescale.app.config import errors_under
-from noisescale.app.own import build_own, name_of, stand_in_size
+from noisescale.app.own import build_own, is_ours, name_of, stand_in_size
 from noisescale.errors import ConfigError
 from noisescale.plans.dataset_size import refuse_stand_in_size
 
@@ -31,7 +34,25 @@ def build_data(cfg: DictConfig, for_plan: bool = False) -> pl.LightningDataModul
     if not has_loader(data, "train"):
         key, _, value = name_of(cfg, "data").partition("=")
         raise ConfigError(key, value, "has no train_dataloader", "define it; its data set, collate_fn and workers are used")
+    if not is_ours(cfg, "data"):
+        data.setup = _repeatable(data.setup, cfg.seed)
     return cast(pl.LightningDataModule, data)
+
+
+def _repeatable(setup: Callable[..., None], seed: int) -> Callable[..., None]:
+    """`setup` with the same random numbers at each call, and without a trace in the others.
+
+    It is called for the plan, for training, for the test, and on every device. A random split that differed from one call to the next would
+    put training examples into the test set.
+    """
+
+    @functools.wraps(setup)
+    def repeated(stage: str | None = None) -> None:
+        with isolate_rng():
+            pl.seed_everything(seed, verbose=False)
+            setup(stage)
+
+    return repeated
 
 
 def train_size(cfg: DictConfig, data: Any, prepare: bool = True) -> int:

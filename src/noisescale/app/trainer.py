@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from functools import cache
@@ -11,7 +12,6 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities import rank_zero_only
 
 from noisescale.app.config import as_plain, build, in_sweep, refusal
 from noisescale.app.module import MONITORED
@@ -73,7 +73,7 @@ def _chosen_callbacks(cfg: DictConfig, has_validation: bool) -> list[pl.Callback
             continue
         if monitor and cfg.module.get("_target_") is not None and monitor == cfg.task.monitor:
             # The metric of a task that is not trained; what a module of the user's own logs is not known here.
-            if rank_zero_only.rank == 0:
+            if os.environ.get("LOCAL_RANK", "0") == "0":
                 remedy = f"choose a metric of your module: callbacks.{name}.monitor=... callbacks.{name}.mode=min"
                 print(f"note: callbacks.{name} is left out: it goes by {monitor}, the metric of a task; {remedy}", file=sys.stderr)
             continue
