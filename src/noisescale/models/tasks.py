@@ -65,6 +65,11 @@ class Task(LeanModule):
         self._recent: list[tuple[Tensor, Tensor, int]] = []  # (loss, sum of scores, examples) that are not in the sums yet
         self._checked = False
 
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """What is logged in training and validation, and so what a callback with a `monitor` can go by."""
+        return tuple(f"{stage}/{name}" for stage in ("train", "val") for name in ("loss", self.METRIC))
+
     # -- what a task decides --------------------------------------------------------------------------------------------------
 
     def check(self, outputs: Tensor, targets: Tensor) -> None:
