@@ -124,6 +124,20 @@ def test_as_little_as_possible_is_asked_of_module_and_data(tmp_path: Path) -> No
     assert not [name for name in results if name.startswith(("val", "test"))]
 
 
+def test_a_loader_that_is_none_is_no_validation(tmp_path: Path) -> None:
+    results = trained(tmp_path, *typed(module="Module", data="NoneToValidate"))
+    assert "test_error" in results
+    assert "val_error" not in results
+
+
+@pytest.mark.filterwarnings("ignore:.*returned `None`, this fit will run with no optimizer")
+@pytest.mark.parametrize(("name", "given"), [("TwoOptimizers", "several"), ("ReturnsNoOptimizer", "nothing")])
+def test_a_module_must_make_exactly_one_optimizer(name: str, given: str, tmp_path: Path) -> None:
+    line = refusal(*typed(module=name, data="Data"), folder=tmp_path)
+    words = "a plan steps exactly one optimizer; return one; its parameter groups may have learning rates of their own"
+    assert line == f"configure_optimizers={given}: {words}"
+
+
 def test_the_best_checkpoint_goes_by_a_metric_of_the_module(tmp_path: Path) -> None:
     words = typed(module="Module", data="Data")
     outcome = run(*words, *SHORT, run_dir(tmp_path / "a"))

@@ -102,6 +102,16 @@ class NoOptimizer(pl.LightningModule):
         return torch.zeros(())
 
 
+class TwoOptimizers(Module):
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(self.parameters(), lr=0.1) for _ in range(2)]
+
+
+class ReturnsNoOptimizer(Module):
+    def configure_optimizers(self) -> Any:
+        return None
+
+
 class NeedsWidth(Module):
     def __init__(self, width: int) -> None:
         super().__init__(width)
@@ -150,6 +160,16 @@ class Described(Data):
 
     input_shape = (3,)
     num_outputs = 1
+
+
+class NoStage(Data):
+    def setup(self) -> None:  # type: ignore[override]
+        super().setup()
+
+
+class NoneToValidate(Data):
+    def val_dataloader(self) -> Any:
+        return None
 
 
 class Split(Described):

@@ -112,6 +112,9 @@ def _as_config_error(error: Exception, cfg: DictConfig, data: pl.LightningDataMo
     unreadable = explain(data, error)
     if unreadable is not None:
         return unreadable.under("data")
+    if isinstance(error, RuntimeError) and "multiple optimizers" in str(error):  # Lightning's own check, which comes before ours
+        remedy = "return one; its parameter groups may have learning rates of their own"
+        return ConfigError("configure_optimizers", "several", "a plan steps exactly one optimizer", remedy)
     if cfg.ckpt_path is None or _has_started(batches):
         return None
     reason = " ".join(str(error).split("\n\t")[0:2])

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities.seed import isolate_rng
 
 from noisescale.app.config import errors_under
-from noisescale.app.own import build_own, is_ours, name_of, stand_in_size
+from noisescale.app.own import build_own, is_ours, name_of, parameters_of, stand_in_size
 from noisescale.errors import ConfigError
 from noisescale.plans.dataset_size import refuse_stand_in_size
 
@@ -35,6 +35,9 @@ def build_data(cfg: DictConfig, for_plan: bool = False) -> pl.LightningDataModul
         key, _, value = name_of(cfg, "data").partition("=")
         raise ConfigError(key, value, "has no train_dataloader", "define it; its data set, collate_fn and workers are used")
     if not is_ours(cfg, "data"):
+        if not parameters_of(data.setup):
+            key, _, value = name_of(cfg, "data").partition("=")
+            raise ConfigError(key, value, "its setup must take the stage", "write def setup(self, stage=None)")
         data.setup = _repeatable(data.setup, cfg.seed)
     return cast(pl.LightningDataModule, data)
 
@@ -106,10 +109,14 @@ def explain(data: Any, error: BaseException) -> ConfigError | None:
 
 
 def has_loader(data: Any, stage: str) -> bool:
-    """Whether a DataModule has a `train_dataloader`, a `val_dataloader` or a `test_dataloader`, and no `val_fraction` of 0."""
-    if stage == "val" and getattr(data, "val_fraction", None) == 0:
-        return False
-    return _overrides(data, f"{stage}_dataloader", pl.LightningDataModule)
+    """Whether a DataModule has a `train_dataloader`, `val_dataloader` or `test_dataloader`; for `val`, after it is set up, one that is used."""
+    there = _overrides(data, f"{stage}_dataloader", pl.LightningDataModule)
+    if stage != "val" or not there:
+        return there
+    if hasattr(data, "val_fraction"):
+        return bool(data.val_fraction != 0)
+    loader = data.val_dataloader()
+    return loader is not None and loader != []
 
 
 def has_step(module: pl.LightningModule, step: str) -> bool:

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 
 from noisescale.errors import ConfigError, check_count
-from noisescale.execution.compatibility import check_compatibility, untyped
+from noisescale.execution.compatibility import check_compatibility, check_optimizers, untyped
 from noisescale.execution.installation import Installation
 from noisescale.execution.lean import LeanCallback
 from noisescale.execution.loader import MicroBatch, PlannedLoader
@@ -122,6 +122,7 @@ class BatchSizeScheduler(LeanCallback):
         untyped(trainer).callbacks = [self, *(callback for callback in untyped(trainer).callbacks if callback is not self)]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        check_optimizers(trainer)
         plan = self._opened.open()
         if self._saved and self._saved["num_examples"] != plan.num_examples:
             had = self._saved["num_examples"]
