@@ -109,7 +109,7 @@ def explain(data: Any, error: BaseException) -> ConfigError | None:
 
 
 def has_loader(data: Any, stage: str) -> bool:
-    """Whether a DataModule has a `train_dataloader`, `val_dataloader` or `test_dataloader`; for `val`, after it is set up, one that is used."""
+    """Whether a DataModule has a loader for `train`, `val` or `test`; for `val` it must be set up, and the loader must not be nothing."""
     there = _overrides(data, f"{stage}_dataloader", pl.LightningDataModule)
     if stage != "val" or not there:
         return there
