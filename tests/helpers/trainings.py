@@ -22,8 +22,10 @@ ignored = (
     "ignore:.*exists and is not empty.*",
     "ignore:.*`isinstance.treespec.*",
     "ignore:.*smaller than the logging interval.*",
+    "ignore:.*dropout draws other masks.*",
+    "ignore:.*batch norm sees each micro-batch alone.*",
 )
-"""Lightning's own warnings that do not matter to these tests, each as a filter for `pytest.mark.filterwarnings`."""
+"""Warnings that do not matter to these tests, most of them Lightning's own, each as a filter for `pytest.mark.filterwarnings`."""
 
 
 def quiet_trainer(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
@@ -90,6 +92,16 @@ class GradientErrors(pl.Callback):
         expected = big_batch_gradient(net, self.data, indices)
         found = torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
         self.errors.append(float((found - expected).norm() / expected.norm()))
+
+
+class Rates(pl.Callback):
+    """Records the learning rates of all parameter groups at each update."""
+
+    def __init__(self) -> None:
+        self.rates: list[list[float]] = []
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
+        self.rates.append([float(group["lr"]) for group in optimizer.param_groups])
 
 
 class Stop(Exception):

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 
 from noisescale.execution.lean import LeanCallback
+from noisescale.execution.loader import PlannedLoader
 
 __all__ = ["StopOnDivergence", "TrainingDiverged"]
 
@@ -60,7 +61,11 @@ class StopOnDivergence(LeanCallback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         if isinstance(outputs, dict) and "loss" in outputs:
-            self._losses.append(outputs["loss"])  # already divided by the number of micro-batches, so the sum is the mean
+            loss = outputs["loss"]  # already divided by the number of micro-batches, so the sum is the mean
+            loader = trainer.train_dataloader
+            if isinstance(loader, PlannedLoader) and loader.weight == 0.0:
+                loss = torch.zeros_like(loss)  # it adds nothing to the update, even if it is nan
+            self._losses.append(loss)
         if trainer.global_step == self._steps:
             return
         self._steps = trainer.global_step

@@ -6,20 +6,20 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.data import extract_batch_size
-from torch.utils.data import DataLoader, IterableDataset
-from torch.utils.data.distributed import DistributedSampler
 
-from noisescale.errors import ConfigError, check_count
+from noisescale.errors import check_count
 from noisescale.execution.lean import LeanCallback
 from noisescale.execution.loader import PlannedLoader
 from noisescale.files import AppendedRows
 from noisescale.measures.dashboards import Scalars, add_layout, log_scalars
+from noisescale.measures.population import Population, population_of
+from noisescale.measures.step_file import examples_before, open_step_file
 from noisescale.plans.noise import sgd_noise_scale, with_momentum
 
 __all__ = ["NoiseScaleMonitor"]
@@ -35,17 +35,20 @@ class NoiseScaleMonitor(LeanCallback):
     | where | keys |
     | --- | --- |
     | steps.csv | step; epoch and examples_seen, both at the start of the update; lr; effective_batch_size; |
-    | | micro_batch_size, of the largest micro-batch; accumulate_grad_batches; g; loss, the mean over the examples of the update |
+    | | micro_batch_size, of the largest micro-batch; accumulate_grad_batches; g; loss, the mean over the examples of the update; |
+    | | weight, only if `BatchSizeScheduler` has a weight: the sum of the weights, and the loss is the weighted mean |
     | loggers | train/loss, lr, batch/effective, batch/micro, batch/accumulate, noise/g; |
-    | | noise/g_momentum = g/(1-m), if the optimizer has momentum m |
+    | | noise/g_momentum = g/(1-m), if the optimizer has momentum m; batch/weight, if there is a weight |
     | TensorBoard | also each of these as by_examples/..., over examples seen |
 
     B counts the examples that the data set gave for the update on all devices, before they are collated; the loss is the mean over them.
-    lr and m are those of the first parameter group. Rows are buffered and written together, so that no update waits for them.
+    lr and m are those of the first parameter group. If examples are drawn with replacement, as by WeightedRandomSampler, g = lr N/B, and N
+    is the number of examples that can be drawn, not the number of draws. Rows are buffered and written together, so that no update waits
+    for them.
 
     Args:
         path: the CSV file; None: steps.csv in the trainer's log_dir; False: no file.
-        num_examples: N; None: the number of examples that one pass of the train DataLoader draws from.
+        num_examples: N; None: the number of examples that the train DataLoader draws from.
         write_every: updates between two writes, >= 1.
 
     Raises:
@@ -61,10 +64,10 @@ class NoiseScaleMonitor(LeanCallback):
         self.path, self.num_examples, self.write_every = path, num_examples, write_every
         self._file: AppendedRows | None = None
         self._rows: list[_Row] = []
-        self._n = 0
+        self._population = Population(0)
         self._examples_seen = 0
-        self._restored = False
-        self._window: list[tuple[int, torch.Tensor | None]] = []  # (examples, loss / k) of each micro-batch of the current update
+        self._restored, self._fitting = False, True
+        self._window: list[_MicroBatch] = []  # the micro-batches of the current update
         self._rates: tuple[float, float] = (math.nan, 0.0)
         self._announced = False
         self._steps = 0
@@ -72,17 +75,20 @@ class NoiseScaleMonitor(LeanCallback):
     # -- collecting -----------------------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._n = self.num_examples or _examples_of_a_pass(trainer)
-        self._steps = trainer.global_step
-        self._announced = False
-        if trainer.global_step == 0 and not self._restored:  # the monitor may have been used in another run
-            self._examples_seen, self._window = 0, []
-        self._restored = False
+        self._population = population_of(trainer.train_dataloader, self.num_examples)
+        goes_on = self._restored or 0 < trainer.global_step == self._steps
+        if not goes_on:  # the monitor may have been used in another run
+            self._examples_seen, self._window, self._rates = examples_before(trainer, self._population.num_examples), [], (math.nan, 0.0)
+        self._steps, self._announced, self._restored = trainer.global_step, False, False
         if self.path is not False and not getattr(trainer, "fast_dev_run", False):
             # reading log_dir is a collective operation, so every device has to do it
             folder = trainer.log_dir or trainer.default_root_dir if self.path in (None, True) else None
             path = Path(folder) / "steps.csv" if folder is not None else Path(str(self.path))
-            self._file = AppendedRows(path, COLUMNS, start=trainer.global_step) if trainer.is_global_zero else None
+            columns = COLUMNS if _weight(trainer) is None else (*COLUMNS, "weight")
+            if trainer.is_global_zero:
+                seen = self._examples_seen if trainer.world_size == 1 else None  # of several devices a checkpoint has the planned number
+                last = (self._rates[0], seen) if goes_on else None
+                self._file = open_step_file(path, columns, self._steps, last, shared=folder == trainer.default_root_dir)
         add_layout(trainer)
 
     def on_before_zero_grad(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
@@ -100,13 +106,13 @@ class NoiseScaleMonitor(LeanCallback):
         if not self._announced:
             self._announce(trainer, batch)
         size = planned.handed_out if planned is not None else extract_batch_size(batch)
-        self._window.append((size, outputs.get("loss") if isinstance(outputs, dict) else None))
+        self._window.append(_MicroBatch(size, _weight(trainer), outputs.get("loss") if isinstance(outputs, dict) else None))
         if trainer.global_step == self._steps:
             return
         self._steps = trainer.global_step
         window, self._window = self._window, []
         update = planned.current.update if planned is not None and planned.current is not None else None
-        here = sum(size for size, _ in window)
+        here = sum(micro.examples for micro in window)
         lr, momentum = self._rates
         row = _Row(
             step=self._steps - 1,
@@ -114,7 +120,7 @@ class NoiseScaleMonitor(LeanCallback):
             lr=lr,
             momentum=momentum,
             expected=trainer.world_size * here if update is None or trainer.world_size == 1 else update.effective_batch_size,
-            micro=max(size for size, _ in window),
+            micro=max(micro.examples for micro in window),
             accumulate=len(window),
             divisor=int(trainer.accumulate_grad_batches),
             micro_batches=window,
@@ -138,23 +144,33 @@ class NoiseScaleMonitor(LeanCallback):
     def state_dict(self) -> dict[str, Any]:
         """The number of examples seen, including rows that are not written yet, and the micro-batches of an unfinished update."""
         seen = self._examples_seen + sum(row.expected for row in self._rows)
-        return {"examples_seen": seen, "window": [(n, None if x is None else float(x)) for n, x in self._window]}
+        window = [(micro.examples, micro.weight, None if micro.loss is None else float(micro.loss)) for micro in self._window]
+        return {"examples_seen": seen, "window": window, "lr": self._rates[0]}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._fitting = stage == "fit"
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if not self._fitting:  # the weights of a checkpoint are tested or validated
+            return
         self._restored = True
-        self._examples_seen = state_dict["examples_seen"]
-        self._window = [(n, None if x is None else torch.tensor(x, dtype=torch.float64)) for n, x in state_dict["window"]]
+        self._examples_seen, self._rates = state_dict["examples_seen"], (state_dict.get("lr", math.nan), 0.0)
+        self._window = [
+            _MicroBatch(n, weight, None if loss is None else torch.tensor(loss, dtype=torch.float64))
+            for n, weight, loss in state_dict["window"]
+        ]
 
     def _write(self, trainer: pl.Trainer, together: bool = True) -> None:
         rows, self._rows = self._rows, []
         if not rows:
             return
         written, scalars = [], []
-        for row, (effective, loss) in zip(rows, _totals(trainer, rows, together), strict=True):
+        for row, (effective, weight, loss) in zip(rows, _totals(trainer, rows, together), strict=True):
             seen, self._examples_seen = self._examples_seen, self._examples_seen + effective
-            epoch = seen / self._n if row.epoch is None else row.epoch
-            g = sgd_noise_scale(row.lr, self._n, effective) if effective else math.nan  # the data set gave nothing at all
-            written.append((row.step, epoch, seen, row.lr, effective, row.micro, row.accumulate, g, loss))
+            epoch = seen / self._population.num_examples if row.epoch is None else row.epoch
+            g = self._noise(row.lr, effective) if effective else math.nan  # the data set gave nothing at all
+            weights = () if weight is None else (weight,)
+            written.append((row.step, epoch, seen, row.lr, effective, row.micro, row.accumulate, g, loss, *weights))
             values = {
                 "train/loss": loss,
                 "lr": row.lr,
@@ -165,6 +181,8 @@ class NoiseScaleMonitor(LeanCallback):
             }
             if row.momentum:
                 values["noise/g_momentum"] = with_momentum(g, row.momentum)
+            if weight is not None:
+                values["batch/weight"] = weight
             scalars.append(Scalars(values, row.step, seen, row.wall_time))
         if not trainer.is_global_zero:
             return
@@ -186,15 +204,32 @@ class NoiseScaleMonitor(LeanCallback):
             micro, k, devices = extract_batch_size(batch), int(trainer.accumulate_grad_batches), trainer.world_size
             effective = micro * k * devices
             words = f"effective {effective} = {micro} micro x {k} accumulate x {devices} device{'s' if devices > 1 else ''}"
-        return f"{words}; N {self._n}; lr {lr:.4g}; g {sgd_noise_scale(lr, self._n, effective):.4g}"
+        device = _device_in_words(trainer.strategy.root_device)
+        return f"{words}; {self._population.in_words()}; lr {lr:.4g}; g {self._noise(lr, effective):.4g}; {device}"
+
+    def _noise(self, lr: float, batch_size: int) -> float:
+        return sgd_noise_scale(lr, self._population.num_examples, batch_size, self._population.replacement)
+
+
+class _MicroBatch(NamedTuple):
+    """A micro-batch that is done: its examples, its weight if there are weights, and its loss / k, still on the device."""
+
+    examples: int
+    weight: float | None
+    loss: torch.Tensor | None
+
+    @property
+    def share(self) -> float:
+        """Its weight in the mean loss."""
+        return self.examples if self.weight is None else self.weight
 
 
 @dataclass(slots=True)
 class _Row:
     """An update that is done, as seen by one device.
 
-    `micro_batches` holds (examples, loss / divisor) of each micro-batch, with the loss still on the device. `expected` is B as far as one
-    device can know it: the number that it counted if it is the only device, otherwise the planned B, or W times its number without a plan.
+    `divisor` is k, by which Lightning has divided the losses. `expected` is B as far as one device can know it: the number that it counted
+    if it is the only device, otherwise the planned B, or W times its number without a plan.
     """
 
     step: int
@@ -205,42 +240,46 @@ class _Row:
     micro: int
     accumulate: int
     divisor: int
-    micro_batches: list[tuple[int, torch.Tensor | None]]
+    micro_batches: list[_MicroBatch]
     wall_time: float
 
 
-def _totals(trainer: pl.Trainer, rows: list[_Row], together: bool) -> list[tuple[int, float]]:
-    """(B, mean loss) of each row's update; the loss is nan if there is none.
+def _totals(trainer: pl.Trainer, rows: list[_Row], together: bool) -> list[tuple[int, float | None, float]]:
+    """(B, sum of the weights, mean loss) of each row's update; no weight if there are none; the loss is nan if there is none.
 
-    If `together`, both are computed over all devices. Otherwise B is `expected`, and the loss is that of this device.
+    If `together`, all are computed over all devices. Otherwise B is `expected`, and the others are those of this device.
     """
-    tensors = [loss for row in rows for n, loss in row.micro_batches if n and loss is not None]
+    tensors = [micro.loss for row in rows for micro in row.micro_batches if micro.share and micro.loss is not None]
     values = iter(torch.stack(tensors).tolist() if tensors else [])
     sums: list[tuple[float, ...]] = []
     for row in rows:
-        parts = [(n, next(values)) for n, loss in row.micro_batches if n and loss is not None]
-        handed_out = sum(n for n, _ in row.micro_batches)
-        sums.append((row.divisor * sum(n * value for n, value in parts), sum(n for n, _ in parts), handed_out))
+        parts = [(micro.share, next(values)) for micro in row.micro_batches if micro.share and micro.loss is not None]
+        handed_out = sum(micro.examples for micro in row.micro_batches)
+        weight = sum(micro.weight or 0.0 for micro in row.micro_batches)
+        sums.append((row.divisor * sum(share * value for share, value in parts), sum(share for share, _ in parts), handed_out, weight))
     alone = trainer.world_size == 1
     if together and not alone:
         mine = torch.tensor(sums, dtype=torch.float64, device=trainer.strategy.root_device)
         sums = trainer.strategy.reduce(mine, reduce_op="sum").tolist()
     counted = together or alone
     return [
-        (int(handed_out) if counted else row.expected, total / n if n else math.nan)
-        for row, (total, n, handed_out) in zip(rows, sums, strict=True)
+        (
+            int(handed_out) if counted else row.expected,
+            None if row.micro_batches[0].weight is None else weight,
+            total / share if share else math.nan,
+        )
+        for row, (total, share, handed_out, weight) in zip(rows, sums, strict=True)
     ]
 
 
-def _examples_of_a_pass(trainer: pl.Trainer) -> int:
-    """N: the number of examples that one pass of the train DataLoader draws from, over all devices."""
+def _device_in_words(device: torch.device) -> str:
+    """`on the CPU`, or the name of the GPU."""
+    if device.type == "cpu":
+        return "on the CPU"
+    return f"on {torch.cuda.get_device_name(device)}" if device.type == "cuda" else f"on {device}"
+
+
+def _weight(trainer: pl.Trainer) -> float | None:
+    """The weight of the current micro-batch; None if micro-batches are weighted by their numbers of examples."""
     loader = trainer.train_dataloader
-    if isinstance(loader, PlannedLoader):
-        return loader.plan.num_examples
-    remedy = "give NoiseScaleMonitor(num_examples=...)"
-    if not isinstance(loader, DataLoader):
-        raise ConfigError("train_dataloader", type(loader).__name__, "does not say how many examples it has", remedy)
-    if isinstance(loader.dataset, IterableDataset):
-        raise ConfigError("train_dataloader", type(loader.dataset).__name__, "has no number of examples", remedy)
-    drawn: Any = loader.sampler.dataset if isinstance(loader.sampler, DistributedSampler) else loader.sampler
-    return len(drawn if hasattr(drawn, "__len__") else loader.dataset)  # type: ignore[arg-type]
+    return loader.weight if isinstance(loader, PlannedLoader) else None

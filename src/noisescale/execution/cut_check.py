@@ -1,0 +1,275 @@
+"""Check, before training, that the gradient of a batch does not depend on how the batch is cut into micro-batches."""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from lightning_utilities.core.apply_func import apply_to_collection
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from noisescale.execution.cuts import Cuts, Pass
+from noisescale.execution.loader import PlannedLoader
+from noisescale.execution.random_generators import seed_random_generators
+from noisescale.plans.plan import Plan, Update
+from noisescale.seeding import derive_seed
+
+__all__ = ["check_cuts"]
+
+MOST_UPDATES = 1_000_000
+"""How many updates of a plan are searched for one that accumulates."""
+
+FEWEST = 5
+"""Examples (or ghost batches) to compare at least: two cuts, neither of which is a single example, which batch norm refuses."""
+
+
+def check_cuts(
+    trainer: pl.Trainer, module: pl.LightningModule, loader: PlannedLoader, weight: Callable[[Any], float] | None = None
+) -> None:
+    """Warn if an accumulated gradient would not be that of one big batch: a batch is run whole and in two cuts, on a copy of the module.
+
+    Nothing is checked if no update of the plan is cut. Weights, buffers, gradients and the states of the random number generators do not
+    change. A module that cannot be copied, or whose `training_step` cannot be called outside of the training loop, is said to be unchecked.
+
+    Args:
+        trainer: the trainer, before its first update.
+        module: the module, on its device.
+        loader: the planned loader.
+        weight: batch -> the weight of a micro-batch; None: its number of examples.
+    """
+    update = _first_cut_update(loader.plan)
+    if update is None:
+        return
+    try:
+        with _unchanged(module):
+            findings = _findings(trainer, module, loader, update, weight)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
+        rank_zero_info(f"BatchSizeScheduler could not check whether the gradient depends on how a batch is cut ({reason}); see weight=")
+        return
+    if findings:
+        rank_zero_warn(
+            f"accumulated gradients will not equal those of one big batch: {'; '.join(findings)} (measured before training; "
+            "check_cuts=False turns this check off)"
+        )
+
+
+def _first_cut_update(plan: Plan) -> Update | None:
+    """The first update that is not a single forward pass."""
+    if plan.world_size == 1 and plan.max_micro_batch_size is None and plan.strategy.micro_batch_size is None:
+        return None
+    updates = islice(plan, MOST_UPDATES)
+    return next((update for update in updates if update.accumulate_grad_batches * plan.world_size > 1), None)
+
+
+def _findings(
+    trainer: pl.Trainer, module: pl.LightningModule, loader: PlannedLoader, update: Update, weight: Callable[[Any], float] | None
+) -> list[str]:
+    """What makes a cut matter, one clause each; none if all differences are within rounding."""
+    if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
+        raise RuntimeError(f"{type(trainer.strategy).__name__} divides the module among the devices")
+    batches = _batches(trainer, module, loader, update)
+    share = None
+    if weight is not None:
+        _, first, second = (weight(batch) for _, batch in batches)
+        if first + second == 0.0:
+            raise RuntimeError("the examples that were tried have no weight")
+        share = first / (first + second)
+    twin = _copy(trainer, module, loader)
+    # On an accelerator convolutions of different sizes may use TensorFloat-32, which has 10 bits.
+    rounding = 1e-4 if module.device.type == "cpu" else 1e-2
+
+    def cuts(seed: int = 0) -> Cuts:
+        return Cuts(*(_run(trainer, twin, batch, n, seed) for n, batch in batches))
+
+    def differs(errors: tuple[float, float]) -> bool:
+        if not all(math.isfinite(error) for error in errors):
+            raise RuntimeError("the loss or its gradient is not finite")
+        return max(errors) > rounding
+
+    findings = []
+    dropout = [layer for layer in twin.modules() if _dropout(layer) > 0]
+    if dropout:
+        found = cuts().error(share)
+        if differs(found):
+            findings.append(
+                f"dropout draws other masks for other cuts, as in any trainer (gradient {_percent(found[0])}, in this draw): "
+                "compare runs with the same max_micro_batch_size"
+            )
+        for layer in dropout:
+            _turn_off(layer)
+    norms = [layer for layer in twin.modules() if isinstance(layer, _BatchNorm) and layer.training]
+    if norms:
+        found = cuts().error(share)
+        for layer in norms:
+            layer.training = False
+        if differs(found):
+            without = cuts().error(share)
+            if not differs(without):
+                findings.append(
+                    f"batch norm sees each micro-batch alone (gradient {_percent(found[0])}, loss {_percent(found[1])}): use ghost batch "
+                    "norm, or the same micro-batches in runs that you compare"
+                )
+                return findings
+            findings.append("batch norm sees each micro-batch alone")
+    last = cuts()
+    if differs(last.error(share)):
+        findings.append(_cause(last, cuts(seed=1), differs, share))
+    return findings
+
+
+def _cause(cuts: Cuts, again: Cuts, differs: Callable[[tuple[float, float]], bool], given: float | None) -> str:
+    """Why the loss depends on the cut, apart from dropout layers and batch norm; `given` is the share that the weight gives the first."""
+    gradient, loss = cuts.error(given)
+    size = f"(gradient {_percent(gradient)}, loss {_percent(loss)})"
+    if differs(Cuts(cuts.whole, again.whole, again.whole).error()):
+        raise RuntimeError("training_step draws random numbers, so that no two passes agree")
+    if not differs(cuts.error_of_sum()):
+        return f"the loss is a sum over examples {size}: return their mean, and scale the learning rate instead"
+    share = cuts.share()
+    if given is not None and 0.0 <= share <= 1.0 and not differs(cuts.error(share)):
+        return (
+            f"weight is not the denominator of the loss {size}: it gives the first {cuts.first.n} of {cuts.whole.n} examples {given:.3g} "
+            f"of the whole, but they count {share:.3g}"
+        )
+    if 0.0 <= share <= 1.0 and not differs(cuts.error(share)):
+        return (
+            f"the loss is a mean over something other than examples {size}: the first {cuts.first.n} of {cuts.whole.n} examples count "
+            f"{share:.3g} of it, not {cuts.first.n / cuts.whole.n:.3g}. Give weight=..., a function of the batch that returns its "
+            "denominator, such as the number of target tokens or the sum of the class weights"
+        )
+    return (
+        f"the loss of an example depends on the other examples of its batch {size}, as with in-batch negatives: use the same micro-batches "
+        "in runs that you compare"
+    )
+
+
+def _batches(trainer: pl.Trainer, module: pl.LightningModule, loader: PlannedLoader, update: Update) -> list[tuple[int, Any]]:
+    """(number of examples, batch on the device) of a micro-batch as a whole, and of its two cuts.
+
+    The examples are spread evenly over a pass, because the data may be sorted. The cuts are whole ghost batches.
+    """
+    plan = loader.plan
+    unit, most = plan.micro_batch_multiple, plan.num_examples // plan.micro_batch_multiple
+    units = min(max(plan.micro_batch_size(update) // unit, FEWEST), most)
+    if units < 2:
+        raise RuntimeError("there are too few examples to cut")
+    n, first = units * unit, max(units // 3, min(2, units // 2)) * unit
+    indices = torch.cat([loader.indices(i * plan.num_examples // n, 1) for i in range(n)])
+    ranges = [(0, n), (0, first), (first, n)]
+    batches = loader.collated(indices, ranges, derive_seed("cut check", loader.seed))
+    return [(count, _to_device(trainer, module, batch)) for count, batch in batches]
+
+
+def _to_device(trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> Any:
+    """What Lightning does with a batch before `training_step`, but in full precision."""
+    if module.dtype == torch.float64:
+        batch = trainer.precision_plugin.convert_input(batch)
+    batch = trainer.strategy.batch_to_device(module._on_before_batch_transfer(batch, dataloader_idx=0), dataloader_idx=0)
+    return apply_to_collection(batch, Tensor, _in_full_precision)
+
+
+def _in_full_precision(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+class _WithoutLoggers:
+    """A trainer that has no loggers."""
+
+    logger: None = None
+    loggers: tuple[()] = ()
+
+    def __init__(self, trainer: pl.Trainer) -> None:
+        self._trainer = trainer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trainer, name)
+
+
+def _copy(trainer: pl.Trainer, module: pl.LightningModule, loader: PlannedLoader) -> pl.LightningModule:
+    """A copy of the module that logs nothing, in float32 where it is in float16 or bfloat16."""
+    shared = {id(each): each for each in (loader.dataset, getattr(trainer, "datamodule", None)) if each is not None}
+    without: Any = _WithoutLoggers(trainer)
+    twin: pl.LightningModule = copy.deepcopy(module, {**shared, id(trainer): without})
+    twin.trainer = without  # Lightning leaves the trainer out of copies
+    for part in twin.modules():
+        if isinstance(part, pl.LightningModule):
+            part.__dict__["log"] = part.__dict__["log_dict"] = _log_nothing
+    return twin.float() if twin.dtype in (torch.float16, torch.bfloat16) else twin
+
+
+def _log_nothing(*args: Any, **kwargs: Any) -> None:
+    pass
+
+
+def _run(trainer: pl.Trainer, twin: pl.LightningModule, batch: Any, n: int, seed: int) -> Pass:
+    """One forward and backward pass."""
+    seed_random_generators(seed)
+    step = twin.training_step
+    double = twin.dtype == torch.float64
+    with torch.enable_grad(), trainer.precision_plugin.forward_context() if double else nullcontext():
+        output = step(batch, 0) if is_param_in_hook_signature(step, "batch_idx", min_args=2) else step(batch)
+    loss = output.get("loss") if isinstance(output, dict) else output
+    if not isinstance(loss, Tensor):
+        raise RuntimeError("training_step returned no loss")
+    parameters = [parameter for parameter in twin.parameters() if parameter.requires_grad]
+    gradient = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return Pass(n, float(loss.detach()), [_dense(p, g) for p, g in zip(parameters, gradient, strict=True)])
+
+
+def _dense(parameter: Tensor, gradient: Tensor | None) -> Tensor:
+    if gradient is None:
+        return torch.zeros_like(parameter)
+    return gradient.to_dense() if gradient.is_sparse else gradient
+
+
+def _dropout(layer: nn.Module) -> float:
+    """The probability with which a layer drops: of a dropout layer, or of an attention or a recurrent layer that drops by itself."""
+    p = layer.p if isinstance(layer, _DropoutNd) else getattr(layer, "dropout", 0.0)
+    return float(p) if isinstance(p, (int, float)) and layer.training else 0.0
+
+
+def _turn_off(layer: nn.Module) -> None:
+    if isinstance(layer, _DropoutNd):
+        layer.p = 0.0
+    else:
+        layer.dropout = 0.0  # type: ignore[assignment]
+
+
+@contextmanager
+def _unchanged(module: nn.Module) -> Iterator[None]:
+    """Restore the buffers and the gradients of `module`, and all random number generators.
+
+    A copy can share more with the module than it should: a method that was replaced by a function still runs on the module itself.
+    """
+    buffers = [buffer.clone() for buffer in module.buffers()]
+    gradients = [parameter.grad for parameter in module.parameters()]
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 - users' transforms draw from the global generator
+    devices = sorted({p.device.index or 0 for p in module.parameters() if p.device.type == "cuda"})
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        for parameter, gradient in zip(module.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        for buffer, value in zip(module.buffers(), buffers, strict=True):
+            buffer.copy_(value)
+
+
+def _percent(ratio: float) -> str:
+    return f"{100 * ratio:.2g} %"

@@ -1,0 +1,257 @@
+"""Before training, a batch is run whole and in two cuts: what depends on the cut is said, with its cause and its size."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from noisescale.callbacks import BatchSizeScheduler
+from noisescale.execution.cuts import Cuts, Pass
+from noisescale.models import GhostBatchNorm2d
+from noisescale.plans import strategies as batching
+from tests.helpers.denominators import PROBLEMS, NextToken
+from tests.helpers.regression import Plain, Regression, network
+from tests.helpers.trainings import fit, ignored, weights
+
+pytestmark = [pytest.mark.filterwarnings(line) for line in ignored[:5]]
+
+
+def scheduler(**options: Any) -> BatchSizeScheduler:
+    return BatchSizeScheduler(batching.Fixed(size=30), **{"max_micro_batch_size": 12, "seed": 3, **options})
+
+
+class Loss(Plain):
+    """The regression, with a loss of its own: (module, x, y) -> loss."""
+
+    def __init__(self, loss: Callable[[Any, Tensor, Tensor], Tensor], **options: Any) -> None:
+        super().__init__(network(**options))
+        self.loss = loss
+
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
+        return self.loss(self, batch[0], batch[1])
+
+
+def weighted(module: Any, x: Tensor, y: Tensor) -> Tensor:
+    """A weighted mean: weights from 1 to 3, by the sign of the first input."""
+    w = 2.0 + torch.sign(x[:, :1])
+    errors: Tensor = (module.net(x) - y) ** 2
+    return (w * errors).sum() / (2 * w.sum())
+
+
+def summed(module: Any, x: Tensor, y: Tensor) -> Tensor:
+    return F.mse_loss(module.net(x), y, reduction="sum")
+
+
+def contrastive(module: Any, x: Tensor, y: Tensor) -> Tensor:
+    """Each example against all others of its batch."""
+    return F.cross_entropy(module.net(x) @ y.T, torch.arange(len(x)))
+
+
+SAID = {
+    "token mean": (
+        lambda: NextToken("token mean", torch.float64),
+        r"mean over something other than examples .*count [\d.]+ of it, not 0\.3\. ",
+    ),
+    "class weights": (lambda: NextToken("class weights", torch.float32), r"mean over something other than examples .*Give weight="),
+    "a weighted mean": (lambda: Loss(weighted), r"mean over something other than examples"),
+    "a sum": (lambda: Loss(summed), r"the loss is a sum over examples .*return their mean"),
+    "in-batch negatives": (lambda: Loss(contrastive), r"depends on the other examples of its batch .*in-batch negatives"),
+    "batch norm": (lambda: Plain(network(norm=True)), r"batch norm sees each micro-batch alone \(gradient [\d.]+ %"),
+    "dropout": (lambda: Plain(network(dropout=0.5)), r"dropout draws other masks for other cuts.*in this draw"),
+    "dropout and a sum": (lambda: Loss(summed, dropout=0.5), r"dropout draws other masks.*; the loss is a sum"),
+    "batch norm and weights": (
+        lambda: Loss(weighted, norm=True),
+        r"batch norm sees each micro-batch alone; the loss is a mean over something other",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_what_depends_on_the_cut_is_said_with_its_cause(name: str) -> None:
+    make, words = SAID[name]
+    with pytest.warns(UserWarning, match=f"^accumulated gradients will not equal those of one big batch: .*{words}"):
+        fit(make(), scheduler(), max_epochs=1)
+
+
+def test_a_mean_over_examples_is_not_warned_about() -> None:
+    for dtype in (torch.float32, torch.float64):
+        fit(Plain(network(dtype)), scheduler(), max_epochs=1)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_a_weight_that_is_the_denominator_is_not_warned_about(problem: str) -> None:
+    fit(NextToken(problem, torch.float64), scheduler(weight=PROBLEMS[problem][1]), max_epochs=1)
+
+
+def test_a_weight_that_is_not_the_denominator_is_said() -> None:
+    """It counts the padding too."""
+    with pytest.warns(UserWarning, match=r"weight is not the denominator .*gives the first 3 of 10 .* but they count 0\.167"):
+        fit(NextToken("token mean", torch.float64), scheduler(weight=lambda batch: batch[1].numel()), max_epochs=1)
+
+
+def test_nothing_is_checked_if_nothing_is_cut_or_if_it_is_turned_off() -> None:
+    steps: list[int] = []
+
+    class Counts(NextToken):
+        def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+            steps.append(len(batch[0]))
+            return super().training_step(batch, batch_idx)
+
+    for options in (
+        {"max_micro_batch_size": None},
+        {"max_micro_batch_size": 30},
+        {"check_cuts": False},
+    ):
+        steps.clear()
+        fit(Counts("token mean", torch.float64), scheduler(**options), max_epochs=1)
+        assert sum(steps) == 103
+
+
+def test_a_batch_that_grows_beyond_the_limit_late_is_checked_before_training() -> None:
+    growing = batching.MultiStep(size=5, milestones=[2], factor=8)
+    with pytest.warns(UserWarning, match="mean over something other"):
+        fit(NextToken("token mean", torch.float64), BatchSizeScheduler(growing, max_micro_batch_size=20), max_epochs=3)
+
+
+def test_data_that_are_sorted_are_compared_all_over() -> None:
+    """The first examples all have the same weight; a micro-batch from the start of the data would show nothing."""
+    data = Regression()
+    data.x, data.y = data.x[(order := data.x[:, 0].argsort())], data.y[order]
+    with pytest.warns(UserWarning, match="mean over something other"):
+        fit(Loss(weighted), scheduler(), data=data, shuffle=False, max_epochs=1)
+
+
+class Images(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Conv2d(1, 4, 3), GhostBatchNorm2d(4, 4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        return F.mse_loss(self.net(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        generator = torch.Generator().manual_seed(1)
+        x, y = torch.randn(40, 1, 4, 4, generator=generator), torch.randn(40, 2, generator=generator)
+        return DataLoader(TensorDataset(x, y))
+
+
+def test_ghost_batch_norm_does_not_depend_on_the_cut() -> None:
+    """Cuts are made between ghost batches; a ghost batch size that the scheduler does not know is found."""
+    batches = BatchSizeScheduler(batching.Fixed(size=16), max_micro_batch_size=8, micro_batch_multiple=4)
+    fit(Images(), batches, max_epochs=1)
+    with pytest.warns(UserWarning, match="batch norm sees each micro-batch alone"):
+        fit(Images(), BatchSizeScheduler(batching.Fixed(size=16), max_micro_batch_size=8), max_epochs=1)
+
+
+class NeedsItsLogger(Plain):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.logger.experiment.add_text("x", "y")  # type: ignore[union-attr]
+        return super().training_step(batch, batch_idx)
+
+
+class CannotBeCopied(Plain):
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        raise TypeError("cannot be copied")
+
+
+class DrawsItself(Plain):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.mse_loss(self.net(F.dropout(batch[0], 0.5)), batch[1])
+
+
+UNCHECKED = {
+    NeedsItsLogger: "'NoneType' object has no attribute 'experiment'",
+    CannotBeCopied: "cannot be copied",
+    DrawsItself: "draws random numbers",
+}
+
+
+@pytest.mark.parametrize("module", UNCHECKED)
+def test_a_module_that_cannot_be_run_this_way_is_said_to_be_unchecked(
+    module: Callable[[nn.Module], Plain], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("noisescale.execution.cut_check.rank_zero_info", said.append)
+    logger = SimpleNamespace(experiment=SimpleNamespace(add_text=lambda *_: None))
+    monkeypatch.setattr(NeedsItsLogger, "logger", property(lambda self: getattr(self.trainer, "logger", None) and logger))
+    monkeypatch.setattr(pl.Trainer, "logger", "a logger")
+    fit(module(network()), scheduler(), max_epochs=1)
+    assert len(said) == 1
+    assert said[0].startswith("BatchSizeScheduler could not check whether the gradient depends on how a batch is cut (")
+    assert UNCHECKED[module] in said[0]  # type: ignore[index]
+
+
+class Logs(Plain):
+    """Logs, keeps its losses, draws random numbers in its data, and has a layer whose copies would change the original."""
+
+    def __init__(self) -> None:
+        super().__init__(network(dropout=0.2, norm=True))
+        norm: Any = self.net.get_submodule("1")
+        forward = norm.forward
+        norm.forward = lambda x: forward(x)  # a function is not copied, so that a copy runs this very layer
+        self.kept: list[Tensor] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        self.log("train/loss", loss)
+        self.kept.append(loss.detach().clone())
+        return loss
+
+
+@pytest.mark.filterwarnings("ignore:.*will not equal those of one big batch.*")
+def test_training_is_bitwise_the_same_with_the_check_and_without_it() -> None:
+    modules, drawn, metrics = [], [], []
+
+    class Draws(pl.Callback):
+        def on_train_start(self, *_: Any) -> None:
+            drawn.append((random.random(), float(np.random.rand()), float(torch.rand(()))))  # noqa: NPY002
+
+    for check in (True, False):
+        pl.seed_everything(5, verbose=False)
+        module = Logs()
+        trainer = fit(module, scheduler(check_cuts=check), Draws())
+        modules.append(module)
+        metrics.append(dict(trainer.callback_metrics))
+    assert torch.equal(weights(modules[0]), weights(modules[1]))
+    for one, other in zip(modules[0].buffers(), modules[1].buffers(), strict=True):
+        assert torch.equal(one, other)
+    assert drawn[0] == drawn[1]
+    assert metrics[0] == metrics[1]
+    assert modules[0].seen == modules[1].seen
+    assert len(modules[0].kept) == len(modules[1].kept)
+
+
+vectors = st.lists(st.floats(-10, 10), min_size=3, max_size=3).map(lambda values: torch.tensor(values, dtype=torch.float64))
+
+
+@given(vectors, vectors, st.floats(0.05, 0.95), st.floats(-5, 5), st.floats(-5, 5))
+def test_the_share_of_a_cut_is_found(first: Tensor, second: Tensor, a: float, l1: float, l2: float) -> None:
+    """For whole = a first + (1 - a) second the error at a is 0, and a is what the least squares give."""
+    cuts = Cuts(
+        Pass(9, a * l1 + (1 - a) * l2, [a * first + (1 - a) * second]),
+        Pass(3, l1, [first]),
+        Pass(6, l2, [second]),
+    )
+    assert max(cuts.error(a)) <= 1e-14
+    if (first - second).norm() > 1e-3:
+        assert cuts.share() == pytest.approx(a, abs=1e-9)
+    plain = Cuts(Pass(9, (l1 + 2 * l2) / 3, [(first + 2 * second) / 3]), cuts.first, cuts.second)
+    assert max(plain.error()) <= 1e-14
+    total = Cuts(Pass(9, l1 + l2, [first + second]), cuts.first, cuts.second)
+    assert max(total.error_of_sum()) <= 1e-14
