@@ -92,7 +92,7 @@ def output_dir() -> Path:
 
 
 def overrides() -> list[str]:
-    """What the user typed for this run, as Hydra has it: `scheduler=step`, `optimizer.lr=0.1`, `++model.width=3` for a class of their own."""
+    """What the user typed for this run, as Hydra has it: `scheduler=step`, `optimizer.lr=0.1`, `++model.width=3` for their own class."""
     return [str(word) for word in HydraConfig.get().overrides.task] if HydraConfig.initialized() else []
 
 

@@ -130,7 +130,8 @@ def _may_log(callback: pl.Callback) -> bool:
 
 def _key_of(cfg: DictConfig, metric: str) -> str:
     """The key of the callback with this monitor."""
-    nodes = {f"callbacks.{name}": node for name, node in cfg.callbacks.items()} | {"early_stopping": cfg.early_stopping}
+    # Early stopping first, because `callbacks.best` is left out of a run that does not have its metric.
+    nodes = {"early_stopping": cfg.early_stopping} | {f"callbacks.{name}": node for name, node in cfg.callbacks.items()}
     return next((key for key, node in nodes.items() if isinstance(node, DictConfig) and node.get("monitor") == metric), "callbacks")
 
 

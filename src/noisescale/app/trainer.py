@@ -52,7 +52,9 @@ def build_trainer(
         callbacks.append(CompileFirst(sizes(data)["input_shape"], cfg.model.compile))
     with_data, with_step = has_loader(data, "val"), has_step(module, "validation_step")
     without = no_validation(cfg, with_data, with_step)
-    chosen = without_task_metric(cfg, _chosen_callbacks(cfg), declared_metrics(module))
+    chosen = _chosen_callbacks(cfg)
+    if not without:
+        chosen = without_task_metric(cfg, chosen, declared_metrics(module))
     callbacks += [callback for _, callback in with_their_metrics(chosen, declared_metrics(module), without)]
     trainer: pl.Trainer = build(
         cfg,
