@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, LearningRateMonitor
 
 from noisescale.app.config import overrides
-from noisescale.app.launchers.ranks import is_child
+from noisescale.app.launchers.ranks import is_first
 from noisescale.errors import ConfigError
 from noisescale.execution.compatibility import untyped
 from noisescale.execution.lean import LeanCallback
@@ -41,7 +41,7 @@ def with_their_metrics(
         elif without_validation and metric.startswith("val"):
             if key != "callbacks.best":
                 raise _refused(key, metric, f"there is no validation, because {without_validation}", known, validated=False)
-            if not is_child():
+            if is_first():
                 print(f"note: no best checkpoint, because {without_validation}", file=sys.stderr)
         elif known is not None and metric not in known:
             raise _refused(key, metric, "there is no such metric", known, validated=not without_validation)
@@ -69,7 +69,7 @@ def without_task_metric(cfg: DictConfig, callbacks: Mapping[str, pl.Callback], m
         return dict(callbacks)
     if _monitor(best) != cfg.task.monitor or cfg.task.monitor in (metrics or ()):
         return dict(callbacks)
-    if not is_child():
+    if is_first():
         remedy = f"choose one of the module's: {key}=... callbacks.best.mode=min"
         print(f"note: no best checkpoint, because {cfg.task.monitor} is the metric of a task; {remedy}", file=sys.stderr)
     return {name: callback for name, callback in callbacks.items() if callback is not best}

@@ -118,19 +118,10 @@ def build_own(
     """
     target = cfg[group].get("_target_")
     make = locate(f"{group}._target_", target)
-    key, _, typed = name_of(cfg, group).partition("=")
     if not callable(make) or (isinstance(make, type) and not issubclass(make, base)):
-        raise ConfigError(f"{group}._target_", target, f"is not a {base.__name__}{_other_package(make, base)}")
-    name, parameters = getattr(make, "__name__", str(target)), parameters_of(make)
-    takes_all = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
-    keys = {k: v for k, v in as_plain(cfg[group]).items() if not k.startswith("_") and (k in parameters or k not in left_out)}
-    for lacking in (each for each in required or {} if each not in parameters and not takes_all):
-        raise ConfigError(key, typed, f"{name} must take the argument {lacking}")
-    for unknown in (each for each in keys if each not in parameters and not takes_all):
-        raise ConfigError(f"{group}.{unknown}", keys[unknown], *_not_an_argument(cfg, group, unknown, name, parameters))
-    given = dict(required or {}) | {k: v for k, v in offered.items() if k in parameters and k not in keys}
-    for lacking in (each for each in needed(parameters) if each not in keys and each not in given):
-        raise ConfigError(key, typed, f"{name} needs the argument {lacking}", _remedy(cfg, group, lacking))
+        raise ConfigError(f"{group}._target_", target, f"is not a {_said(base)}{_other_package(make, base)}")
+    keys, given = _arguments(cfg, group, make, left_out, required or {}, offered)
+    key, _, typed = name_of(cfg, group).partition("=")
     try:
         built = instantiate({"_target_": target, "_partial_": True, **keys}, _convert_="all")(**given)
     except ConfigError as error:
@@ -140,12 +131,36 @@ def build_own(
     except (TypeError, ValueError, RuntimeError, AttributeError, OSError, LookupError, AssertionError, ArithmeticError) as error:
         found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if found is not None and found[1] in keys:
-            raise ConfigError(f"{group}.{found[1]}", keys[found[1]], *_not_an_argument(cfg, group, found[1], name, {})) from error
-        raise ConfigError(key, typed, f"{name} could not be built: {_told(error)}", "full_error=true shows where") from error
+            raise _not_an_argument(cfg, group, found[1], make) from error
+        raise ConfigError(key, typed, f"{_name(make)} could not be built: {_told(error)}", "full_error=true shows where") from error
     if not isinstance(built, base):
-        problem = f"gives a {type(built).__name__}, which is not a {base.__name__}{_other_package(type(built), base)}"
+        problem = f"returns a value of type {type(built).__name__}, which is not a {_said(base)}{_other_package(type(built), base)}"
         raise ConfigError(key, typed, problem)
     return built
+
+
+def _arguments(
+    cfg: DictConfig,
+    group: str,
+    make: Callable[..., Any],
+    left_out: Collection[str],
+    required: Mapping[str, Any],
+    offered: Mapping[str, Any],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(keys of the config, what the template gives): together every argument that `make` needs, and none that it does not take."""
+    parameters = parameters_of(make)
+    takes_all = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    keys = {k: v for k, v in as_plain(cfg[group]).items() if not k.startswith("_") and (k in parameters or k not in left_out)}
+    given = {**required, **{k: v for k, v in offered.items() if k in parameters and k not in keys}}
+    key, _, typed = name_of(cfg, group).partition("=")
+    if not takes_all:
+        for lacking in (each for each in required if each not in parameters):
+            raise ConfigError(key, typed, f"{_name(make)} must take the argument {lacking}")
+        for unknown in (each for each in keys if each not in parameters):
+            raise _not_an_argument(cfg, group, unknown, make)
+    for lacking in (each for each in needed(parameters) if each not in keys and each not in given):
+        raise ConfigError(key, typed, f"{_name(make)} needs the argument {lacking}", _remedy(cfg, group, lacking))
+    return keys, given
 
 
 def needed(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
@@ -160,13 +175,17 @@ def _remedy(cfg: DictConfig, group: str, parameter: str) -> str:
     return f"let the setup of the DataModule, {name_of(cfg, 'data')}, set self.{parameter}"
 
 
-def _not_an_argument(cfg: DictConfig, group: str, key: str, name: str, parameters: Mapping[str, Any]) -> tuple[str, str]:
-    """(problem, remedy) for a key that the class does not take."""
+def _not_an_argument(cfg: DictConfig, group: str, key: str, make: Callable[..., Any]) -> ConfigError:
+    """The error for a key that the class does not take."""
+    value = as_plain(cfg[group])[key]
     if is_ours(cfg, group):
-        return f"is not a key of {group}={options().get(group, '')}; an experiment or debug option that sets it is for another {group}", ""
+        problem = f"is not a key of {group}={options().get(group, '')}; an experiment or debug option that sets it is for another {group}"
+        return ConfigError(f"{group}.{key}", value, problem)
+    parameters = parameters_of(make)
     close = get_close_matches(key, parameters, n=1, cutoff=0.8)
     suggestion = f", did you mean {close[0]}?" if close else ""
-    return f"is not an argument of {name}{suggestion}", f"its arguments: {', '.join(parameters)}" if parameters else ""
+    problem = f"is not an argument of {_name(make)}{suggestion}"
+    return ConfigError(f"{group}.{key}", value, problem, f"its arguments: {', '.join(parameters) or 'none'}")
 
 
 def _of_the_data(cfg: DictConfig, group: str, error: ConfigError, given: Mapping[str, Any]) -> ConfigError:
@@ -182,6 +201,14 @@ def _other_package(made: Any, base: type[Any]) -> str:
     """A hint, if a class is derived from the one of the same name in the other package of Lightning."""
     names = [each.__module__ for each in getattr(made, "__mro__", ()) if each.__name__ == base.__name__]
     return f" of pytorch_lightning, but one of {names[0].partition('.')[0]}" if names and names[0].startswith("lightning") else ""
+
+
+def _name(make: Callable[..., Any]) -> str:
+    return getattr(make, "__name__", str(make))
+
+
+def _said(base: type[Any]) -> str:
+    return "torch.nn.Module" if base.__name__ == "Module" else base.__name__
 
 
 def _told(error: BaseException) -> str:
