@@ -19,7 +19,7 @@ from noisescale.app.config import in_sweep
 from noisescale.app.listing import config_folders, list_options_only
 from noisescale.app.messages import INPUT_ERRORS, composition_line, line, say
 from noisescale.app.own_words import make_importable, words_for_hydra
-from noisescale.app.sweeps import recorded_run, table_at_the_end, what_differs
+from noisescale.app.sweeps import table_at_the_end, what_differs
 
 __all__ = ["front_door"]
 
@@ -98,8 +98,7 @@ class Command:
         if cfg.get("full_error") is True:
             os.environ[_FULL_ERROR] = "1"
         try:
-            with recorded_run():
-                status = self._function(cfg)
+            status = self._function(cfg)
         except INPUT_ERRORS as error:
             if _full_error():
                 raise

@@ -13,6 +13,7 @@ from noisescale.app.composed import Composed, known_examples, read_config
 from noisescale.app.config import errors_under, output_dir
 from noisescale.app.devices import accelerator_of, check_devices
 from noisescale.app.libraries import import_libraries
+from noisescale.app.sweeps import recorded_run
 from noisescale.plans.plan import Plan
 from noisescale.plans.warnings import cap_warnings, rule_warnings
 
@@ -39,7 +40,8 @@ class Trained:
 
 def train(cfg: DictConfig, script: Path) -> int:
     """Carry out one run; returns the exit status: 0, or 3 for a run that diverged. See `carry_out`."""
-    return DIVERGED if carry_out(cfg, script).outcome.status == "diverged" else 0
+    with recorded_run():
+        return DIVERGED if carry_out(cfg, script).outcome.status == "diverged" else 0
 
 
 def carry_out(cfg: DictConfig, script: Path) -> Trained:
