@@ -148,8 +148,8 @@ def variants(device: torch.device) -> dict[str, Variant]:
 def settings(device: torch.device, quick: bool) -> list[Setting]:
     """Networks small enough for the machine to finish within minutes."""
     grey, colour = (1, 28, 28), (3, 32, 32)
-    of_mnist: dict[str, Any] = {"in_channels": 1, "num_classes": CLASSES, "image_size": (28, 28)}
-    of_cifar: dict[str, Any] = {"in_channels": 3, "num_classes": CLASSES, "image_size": (32, 32)}
+    of_mnist: dict[str, Any] = {"input_shape": (1, 28, 28), "num_outputs": CLASSES}
+    of_cifar: dict[str, Any] = {"input_shape": (3, 32, 32), "num_outputs": CLASSES}
     mlp = partial(MLP, **of_mnist, widths=[256, 128])
     cnn = partial(CNN, **of_cifar, widths=[32, 64, 128], hidden=128, norm="none", ghost_batch_size=None)
     if quick:

@@ -41,8 +41,7 @@ from noisescale.callbacks import (
 from noisescale.data import ImageDataModule
 from noisescale.data.images import Examples, ImageDataset, Split, as_is, channel_statistics, normalize
 from noisescale.execution.lean import NoProfiler
-from noisescale.models import CNN, MLP
-from noisescale.models.classifier import Classifier
+from noisescale.models import CNN, MLP, Classifier
 from noisescale.plans.strategies import Fixed
 from noisescale.schedules import Cosine
 
@@ -80,10 +79,8 @@ class Setting:
 
 
 # Both take images of 1 x 28 x 28. The hand-written loop on one thread of the README's machine: 0.9 ms (B 64) and 12 ms per step.
-_mlp = partial(MLP, in_channels=1, num_classes=CLASSES, image_size=(28, 28), widths=[256, 128])
-_cnn = partial(
-    CNN, in_channels=1, num_classes=CLASSES, image_size=(28, 28), widths=[16, 32], hidden=128, norm="none", ghost_batch_size=None
-)
+_mlp = partial(MLP, input_shape=(1, 28, 28), num_outputs=CLASSES, widths=[256, 128])
+_cnn = partial(CNN, input_shape=(1, 28, 28), num_outputs=CLASSES, widths=[16, 32], hidden=128, norm="none", ghost_batch_size=None)
 SETTINGS = (
     Setting("MLP, B 64", _mlp, 64, 512, 1.75, 2.5),
     Setting("MLP, B 256", _mlp, 256, 128, 1.35, 1.8),
@@ -191,7 +188,7 @@ class Run:
             data = InMemory(self.images, self.labels, self.setting.batch)
             data.setup()
             optimizer = partial(torch.optim.SGD, lr=LR, momentum=0.9)
-            module = Classifier(self.setting.network(), lambda net: optimizer(net.parameters()), CLASSES)
+            module = Classifier(self.setting.network(), lambda net: optimizer(net.parameters()))
             callbacks = [BatchSizeScheduler(Fixed(size=self.setting.batch), Cosine()), *watching(Path(folder))]
             writer = {"max_queue": 4096}
             return fit(module, data, self.steps, callbacks, tensorboard=writer, profiler=NoProfiler(), **SHOWN_AND_SAVED)

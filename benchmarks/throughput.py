@@ -8,6 +8,7 @@ first to the end of the last, and only at these two points is the device synchro
 
 from __future__ import annotations
 
+import pkgutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,8 +27,8 @@ from benchmarks.measure import Comparison, Wanted
 from noisescale.callbacks import BatchSizeScheduler
 from noisescale.data.images import channel_statistics, normalize
 from noisescale.execution.lean import NoProfiler
-from noisescale.models import network
-from noisescale.models.classifier import Classifier
+from noisescale.models import Classifier
+from noisescale.models.building import compute_as
 from noisescale.plans.strategies import Fixed
 from noisescale.schedules import Cosine
 
@@ -113,8 +114,9 @@ class Trained:
     def __init__(self, setting: Setting, device: torch.device, batch: int, updates: int, limit: int | None = None) -> None:
         self.device, self.batch, self.updates, self.limit = device, batch, updates, limit
         self.images, self.labels = steps.random_images(updates * batch, (3, 32, 32))
-        described = {"in_channels": 3, "num_classes": steps.CLASSES, "image_size": (32, 32), "ghost_batch_size": None}
-        self.net: nn.Module = network(setting.architecture, channels_last=True, compile=False, **described, **setting.options)
+        described = {"input_shape": (3, 32, 32), "num_outputs": steps.CLASSES, "ghost_batch_size": None}
+        net = pkgutil.resolve_name(setting.architecture)(**described, **setting.options)
+        self.net: nn.Module = compute_as(net, channels_last=True, compile=False)
         self.compiled = False
 
     def _compile(self, dynamic: bool | None) -> None:
@@ -162,7 +164,7 @@ class Trained:
         self._compile(True)  # as model.compile=true does
         data = steps.InMemory(self.images, self.labels, self.batch)
         data.setup()
-        module = Classifier(self.net, lambda net: torch.optim.SGD(net.parameters(), lr=steps.LR, momentum=0.9), steps.CLASSES)
+        module = Classifier(self.net, lambda net: torch.optim.SGD(net.parameters(), lr=steps.LR, momentum=0.9))
         planned = BatchSizeScheduler(Fixed(size=self.batch), Cosine(), max_micro_batch_size=self.limit)
         where: dict[str, Any] = {"accelerator": "cpu" if self.device.type == "cpu" else "gpu", "devices": 1, "precision": "bf16-mixed"}
         everything = [planned, *callbacks, _Waiting()]

@@ -25,7 +25,9 @@ GROUPS = {
     "optimizer": "The update rule and its learning rate, `optimizer.lr`. p is a parameter, g its gradient.",
     "batch": "The batch size B over time, in examples per update, over all devices. N is the number of training examples.",
     "data": "What is trained on.",
+    "task": "What is learned: the loss and the metric of the network of `model`.",
     "model": "The network.",
+    "module": "A whole LightningModule in place of `task` and `model`.",
     "trainer": "Devices, precision, limits: keys of Lightning's Trainer.",
     "callbacks": "What watches the training and saves it. `python train.py callbacks.best=null` leaves a single one out.",
     "early_stopping": "A stop before the last epoch, in addition to the callbacks above.",
@@ -156,9 +158,10 @@ def lineage(option: Option, group: dict[str, Option]) -> list[Option]:
 
 
 def escaped(text: str) -> str:
-    """Text as Markdown: `<class>` is no tag, `_base.yaml` no emphasis."""
-    text = re.sub(r"<(?=[A-Za-z/])", "&lt;", text.replace(", see _common", ""))
-    return re.sub(r"(?<!\w)_(?=\w)", r"\\_", text)
+    """Text as Markdown: <class> is no tag, _base.yaml no emphasis; what is between backticks stays."""
+    parts = text.replace(", see _common", "").split("`")
+    parts[::2] = [re.sub(r"(?<!\w)_(?=\w)", r"\\_", re.sub(r"<(?=[A-Za-z/])", "&lt;", part)) for part in parts[::2]]
+    return "`".join(parts)
 
 
 def cell(text: str) -> str:

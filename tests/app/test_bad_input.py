@@ -66,7 +66,7 @@ def assert_refused(outcome: Outcome, run_dir: Path) -> str:
 
 
 def refused(typed: str, tmp: Path, run_dir: Path) -> str:
-    words = typed.replace("{tmp}", str(tmp)).split(" ")
+    words = typed.replace("{tmp}", str(tmp)).replace("{own}", INPUT["words"]["own"]).split(" ")
     if "hydra." not in typed:
         words.append(f"{'hydra.sweep.dir' if '-m' in words else 'hydra.run.dir'}={run_dir}")
     return assert_refused(run(*words), run_dir)

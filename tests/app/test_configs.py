@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import pkgutil
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -20,14 +21,16 @@ from omegaconf import DictConfig, OmegaConf
 from noisescale.app.checks import min_micro_batch_size as min_micro_batch_size_of_config
 from noisescale.app.composed import num_examples, read_config
 from noisescale.app.config import build
-from noisescale.data import ImageDataModule
+from noisescale.app.module import MONITORED
+from noisescale.data import DiabetesData, ImageDataModule
 from noisescale.execution.batch_norm import min_micro_batch_size
-from noisescale.models.classifier import Classifier
+from noisescale.models import Classifier
 from noisescale.models.optimizers import OptimizerFactory
 from noisescale.plans.duality import resolve_rule
 from noisescale.plans.plan import Cursor, Plan, Update
 from noisescale.plans.strategies import BatchStrategy
 from noisescale.schedules import Schedule, Warmup
+from tests.helpers.models import network_of
 from tests.helpers.repository import CONF
 
 N = 1293
@@ -36,10 +39,12 @@ N = 1293
 PROMISED = {
     "scheduler": "constant step multistep inverse exponential polynomial linear cosine cosine_restarts cyclic onecycle wsd",
     "warmup": "none linear constant",
-    "optimizer": "sgd momentum nesterov adagrad rmsprop rmsprop_nesterov adadelta adam adamw",
+    "optimizer": "sgd momentum nesterov adagrad rmsprop rmsprop_nesterov adadelta adam adamw own",
     "batch": "small large full accumulate multistep linear dual hybrid split seesaw cyclic",
-    "data": "digits mnist fashion_mnist cifar10 cifar100 imagefolder",
-    "model": "logistic mlp cnn resnet9 resnet18 wrn vgg11",
+    "task": "classification regression own",
+    "data": "digits mnist fashion_mnist cifar10 cifar100 imagefolder diabetes own",
+    "model": "logistic mlp cnn resnet9 resnet18 wrn vgg11 own",
+    "module": "none own",
     "trainer": "auto cpu gpu ddp ddp_cpu",
     "callbacks": "light full none",
     "early_stopping": "none val_acc val_loss",
@@ -57,6 +62,11 @@ def options(group: str) -> list[str]:
     """The options of a group, including those in folders: `smith2017/decay`."""
     files = (file.relative_to(CONF / group) for file in (CONF / group).rglob("[!_]*.yaml"))
     return sorted(file.with_suffix("").as_posix() for file in files)
+
+
+def classes(group: str) -> list[str]:
+    """The options of a group that name a class; `own` leaves that to the user."""
+    return [option for option in options(group) if option not in ("own", "none")]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -152,7 +162,7 @@ def test_batch_strategies(name: str) -> None:
     assert (updates[0].accumulate_grad_batches > 1) == (name == "accumulate")
 
 
-@pytest.mark.parametrize("name", options("optimizer"))
+@pytest.mark.parametrize("name", classes("optimizer"))
 def test_optimizers(name: str) -> None:
     cfg = composed(f"optimizer={name}")
     factory = OptimizerFactory.from_config(build(cfg, "optimizer"))
@@ -164,21 +174,47 @@ def test_optimizers(name: str) -> None:
     assert cfg.optimizer.decay_biases_and_norms is True
 
 
-@pytest.mark.parametrize("name", options("data"))
+@pytest.mark.parametrize("name", classes("data"))
 def test_data(name: str) -> None:
     """The data are built but not read, so nothing is downloaded."""
     more = ["data.root=pictures"] if name == "imagefolder" else []
-    data = build(composed(f"data={name}", *more, "seed=5"), "data")
-    assert isinstance(data, ImageDataModule)
-    assert (data.seed, data.augment, data.num_workers) == (5, "none", None)
-    assert data.subset_size is None
+    cfg = composed(f"data={name}", *more, "seed=5")
+    data = build(cfg, "data")
+    assert isinstance(data, ImageDataModule | DiabetesData)
+    assert (data.seed, data.subset_size) == (5, None)
+    if isinstance(data, ImageDataModule):
+        assert (data.augment, data.num_workers) == ("none", None)
+    task = "classification" if data.targets == "classes" else "regression"
+    assert cfg.task == composed(f"task={task}").task
 
 
-@pytest.mark.parametrize("name", options("model"))
+def test_a_task_that_is_typed_wins_over_that_of_the_data() -> None:
+    assert composed("data=diabetes", "task=classification").task._target_.endswith("Classifier")
+    assert composed("task=classification", "data=diabetes").task._target_.endswith("Classifier")
+    assert composed("data=diabetes").task._target_.endswith("Regressor")
+
+
+@pytest.mark.parametrize("name", classes("task"))
+def test_tasks(name: str) -> None:
+    cfg = composed(f"task={name}")
+    keys = {key: value for key, value in cfg.task.items() if key not in ("_target_", *MONITORED)}
+    task = pkgutil.resolve_name(cfg.task._target_)
+    defaults = inspect.signature(task).parameters
+    assert keys == {key: defaults[key].default for key in keys}
+    assert cfg.task.monitor == f"val/{task.METRIC}"
+    assert cfg.callbacks.best.monitor == cfg.task.monitor
+
+
+@pytest.mark.parametrize("group", ["task", "data", "model", "module", "optimizer"])
+def test_an_option_for_a_class_of_the_users_own_names_none(group: str) -> None:
+    assert composed(f"{group}=own")[group]._target_ is None
+
+
+@pytest.mark.parametrize("name", classes("model"))
 def test_models(name: str) -> None:
     small = {"resnet9": ["model.width=4"], "resnet18": ["model.width=8"], "wrn": ["model.width=1"]}
     cfg = composed(f"model={name}", *small.get(name, []))
-    net = build(cfg, "model", in_channels=3, num_classes=7, image_size=(32, 32)).eval()
+    net = network_of(cfg.model, 3, 32, 32, outputs=7).eval()
     with torch.no_grad():
         assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
 

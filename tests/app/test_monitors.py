@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from noisescale.app.monitors import declared_metrics, missing_metric, no_validation, with_their_metrics
-from noisescale.models.classifier import Classifier
+from noisescale.models import Classifier
 from tests.helpers.front_door import QUICK, results_of, run
 from tests.helpers.regression import Plain, Regression, network
 from tests.helpers.trainings import ignored, quiet_trainer

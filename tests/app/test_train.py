@@ -22,8 +22,9 @@ from torchmetrics import Metric
 import train
 from noisescale.app.config import build
 from noisescale.files import read_rows
-from noisescale.models.classifier import Classifier
+from noisescale.models import Classifier
 from tests.helpers.front_door import Outcome, checkpoint_of, losses_of, process, results_of, run, run_dir
+from tests.helpers.models import network_of
 from tests.helpers.processes import PATIENCE, started, wait_until
 from tests.helpers.repository import CONF
 from tests.helpers.trainings import ignored
@@ -158,7 +159,7 @@ def test_the_accuracy_reported_is_that_of_the_weights_kept(full: Finished) -> No
     cfg = composed(full.folder)
     data = build(cfg, "data")
     data.setup()
-    net = build(cfg, "model", in_channels=data.in_channels, num_classes=data.num_classes, image_size=data.image_size)
+    net = network_of(cfg.model, *data.input_shape)
     weights = {
         name.removeprefix("net."): value for name, value in checkpoint_of(full.folder)["state_dict"].items() if name.startswith("net.")
     }
@@ -348,7 +349,7 @@ def test_weights_that_diverge_in_the_very_last_update_are_found_by_the_test(tmp_
 
 
 def test_an_example_whose_loss_is_nan_is_not_left_out_of_the_mean() -> None:
-    module = Classifier(torch.nn.Flatten(), lambda net: torch.optim.SGD(net.parameters()), num_classes=2)
+    module = Classifier(torch.nn.Flatten(), lambda net: torch.optim.SGD(net.parameters()))
     mean = cast(Metric, module.mean_loss["val"])
     mean.update(torch.tensor([0.5, math.nan]))
     assert math.isnan(mean.compute())

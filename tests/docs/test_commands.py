@@ -6,6 +6,7 @@
 - any other python train.py: Hydra composes it, and everything that train.py checks before it reads data is checked, including the plan.
   Of a sweep as many runs are checked as it takes for each choice to occur. `make test-slow` also runs the command itself, including whole
   sweeps, with 2 updates per run; it is skipped if this machine lacks the data or the GPUs, and nothing is downloaded.
+- any command with `--config-dir my_project` is run by test_own_example.py, in a folder with the files that the page shows.
 - make: the target is in the Makefile; the ARGS for train.py, pytest or benchmarks are checked like a command of theirs.
 - python -m benchmarks and scripts: the part, the module or the file exists.
 - anything else must be one of `OTHERS`.
@@ -32,8 +33,9 @@ from PIL import Image
 
 from benchmarks.__main__ import ON_REQUEST, ROUNDS
 from noisescale.app.composed import num_examples, read_config
+from noisescale.app.own_words import words_for_hydra
 from tests.helpers.front_door import plan, run
-from tests.helpers.pages import PAGES, Command, blocks, commands, commands_of, name
+from tests.helpers.pages import PAGES, Command, blocks, commands, commands_of, name, with_own_code
 from tests.helpers.processes import python
 from tests.helpers.repository import CONF, REPOSITORY
 from tests.helpers.trainings import ignored
@@ -53,7 +55,7 @@ OTHERS = {
     (".venv/bin/ruff", "format", "."),
 }
 
-COMMANDS = [*commands(), Command(("python", "train.py", "-sc", "install=bash"))]
+COMMANDS = [*(command for command in commands() if not with_own_code(command)), Command(("python", "train.py", "-sc", "install=bash"))]
 PLANS = [command for command in COMMANDS if command.starts_with("python", "plan.py")]
 ELSEWHERE = {command for page in PAGES if page.name != "options.md" for command in commands_of(page)}
 PRINTS = [command for command in COMMANDS if command.starts_with("python", "train.py") and {"--cfg", "--help", "-sc"} & {*command.words}]
@@ -215,7 +217,7 @@ def runs_of(arguments: list[str]) -> int:
 def composed(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> DictConfig:
     """The config as train.py gets it."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", [*arguments, "output_dir=run", "hydra.runtime.output_dir=run"], return_hydra_config=True)
+        cfg = compose("config", [*words_for_hydra(arguments), "output_dir=run", "hydra.runtime.output_dir=run"], return_hydra_config=True)
     monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
     HydraConfig.instance().set_config(cfg)
     return cfg

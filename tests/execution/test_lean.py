@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 
 from noisescale.callbacks import Checkpoint, TimedProgressBar
 from noisescale.execution.lean import LeanCallback, NoProfiler, use_fast_checksums
-from noisescale.models.classifier import Classifier
+from noisescale.models import Classifier
 from tests.helpers.classification import BATCHES, classifier, loader
 from tests.helpers.trainings import quiet_trainer
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from noisescale.models.classifier import Classifier
+from noisescale.models import Classifier
 
 BATCHES = 5
 """Number of batches of the loader in each epoch."""
@@ -26,4 +26,4 @@ def loader() -> DataLoader[Any]:
 
 def classifier() -> Classifier:
     torch.manual_seed(0)
-    return Classifier(nn.Linear(4, 3), lambda net: torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9), 3)
+    return Classifier(nn.Linear(4, 3), lambda net: torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9))

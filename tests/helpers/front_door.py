@@ -48,8 +48,8 @@ class Outcome:
 
 @contextmanager
 def fresh_process() -> Iterator[None]:
-    """Restore the environment, the loggers and Hydra afterwards, because the programs own their process and do not clean up."""
-    environment, arguments = dict(os.environ), sys.argv
+    """Restore the environment, the path, the loggers and Hydra afterwards, because the programs own their process and do not clean up."""
+    environment, arguments, path = dict(os.environ), sys.argv, sys.path[:]
     loggers = [logging.getLogger(name) for name in ("", "hydra", "lightning_fabric", "pytorch_lightning.utilities.rank_zero")]
     before = [(logger, logger.handlers[:], logger.filters[:], logger.level, logger.propagate) for logger in loggers]
     for name in ("HYDRA_FULL_ERROR", "NOISESCALE_FULL_ERROR"):
@@ -62,7 +62,7 @@ def fresh_process() -> Iterator[None]:
             logger.handlers, logger.filters, logger.propagate = handlers, filters, propagate
             logger.setLevel(level)
         GlobalHydra.instance().clear()
-        sys.argv = arguments
+        sys.argv, sys.path[:] = arguments, path
         os.environ.clear()
         os.environ.update(environment)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import pkgutil
 from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from noisescale.models.building import compute_as
 from tests.helpers.repository import CONF
 
 SMALL: dict[str, dict[str, Any]] = {"resnet9": {"width": 4}, "resnet18": {"width": 8}, "wrn": {"depth": 10, "width": 1}}
@@ -22,19 +24,26 @@ def config_of(name: str, **options: Any) -> Any:
     return OmegaConf.merge(OmegaConf.load(CONF / "model" / "_common.yaml"), own, options)
 
 
+def network_of(config: DictConfig, *shape: int, outputs: int = 10) -> nn.Module:
+    """The network of such a config, for inputs of a shape."""
+    keys: Any = OmegaConf.to_container(config)
+    how = {key: keys.pop(key) for key in ("channels_last", "compile")}
+    make = pkgutil.resolve_name(keys.pop("_target_"))
+    return compute_as(make(input_shape=shape, num_outputs=outputs, **keys), **how)
+
+
 def build(name: str, channels: int = 3, size: int = 32, **options: Any) -> nn.Module:
     """The network for ten classes of square images."""
-    model: nn.Module = instantiate(config_of(name, **options), in_channels=channels, num_classes=10, image_size=(size, size))
-    return model
+    return network_of(config_of(name, **options), channels, size, size)
 
 
 class NormedPixels(nn.Module):
     """A network of the user's own, whose batch norm its config does not show: `logits = W norm(x) + b`."""
 
-    def __init__(self, in_channels: int, num_classes: int, image_size: tuple[int, int]) -> None:
+    def __init__(self, input_shape: tuple[int, ...], num_outputs: int) -> None:
         super().__init__()
-        pixels = in_channels * image_size[0] * image_size[1]
-        self.layers = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(pixels), nn.Linear(pixels, num_classes))
+        pixels = math.prod(input_shape)
+        self.layers = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(pixels), nn.Linear(pixels, num_outputs))
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.layers(images)

@@ -16,6 +16,10 @@ FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"(?<!`)`((?:python|pip|source) [^`]+)`(?!`)")
 
 
+OWN_PAGE = REPOSITORY / "docs" / "own-model-and-data.md"
+"""The page that shows files of a user's own, in a folder my_project."""
+
+
 def name(page: Path) -> str:
     return page.relative_to(REPOSITORY).as_posix()
 
@@ -49,6 +53,11 @@ class Command:
         return self.words[2:]
 
 
+def with_own_code(command: Command) -> bool:
+    """Whether a command needs the files that `OWN_PAGE` shows."""
+    return "my_project" in command.words
+
+
 def commands_of(page: Path) -> Iterator[Command]:
     """The commands in the bash blocks of a page, and those in its text."""
     lines = [
@@ -67,3 +76,9 @@ def commands_of(page: Path) -> Iterator[Command]:
 def commands() -> list[Command]:
     """The commands of all pages, in their order, without repetitions."""
     return list(dict.fromkeys(command for page in PAGES for command in commands_of(page)))
+
+
+def files(page: Path) -> dict[str, str]:
+    """path -> content of the files that a page shows: the blocks whose first line is `# PATH`."""
+    found = ((re.match(r"# (\S+\.(?:py|yaml))\n", content), content) for _, content in blocks(page))
+    return {name[1]: content for name, content in found if name}

@@ -12,8 +12,7 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 
 from noisescale.execution.partial_gradient import save_gradient
-from noisescale.models import classifier as module_file
-from noisescale.models.classifier import Classifier
+from noisescale.models import Classifier, tasks
 from tests.helpers.classification import batches, classifier
 from tests.helpers.front_door import losses_of, run
 
@@ -41,7 +40,7 @@ def test_gradients_are_zeroed_as_by_the_optimizer() -> None:
 
 @pytest.mark.parametrize("together", [1, 3, 256])
 def test_epoch_means_are_those_of_all_examples(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module_file, "SUMMED_TOGETHER", together)
+    monkeypatch.setattr(tasks, "SUMMED_TOGETHER", together)
     sizes = [5, 1, 7, 7, 2, 3, 4]
     updates = iter(range(len(sizes)))
     monkeypatch.setattr(Classifier, "global_step", property(lambda _: update))
@@ -100,7 +99,7 @@ def smoothed(logits: Tensor, labels: Tensor, a: float) -> Tensor:
 
 @pytest.mark.parametrize("a", [0.0, 0.2, 0.9])
 def test_label_smoothing_is_its_formula_and_in_training_only(a: float) -> None:
-    module = Classifier(nn.Linear(4, 3), lambda net: torch.optim.SGD(net.parameters(), lr=0.1), 3, label_smoothing=a)
+    module = Classifier(nn.Linear(4, 3), lambda net: torch.optim.SGD(net.parameters(), lr=0.1), label_smoothing=a)
     ((x, y),) = batches([7])
     torch.testing.assert_close(module.training_step((x, y), 0), smoothed(module.net(x), y, a))
     module.log_dict = lambda *_, **__: None  # type: ignore[method-assign]
@@ -114,7 +113,7 @@ def test_label_smoothing_from_the_front_door(tmp_path: Path) -> None:
     """The loss is linear in a, so the first loss at a = 0.25 follows from those at 0 and 0.5."""
     losses = []
     for a in (0, 0.25, 0.5):
-        outcome = run(f"label_smoothing={a}", "trainer.max_steps=1", "callbacks=light", f"hydra.run.dir={tmp_path}/{a}")
+        outcome = run(f"task.label_smoothing={a}", "trainer.max_steps=1", "callbacks=light", f"hydra.run.dir={tmp_path}/{a}")
         assert outcome.status == 0, outcome.err
         losses += losses_of(tmp_path / str(a))
     plain, between, half = losses
@@ -125,8 +124,8 @@ def test_label_smoothing_from_the_front_door(tmp_path: Path) -> None:
 @pytest.mark.parametrize("a", ["1", "-0.1", "x", "true", "null"])
 def test_label_smoothing_out_of_its_range_is_one_line(a: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("noisescale.app.train.import_libraries", lambda: pytest.fail("torch is imported first"))
-    outcome = run(f"label_smoothing={a}")
-    assert (outcome.status, outcome.err) == (2, f"error: label_smoothing={a}: must be a finite number in [0, 1)\n")
+    outcome = run(f"task.label_smoothing={a}")
+    assert (outcome.status, outcome.err) == (2, f"error: task.label_smoothing={a}: must be a finite number in [0, 1)\n")
 
 
 def test_a_run_is_not_resumed_with_other_label_smoothing(tmp_path: Path) -> None:
@@ -134,9 +133,9 @@ def test_a_run_is_not_resumed_with_other_label_smoothing(tmp_path: Path) -> None
     outcome = run(
         "epochs=2",
         "model.widths=[4]",
-        "label_smoothing=0.1",
+        "task.label_smoothing=0.1",
         f"ckpt_path={tmp_path}/a/checkpoints/last.ckpt",
         f"hydra.run.dir={tmp_path}/b",
     )
     assert outcome.status == 2
-    assert "label_smoothing=0.1: the checkpoint was trained with label_smoothing=0.0; resume with the same" in outcome.err
+    assert "task.label_smoothing=0.1: the checkpoint was trained with task.label_smoothing=0.0; resume with the same" in outcome.err

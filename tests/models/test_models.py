@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from noisescale.errors import ConfigError
 from noisescale.models import CNN, MLP, VGG11, GhostBatchNorm2d, Logistic, ResNet9, ResNet18, WideResNet
-from tests.helpers.models import SMALL, build, config_of
+from tests.helpers.models import SMALL, build, config_of, network_of
 from tests.helpers.repository import CONF
 from tests.helpers.rounding import assert_equal_to_rounding
 
@@ -30,7 +29,7 @@ def gradients(model: nn.Module) -> list[Tensor]:
 
 
 def test_every_config_is_known_here() -> None:
-    assert {path.stem for path in (CONF / "model").glob("[!_]*.yaml")} == set(NAMES)
+    assert {path.stem for path in (CONF / "model").glob("[!_]*.yaml")} == {*NAMES, "own"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -45,7 +44,7 @@ def test_logits_for_every_image_size(name: str, channels: int, size: int) -> Non
 @pytest.mark.parametrize(("name", "height", "width"), [(name, 9, 5) for name in NAMES] + [("vgg11", 1, 1), ("cnn", 1, 1)])
 def test_images_need_not_be_square_or_even(name: str, height: int, width: int) -> None:
     config = config_of(name, **SMALL.get(name, {}))
-    model = instantiate(config, in_channels=2, num_classes=3, image_size=(height, width))
+    model = network_of(config, 2, height, width, outputs=3)
     assert model(torch.randn(4, 2, height, width)).shape == (4, 3)
 
 
@@ -67,7 +66,7 @@ def test_parameter_counts_are_the_published_ones(name: str, options: dict[str, A
 
 def test_wide_network_of_the_paper_has_36_million_parameters() -> None:
     with torch.device("meta"):
-        model = WideResNet(in_channels=3, num_classes=10, image_size=(32, 32), depth=28, width=10, dropout=0.0, ghost_batch_size=None)
+        model = WideResNet(input_shape=(3, 32, 32), num_outputs=10, depth=28, width=10, dropout=0.0, ghost_batch_size=None)
     assert parameters(model) == pytest.approx(36.5e6, rel=2e-3)
 
 
@@ -232,7 +231,7 @@ def test_convolutions_of_residual_networks_start_with_variance_2_over_fan_out() 
                 assert float(layer.weight.detach().var()) == pytest.approx(2 / fan_out, rel=0.05)
 
 
-SIZES: dict[str, Any] = {"in_channels": 1, "num_classes": 10, "image_size": (8, 8)}
+SIZES: dict[str, Any] = {"input_shape": (1, 8, 8), "num_outputs": 10}
 CNN_OPTIONS: dict[str, Any] = {"widths": [8], "hidden": 8, "norm": "none", "ghost_batch_size": None}
 WRN_OPTIONS: dict[str, Any] = {"depth": 16, "width": 1, "dropout": 0.0, "ghost_batch_size": None}
 
@@ -240,10 +239,15 @@ WRN_OPTIONS: dict[str, Any] = {"depth": 16, "width": 1, "dropout": 0.0, "ghost_b
 @pytest.mark.parametrize(
     ("make", "options", "line"),
     [
-        (Logistic, {"num_classes": 1}, "num_classes=1: must be a whole number of classes, at least 2"),
-        (Logistic, {"in_channels": 0}, "in_channels=0: must be a whole number of channels, at least 1"),
-        (Logistic, {"image_size": (8,)}, "image_size=[8]: must be two numbers, height and width in pixels"),
-        (Logistic, {"image_size": (8, 0)}, "image_size=0: must be a whole number of pixels, at least 1"),
+        (Logistic, {"num_outputs": 0}, "num_outputs=0: must be a whole number of outputs, at least 1"),
+        (Logistic, {"input_shape": ()}, "input_shape=(): must be the shape of one example; for example (channels, height, width)"),
+        (Logistic, {"input_shape": 8}, "input_shape=8: must be the shape of one example; for example (channels, height, width)"),
+        (Logistic, {"input_shape": (1, 8, 0)}, "input_shape=0: must be a whole number, at least 1"),
+        (
+            VGG11,
+            {"input_shape": (10,), "norm": "none", "ghost_batch_size": None},
+            "input_shape=(10,): must be that of an image: channels, height and width in pixels; mlp and logistic take any shape",
+        ),
         (MLP, {"widths": 128}, "widths=128: must be a list of whole numbers; write [128] for one layer"),
         (MLP, {"widths": [8, 2.5]}, "widths=2.5: must be a whole number of units or channels, at least 1"),
         (CNN, CNN_OPTIONS | {"widths": "32"}, "widths=32: must be a list of whole numbers; write [128] for one layer"),

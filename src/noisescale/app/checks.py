@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from noisescale.app.config import as_plain, errors_under, options, output_dir
 from noisescale.app.messages import SYNONYMS
+from noisescale.app.own import is_ours
 from noisescale.errors import ConfigError, check_count, check_number
 from noisescale.plans.checks import check_ghost_multiple, check_label_smoothing, check_optimizer_options, check_smallest_micro_batch
 from noisescale.plans.trainer_limits import check_max_time, check_trainer_limits
@@ -35,7 +36,8 @@ def check_config(cfg: DictConfig) -> None:
     _check_run(cfg)
     _check_trainer(cfg)
     _check_model(cfg)
-    _check_bool("data.balanced", cfg.data.get("balanced", False))
+    if is_ours(cfg, "data"):
+        _check_bool("data.balanced", cfg.data.get("balanced", False))
     with errors_under("optimizer"):
         check_optimizer_options({"lr": None} | as_plain(cfg.optimizer))
     check_precision(cfg, cfg.trainer.accelerator)
@@ -77,7 +79,9 @@ def _check_run(cfg: DictConfig) -> None:
     """Check the keys outside the groups."""
     check_count("epochs", cfg.epochs, unit="epochs")
     check_count("seed", cfg.seed, at_least=0, at_most=2**32 - 1)
-    check_label_smoothing(cfg.label_smoothing)
+    if "label_smoothing" in cfg.task:
+        with errors_under("task"):
+            check_label_smoothing(cfg.task.label_smoothing)
     if cfg.threads is not None:
         check_count("threads", cfg.threads, unit="threads", remedy="null for torch's default")
     if cfg.max_micro_batch_size is not None:

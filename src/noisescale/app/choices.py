@@ -7,16 +7,11 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from noisescale.app.config import as_plain
+from noisescale.app.config import as_plain, overrides
 
 __all__ = ["choices", "hyperparameters", "overrides"]
 
 _NO_CHOICE = ("callbacks", "logger", "output_dir", "full_error", "ckpt_path")
-
-
-def overrides() -> list[str]:
-    """What the user typed for this run, as Hydra has it: `scheduler=step`, `optimizer.lr=0.1`."""
-    return [str(word) for word in HydraConfig.get().overrides.task]
 
 
 def key_of(override: str) -> str:

@@ -8,8 +8,9 @@ from omegaconf import DictConfig
 
 from noisescale.app.checks import check_config, ghost_batch_size, min_micro_batch_size
 from noisescale.app.config import build, errors_under, options
+from noisescale.app.own import is_ours, makes_own_optimizer, name_of, refuse_words_without_effect, stand_in_size
 from noisescale.errors import ConfigError
-from noisescale.plans.dataset_size import TRAINING_EXAMPLES, check_stand_in_size, split_sizes
+from noisescale.plans.dataset_size import TRAINING_EXAMPLES, split_sizes
 from noisescale.plans.duality import CyclicBatch, Matched, resolve_rule
 from noisescale.plans.plan import Cursor, Plan
 from noisescale.plans.strategies import BatchStrategy
@@ -28,8 +29,9 @@ class Composed:
         cfg: the config.
         schedule: the schedule with its warm-up and with its horizon filled in.
         strategy: the batch strategy; an open rule is set to that of the optimizer.
-        optimizer: the class name of the optimizer.
-        lr, momentum, weight_decay: the numbers of the optimizer; 0 if it has no such option.
+        optimizer: the class name of the optimizer; SGD, as an assumption, if a module of the user's own makes its own.
+        lr, momentum, weight_decay: the numbers of the optimizer; 0 if it has no such option. With a module's own optimizer lr is 1.
+        own_optimizer: the choice of a module that makes its own optimizer, as the user typed it; empty otherwise.
         notes: one line each for users to read, about what was filled in or looks like a mistake.
     """
 
@@ -41,6 +43,7 @@ class Composed:
     momentum: float
     weight_decay: float
     notes: tuple[str, ...]
+    own_optimizer: str = ""
 
     @property
     def ghost_batch_size(self) -> int:
@@ -70,7 +73,7 @@ class Composed:
                 world_size=trainer.devices,
                 max_micro_batch_size=self.cfg.max_micro_batch_size,
                 micro_batch_multiple=self.ghost_batch_size,
-                replacement=self.cfg.data.get("balanced", False),
+                replacement=is_ours(self.cfg, "data") and self.cfg.data.get("balanced", False),
                 min_micro_batch_size=at_least or min_micro_batch_size(self.cfg),
             )
         except ConfigError as error:
@@ -98,9 +101,12 @@ def read_config(cfg: DictConfig) -> Composed:
         ConfigError: the config is invalid, whatever the data.
     """
     check_config(cfg)
-    optimizer = str(cfg.optimizer.get("_target_")).rpartition(".")[2]
-    schedule, warmup = build(cfg, "scheduler"), build(cfg, "warmup")
-    strategy = resolve_rule(build(cfg, "batch"), optimizer)
+    refuse_words_without_effect(cfg)
+    own_optimizer = name_of(cfg, "module") if makes_own_optimizer(cfg) else ""
+    optimizer = "SGD" if own_optimizer else str(cfg.optimizer.get("_target_")).rpartition(".")[2]
+    schedule, warmup, strategy = build(cfg, "scheduler"), build(cfg, "warmup"), build(cfg, "batch")
+    if not own_optimizer:  # otherwise an open rule is that of the optimizer that the module makes
+        strategy = resolve_rule(strategy, optimizer)
     _check_warmup(warmup, strategy)
     with errors_under("warmup"):
         schedule = warmup.before(schedule, cfg.epochs)
@@ -109,10 +115,11 @@ def read_config(cfg: DictConfig) -> Composed:
         schedule,
         strategy,
         optimizer,
-        cfg.optimizer.lr,
-        cfg.optimizer.get("momentum") or 0.0,
-        cfg.optimizer.get("weight_decay") or 0.0,
-        (*_warmup_notes(cfg, warmup), *_rule_notes(cfg, strategy)),
+        1.0 if own_optimizer else cfg.optimizer.lr,
+        0.0 if own_optimizer else cfg.optimizer.get("momentum") or 0.0,
+        0.0 if own_optimizer else cfg.optimizer.get("weight_decay") or 0.0,
+        (*_warmup_notes(cfg, warmup), *_rule_notes(cfg, strategy, own_optimizer), *_own_notes(cfg)),
+        own_optimizer,
     )
 
 
@@ -124,27 +131,24 @@ def num_examples(cfg: DictConfig) -> int:
     Raises:
         ConfigError: an option of `data` is invalid, or the data cannot be found.
     """
-    with errors_under("data"):
-        check_stand_in_size(cfg.data.size, cfg.data.subset_size)
-    if cfg.data.size is not None:
-        return int(cfg.data.size)
-    known = known_examples(cfg)
-    if known is not None:
-        return known
-    source = build(cfg, "data")
-    with errors_under("data"):
-        size: int = source.train_size()
+    size = stand_in_size(cfg)
+    if size is None:
+        size = known_examples(cfg)
+    if size is None:
+        from noisescale.app.own_data import build_data, train_size
+
+        size = train_size(cfg, build_data(cfg, for_plan=True))
     return size
 
 
 def known_examples(cfg: DictConfig) -> int | None:
-    """N of a data set whose size is known without looking at it; None for any other.
+    """N of a data set whose size is known without looking at it; None for any other, such as one of the user's own.
 
     Raises:
         ConfigError: `data.subset_size` or `data.val_fraction` does not fit the data set.
     """
     held = TRAINING_EXAMPLES.get(cfg.data.get("name", options().get("data")))
-    if held is None:
+    if held is None or not is_ours(cfg, "data"):
         return None
     with errors_under("data"):
         return split_sizes(held, subset_size=cfg.data.subset_size, val_fraction=cfg.data.val_fraction)[0]
@@ -163,8 +167,22 @@ def _warmup_notes(cfg: DictConfig, warmup: Warmup) -> list[str]:
     return [f"warmup.epochs={warmup.epochs} is longer than the training, epochs={cfg.epochs}: the warm-up never ends"]
 
 
-def _rule_notes(cfg: DictConfig, strategy: BatchStrategy) -> list[str]:
+def _rule_notes(cfg: DictConfig, strategy: BatchStrategy, own_optimizer: str) -> list[str]:
     """A line that says which rule was chosen, if that was left to the optimizer."""
     if not isinstance(strategy, Matched) or cfg.batch.get("rule") is not None:
         return []
-    return [f"batch.rule={strategy.rule} follows optimizer={options()['optimizer']}"]
+    if own_optimizer:
+        return [f"batch.rule follows the optimizer that {own_optimizer} makes: sgd for SGD and ASGD, adaptive for all others"]
+    return [f"batch.rule={strategy.rule} follows optimizer={options().get('optimizer', '')}"]
+
+
+def _own_notes(cfg: DictConfig) -> list[str]:
+    """Lines about what has no effect beside classes of the user's own: parts of an experiment, and the batch size of their loader."""
+    notes, experiment = [], options().get("experiment", "None")
+    if cfg.module.get("_target_") is not None and experiment not in ("None", ""):
+        parts = "task, model and optimizer" if makes_own_optimizer(cfg) else "task and model"
+        notes.append(f"{parts} of experiment={experiment} have no effect: {name_of(cfg, 'module')} replaces them")
+    if "batch_size" in cfg.data:
+        size, batch = cfg.data.batch_size, options().get("batch", "")
+        notes.append(f"data.batch_size={size} does not decide the batches of the training, which batch={batch} does")
+    return notes

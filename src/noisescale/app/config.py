@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from noisescale.errors import ConfigError
 
-__all__ = ["as_plain", "build", "errors_under", "in_sweep", "options", "output_dir", "refusal", "typed"]
+__all__ = ["as_plain", "build", "errors_under", "in_sweep", "options", "output_dir", "overrides", "refusal", "typed"]
 
 
 def build(cfg: DictConfig, group: str, **arguments: Any) -> Any:
@@ -50,7 +50,7 @@ def refusal(cfg: DictConfig, group: str, cause: BaseException | None) -> ConfigE
     if isinstance(cause, ConfigError):
         return cause.under(group)
     unknown = re.search(r"unexpected keyword argument '(\w+)'", str(cause))
-    if isinstance(cause, TypeError) and unknown is not None:
+    if isinstance(cause, TypeError) and unknown is not None and unknown.group(1) in (OmegaConf.select(cfg, group) or {}):
         key, (name, option) = f"{group}.{unknown.group(1)}", _option(group)
         problem = f"is not a key of {name}={option}; an experiment or debug option that sets it is for another {name}"
         return ConfigError(key, OmegaConf.select(cfg, key), problem)
@@ -83,7 +83,7 @@ def in_sweep() -> bool:
 
 def options() -> dict[str, str]:
     """The option chosen in each config group."""
-    return {str(group): str(name) for group, name in HydraConfig.get().runtime.choices.items()}
+    return {str(group): str(name) for group, name in HydraConfig.get().runtime.choices.items()} if HydraConfig.initialized() else {}
 
 
 def output_dir() -> Path:
@@ -91,12 +91,17 @@ def output_dir() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
+def overrides() -> list[str]:
+    """What the user typed for this run, as Hydra has it: `scheduler=step`, `optimizer.lr=0.1`, `++model.width=3` for their own class."""
+    return [str(word) for word in HydraConfig.get().overrides.task] if HydraConfig.initialized() else []
+
+
 def typed() -> str:
     """What the user typed after the name of the command."""
-    return " ".join(HydraConfig.get().overrides.task)
+    return " ".join(word.removeprefix("++") for word in overrides())
 
 
 def _option(group: str) -> tuple[str, str]:
     """The group and the option that was chosen in it: `logger.csv` is one of the options of `logger`."""
     group, _, name = group.partition(".")
-    return group, name or (options().get(group, "") if HydraConfig.initialized() else "")
+    return group, name or options().get(group, "")

@@ -17,9 +17,9 @@ def headline(results: Mapping[str, Any]) -> tuple[str, float] | None:
     Args:
         results: tag -> value, as in results.json, where None stands for nan and inf.
     """
-    tags = [tag for tag in results if tag.startswith("test/")]
-    tag = next((tag for tag in tags if not tag.endswith("/loss")), tags[0] if tags else None)
+    tags = [tag for tag in results if tag.startswith(("test/", "test_"))]
+    tag = next((tag for tag in tags if tag[len("test/") :] != "loss"), tags[0] if tags else None)
     if tag is None:
         return None
-    word = tag.removeprefix("test/")
+    word = tag[len("test/") :]
     return f"test {_WORDS.get(word, word)}", math.nan if results[tag] is None else float(results[tag])

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from noisescale.app.listing import options_of
+from noisescale.app.own_words import OWN_GROUPS
 from noisescale.errors import ConfigError
 
 __all__ = ["INPUT_ERRORS", "composition_line", "line", "say"]
@@ -25,6 +26,11 @@ SYNONYMS = {
     "lr": "optimizer.lr",
     "momentum": "optimizer.momentum",
     "weight_decay": "optimizer.weight_decay",
+    "label_smoothing": "task.label_smoothing",
+    "loss": "task.loss",
+    "criterion": "task.loss",
+    "objective": "task.loss",
+    "lightning_module": "module",
     "wd": "optimizer.weight_decay",
     "opt": "optimizer",
     "optim": "optimizer",
@@ -145,17 +151,18 @@ def _unknown_key(override: str, cause: OmegaConfBaseException) -> str:
     if not where:
         valid += ["debug", "experiment"]  # groups without keys of their own
     if not valid:
-        return f"{override}: unknown key; {where} has none"
-    suggestion = _suggestion(key, parent, valid) if isinstance(parent, DictConfig) else ""
+        own = f"; name a class first, with {where}._target_=..." if where in OWN_GROUPS else ""
+        return f"{override}: unknown key; {where} has none{own}"
+    suggestion = _suggestion(key, where, parent, valid) if isinstance(parent, DictConfig) else ""
     inside = f"keys of {where}" if where else "keys"
     add = f"; Lightning's other keys can be added: +{override}=..." if where == "trainer" and not suggestion else ""
     return f"{override}: unknown key{suggestion}; {inside}: {', '.join(valid)}{add}"
 
 
-def _suggestion(key: str, parent: DictConfig, valid: list[str]) -> str:
+def _suggestion(key: str, where: str, parent: DictConfig, valid: list[str]) -> str:
     """`, did you mean KEY?` for the name of another tool (`batch_size`), a key without its group (`gamma`), or a typo; may be empty."""
-    if key in SYNONYMS:
-        return f", did you mean {SYNONYMS[key]}?"
+    if key in SYNONYMS and SYNONYMS[key] != f"{where}.{key}":
+        return f", did you mean {SYNONYMS[key]}{'._target_' if SYNONYMS[key] == where else ''}?"
     groups = [group for group in parent if isinstance(parent._get_node(group), DictConfig) and key in parent[group]]
     return f", did you mean {groups[0]!s}.{key}?" if groups else _did_you_mean(key, valid)
 

@@ -11,12 +11,13 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, LearningRateMonitor
 
-from noisescale.app.launchers.ranks import is_child
+from noisescale.app.config import overrides
+from noisescale.app.launchers.ranks import is_first
 from noisescale.errors import ConfigError
 from noisescale.execution.compatibility import untyped
 from noisescale.execution.lean import LeanCallback
 
-__all__ = ["TypedPatience", "declared_metrics", "missing_metric", "no_validation", "with_their_metrics"]
+__all__ = ["TypedPatience", "declared_metrics", "missing_metric", "no_validation", "with_their_metrics", "without_task_metric"]
 
 
 def with_their_metrics(
@@ -40,7 +41,7 @@ def with_their_metrics(
         elif without_validation and metric.startswith("val"):
             if key != "callbacks.best":
                 raise _refused(key, metric, f"there is no validation, because {without_validation}", known, validated=False)
-            if not is_child():
+            if is_first():
                 print(f"note: no best checkpoint, because {without_validation}", file=sys.stderr)
         elif known is not None and metric not in known:
             raise _refused(key, metric, "there is no such metric", known, validated=not without_validation)
@@ -54,13 +55,36 @@ def declared_metrics(module: pl.LightningModule) -> tuple[str, ...] | None:
     return tuple(names) if isinstance(names, (tuple, list)) and all(isinstance(name, str) for name in names) else None
 
 
-def no_validation(cfg: DictConfig, has_data: bool) -> str:
+def without_task_metric(cfg: DictConfig, callbacks: Mapping[str, pl.Callback], metrics: tuple[str, ...] | None) -> dict[str, pl.Callback]:
+    """The callbacks without the template's own `callbacks.best`, if that goes by the metric of a task that is not trained, with a line.
+
+    Args:
+        cfg: the composed config; with a module of the user's own, its task is not trained.
+        callbacks: key, such as `callbacks.best` -> callback.
+        metrics: the metrics that the module logs; None if that is not known.
+    """
+    best, key = callbacks.get("callbacks.best"), "callbacks.best.monitor"
+    typed = any(word.lstrip("+").startswith(f"{key}=") for word in overrides())
+    if best is None or cfg.module.get("_target_") is None or typed:
+        return dict(callbacks)
+    if _monitor(best) != cfg.task.monitor or cfg.task.monitor in (metrics or ()):
+        return dict(callbacks)
+    if is_first():
+        remedy = f"choose one of the module's: {key}=... callbacks.best.mode=min"
+        print(f"note: no best checkpoint, because {cfg.task.monitor} is the metric of a task; {remedy}", file=sys.stderr)
+    return {name: callback for name, callback in callbacks.items() if callback is not best}
+
+
+def no_validation(cfg: DictConfig, has_data: bool, has_step: bool = True) -> str:
     """Why a run has no validation, as a clause; empty if it has.
 
     Args:
         cfg: the composed config.
         has_data: whether there are data to validate on.
+        has_step: whether the module has a `validation_step`.
     """
+    if not has_step:
+        return "the module has no validation_step"
     every = cfg.trainer.get("check_val_every_n_epoch")
     if not has_data:
         return "data.val_fraction=0 keeps no examples for it" if cfg.data.get("val_fraction") == 0 else "the data have none for it"
@@ -106,7 +130,8 @@ def _may_log(callback: pl.Callback) -> bool:
 
 def _key_of(cfg: DictConfig, metric: str) -> str:
     """The key of the callback with this monitor."""
-    nodes = {f"callbacks.{name}": node for name, node in cfg.callbacks.items()} | {"early_stopping": cfg.early_stopping}
+    # Early stopping first, because `callbacks.best` is left out of a run that does not have its metric.
+    nodes = {"early_stopping": cfg.early_stopping} | {f"callbacks.{name}": node for name, node in cfg.callbacks.items()}
     return next((key for key, node in nodes.items() if isinstance(node, DictConfig) and node.get("monitor") == metric), "callbacks")
 
 

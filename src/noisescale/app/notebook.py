@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from noisescale.app.config import output_dir
 from noisescale.app.messages import INPUT_ERRORS, composition_line
+from noisescale.app.own_words import words_for_hydra
 from noisescale.app.train import carry_out
 from noisescale.errors import ConfigError
 
@@ -67,7 +68,7 @@ def run(*words: str, conf: str | Path | None = None, **values: Any) -> Run:
         KeyboardInterrupt: the run was interrupted; its files have been written.
     """
     folder = find_conf(conf)
-    overrides = [*words, *(f"{key}={_written(value)}" for key, value in values.items())]
+    overrides = words_for_hydra([*words, *(f"{key}={_written(value)}" for key, value in values.items())])
     ended: list[Run | BaseException] = []
 
     def job(cfg: DictConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from dataclasses import dataclass, field
 
@@ -11,8 +12,8 @@ from omegaconf import DictConfig
 
 from noisescale.app.ending import PLANS_END, ending, nothing_left
 from noisescale.app.monitors import missing_metric
+from noisescale.app.own_data import explain, has_loader, has_step
 from noisescale.callbacks import BatchSizeScheduler, TrainingDiverged
-from noisescale.data import ImageDataModule
 from noisescale.errors import ConfigError
 
 __all__ = ["Outcome", "fit_and_test"]
@@ -41,7 +42,7 @@ class Outcome:
 
 
 def fit_and_test(
-    cfg: DictConfig, trainer: pl.Trainer, module: pl.LightningModule, data: ImageDataModule, batches: BatchSizeScheduler
+    cfg: DictConfig, trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule, batches: BatchSizeScheduler
 ) -> Outcome:
     """Train to the end of the plan, starting from `cfg.ckpt_path` if it is given, and test a run that was completed or stopped.
 
@@ -76,13 +77,23 @@ def fit_and_test(
     return outcome
 
 
-def _test(outcome: Outcome, trainer: pl.Trainer, module: pl.LightningModule, data: ImageDataModule) -> None:
+def _test(outcome: Outcome, trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule) -> None:
     """Add the metrics of the test. If one of them is not finite, the last update made the weights diverge."""
+    lacking = [
+        f"{type(owner).__name__} has no {name}"
+        for owner, name, there in (
+            (module, "test_step", has_step(module, "test_step")),
+            (data, "test_dataloader", has_loader(data, "test")),
+        )
+        if not there
+    ]
     try:
-        tested = trainer.test(module, datamodule=data, verbose=False)
+        tested = [] if lacking else trainer.test(module, datamodule=data, verbose=False)
     except (KeyboardInterrupt, SystemExit):
         outcome.status, outcome.reason = "interrupted", "a signal during the test"
         return
+    if lacking and trainer.is_global_zero:
+        print(f"note: no test: {' and '.join(lacking)}", file=sys.stderr)
     if tested:
         outcome.metrics |= {name: float(value) for name, value in tested[0].items()}
     bad = ", ".join(f"{name} {value}" for name, value in outcome.metrics.items() if not math.isfinite(value))
@@ -96,13 +107,16 @@ def _has_started(batches: BatchSizeScheduler) -> bool:
     return batches.loader is not None and batches.loader.current is not None
 
 
-def _as_config_error(error: Exception, cfg: DictConfig, data: ImageDataModule, batches: BatchSizeScheduler) -> ConfigError | None:
+def _as_config_error(error: Exception, cfg: DictConfig, data: pl.LightningDataModule, batches: BatchSizeScheduler) -> ConfigError | None:
     """An error that `Trainer.fit` raised, as a `ConfigError` that says what the user has to change; None if it is a bug."""
     if isinstance(error, ConfigError):
         return error.under("trainer") if error.key in cfg.trainer else error
-    unreadable = data.explain(error)
+    unreadable = explain(data, error)
     if unreadable is not None:
         return unreadable.under("data")
+    if isinstance(error, RuntimeError) and "multiple optimizers" in str(error):  # Lightning's own check, which comes before ours
+        remedy = "return one; its parameter groups may have learning rates of their own"
+        return ConfigError("configure_optimizers", "several", "a plan steps exactly one optimizer", remedy)
     if cfg.ckpt_path is None or _has_started(batches):
         return None
     reason = " ".join(str(error).split("\n\t")[0:2])

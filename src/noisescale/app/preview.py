@@ -35,6 +35,9 @@ def preview(cfg: DictConfig) -> int:
         from noisescale.studies.plan_table import print_plan
 
         print_plan(summary)
+    if run.own_optimizer:
+        note = "makes its own optimizer, known only when it runs: lr and g are those of SGD with a learning rate of 1"
+        print(f"note: {run.own_optimizer} {note}", file=sys.stderr)
     for note in (*run.notes, *plan_warnings(summary, run.optimizer, run.weight_decay)):
         print(f"note: {note}", file=sys.stderr)
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from noisescale.app.composed import Composed, known_examples, read_config
-from noisescale.app.config import build, errors_under, output_dir
+from noisescale.app.config import errors_under, output_dir
 from noisescale.app.devices import accelerator_of, check_devices
 from noisescale.app.libraries import import_libraries
 from noisescale.app.sweeps import recorded_run
-from noisescale.plans.dataset_size import refuse_stand_in_size
 from noisescale.plans.plan import Plan
 from noisescale.plans.warnings import cap_warnings, rule_warnings
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     import pytorch_lightning as pl
 
     from noisescale.app.outcome import Outcome
-    from noisescale.data import ImageDataModule
 
 __all__ = ["Trained", "carry_out", "train"]
 
@@ -61,19 +59,18 @@ def carry_out(cfg: DictConfig, script: Path) -> Trained:
         KeyboardInterrupt: the run was interrupted; its files have been written.
     """
     run = read_config(cfg)
-    with errors_under("data"):
-        refuse_stand_in_size(cfg.data.size)
     devices = check_devices(cfg)
     if (known := known_examples(cfg)) is not None:
         run.plan(known)  # raises before the long imports if a batch size does not fit N
     import_libraries()
     accelerator = accelerator_of(cfg)
     from noisescale.app.launchers.ranks import is_child, other_ranks
+    from noisescale.app.module import check_task
+    from noisescale.app.own_data import build_data, train_size
 
-    data: ImageDataModule = build(cfg, "data")
-    with errors_under("data"):
-        size = data.train_size()
-    plan = run.plan(size)
+    data = build_data(cfg)
+    check_task(cfg, data)
+    plan = run.plan(train_size(cfg, data, prepare=not is_child()))
     if not is_child():
         for note in (*run.notes, *rule_warnings(plan, run.optimizer, run.weight_decay), *cap_warnings(plan, plan)):
             print(f"note: {note}", file=sys.stderr)
@@ -83,12 +80,14 @@ def carry_out(cfg: DictConfig, script: Path) -> Trained:
         return _fit_and_report(run, data, plan, accelerator)
 
 
-def _fit_and_report(run: Composed, data: ImageDataModule, plan: Plan, accelerator: str) -> Trained:
+def _fit_and_report(run: Composed, data: pl.LightningDataModule, plan: Plan, accelerator: str) -> Trained:
     """Build, fit and test on each device, and write the results on the first one."""
     import torch
 
     from noisescale.app.loggers import RunLoggers
+    from noisescale.app.module import build_module, build_optimizer
     from noisescale.app.outcome import fit_and_test
+    from noisescale.app.own_data import set_up
     from noisescale.app.results import leave_results
     from noisescale.app.trainer import build_trainer
     from noisescale.callbacks import BatchSizeScheduler
@@ -97,7 +96,9 @@ def _fit_and_report(run: Composed, data: ImageDataModule, plan: Plan, accelerato
     cfg = run.cfg
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
-    module = _module(cfg, data)
+    optimizer = build_optimizer(cfg)
+    set_up(data)
+    module = build_module(cfg, data, optimizer)
     run.plan(plan.num_examples, min_micro_batch_size(module, plan.world_size))
     batches = BatchSizeScheduler(
         run.strategy,
@@ -116,20 +117,3 @@ def _fit_and_report(run: Composed, data: ImageDataModule, plan: Plan, accelerato
     if outcome.status == "interrupted":
         raise KeyboardInterrupt
     return Trained(outcome, module, data, trainer)
-
-
-def _module(cfg: DictConfig, data: Any) -> pl.LightningModule:
-    """The network that the config describes, for the image size and the classes of the data, with its loss and its optimizer."""
-    import pytorch_lightning as pl
-
-    from noisescale.models.classifier import Classifier
-    from noisescale.models.optimizers import OptimizerFactory
-
-    make_optimizer = build(cfg, "optimizer")
-    with errors_under("optimizer"):
-        optimizer = OptimizerFactory.from_config(make_optimizer)
-    with errors_under("data"):
-        data.setup()
-    pl.seed_everything(cfg.seed, verbose=False)
-    net = build(cfg, "model", in_channels=data.in_channels, num_classes=data.num_classes, image_size=data.image_size)
-    return Classifier(net, optimizer, data.num_classes, label_smoothing=cfg.label_smoothing)

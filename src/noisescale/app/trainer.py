@@ -15,9 +15,10 @@ from omegaconf import DictConfig
 
 import noisescale
 from noisescale.app.config import as_plain, build, in_sweep, options
-from noisescale.app.monitors import TypedPatience, declared_metrics, no_validation, with_their_metrics
+from noisescale.app.module import MONITORED
+from noisescale.app.monitors import TypedPatience, declared_metrics, no_validation, with_their_metrics, without_task_metric
+from noisescale.app.own_data import free_on_resume, has_loader, has_step, sizes
 from noisescale.callbacks import BatchSizeScheduler, SameRun
-from noisescale.data import ImageDataModule
 from noisescale.errors import ConfigError
 from noisescale.execution.compile_first import CompileFirst
 from noisescale.execution.lean import NoProfiler
@@ -31,7 +32,7 @@ ADDED = ("early_stopping", "averaging")
 
 
 def build_trainer(
-    cfg: DictConfig, module: pl.LightningModule, data: ImageDataModule, batches: BatchSizeScheduler, accelerator: str
+    cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModule, batches: BatchSizeScheduler, accelerator: str
 ) -> pl.Trainer:
     """A Trainer that carries out a plan, without the loggers of the config: see `RunLoggers`.
 
@@ -48,9 +49,13 @@ def build_trainer(
     quiet_lightning()
     callbacks: list[pl.Callback] = [batches, SameRun(_choices_of_run(cfg, data)), TypedPatience()]
     if cfg.model.get("compile"):
-        callbacks.append(CompileFirst((data.in_channels, *data.image_size), cfg.model.compile))
-    without = no_validation(cfg, has_data=data.val_fraction > 0)
-    callbacks += [callback for _, callback in with_their_metrics(_chosen_callbacks(cfg), declared_metrics(module), without)]
+        callbacks.append(CompileFirst(sizes(data)["input_shape"], cfg.model.compile))
+    with_data, with_step = has_loader(data, "val"), has_step(module, "validation_step")
+    without = no_validation(cfg, with_data, with_step)
+    chosen = _chosen_callbacks(cfg)
+    if not without:
+        chosen = without_task_metric(cfg, chosen, declared_metrics(module))
+    callbacks += [callback for _, callback in with_their_metrics(chosen, declared_metrics(module), without)]
     trainer: pl.Trainer = build(
         cfg,
         "trainer",
@@ -60,6 +65,7 @@ def build_trainer(
         enable_progress_bar=any("ProgressBar" in type(callback).__name__ for callback in callbacks),
         enable_checkpointing=any("Checkpoint" in type(callback).__name__ for callback in callbacks),
         use_distributed_sampler=False,
+        **({} if with_data and with_step else {"limit_val_batches": 0}),  # otherwise Lightning warns about what is missing
         **({} if cfg.trainer.get("profiler") is not None else {"profiler": NoProfiler()}),
     )
     return trainer
@@ -93,10 +99,14 @@ def _added(cfg: DictConfig, group: str) -> Any:
     return build(cfg, group)
 
 
-def _choices_of_run(cfg: DictConfig, data: ImageDataModule) -> dict[str, Any]:
-    """The choices that a resumed run must not change: the model, the data and the optimizer, but not how they are computed."""
-    free = {"data": data.free_on_resume, "model": FREE_ON_RESUME, "optimizer": OptimizerFactory.free_on_resume}
-    choices: dict[str, Any] = {"seed": cfg.seed, "label_smoothing": cfg.label_smoothing}
+def _choices_of_run(cfg: DictConfig, data: pl.LightningDataModule) -> dict[str, Any]:
+    """The choices that a resumed run must not change: what is trained, the data and the optimizer, but not how they are computed."""
+    free = {"data": free_on_resume(data), "optimizer": OptimizerFactory.free_on_resume}
+    if cfg.module.get("_target_") is None:
+        free |= {"model": FREE_ON_RESUME, "task": frozenset(MONITORED)}
+    else:
+        free |= {"module": frozenset()}
+    choices: dict[str, Any] = {"seed": cfg.seed}
     for group, keys in free.items():
         choices |= {f"{group}.{key}": value for key, value in as_plain(cfg[group]).items() if key not in keys and key != "_partial_"}
     if cfg.averaging:  # a checkpoint has the average in place of the weights, so that without averaging the run would go on with that

@@ -52,11 +52,15 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         num_examples: N, the number of examples that one training pass draws from.
         num_classes, class_names: of the labels.
         in_channels, image_size: c, and (h, w) in pixels.
+        input_shape, num_outputs: (c, h, w), and the number of classes, for a network.
         mean, std: per channel, in units of [0, 1], over the N training examples; std is at least 1/255.
 
     Raises:
         ConfigError: a value is out of range; from `train_size` and `setup`, also if the data are missing or unusable.
     """
+
+    targets: ClassVar[str] = "classes"
+    """What the targets are, for the task: whole numbers from 0 to num_outputs - 1."""
 
     AUGMENTATIONS: ClassVar[tuple[str, ...]] = ("none", "crop_flip")
 
@@ -121,6 +125,14 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         self._resident = False
         self._limit_val_batches: float | None = None  # the trainer's own, while `setup` has set it to 0
         self._on_device: dict[str, Any] = {}  # copies, made again when the epoch or the device changes
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        return (self.in_channels, *self.image_size)
+
+    @property
+    def num_outputs(self) -> int:
+        return self.num_classes
 
     @abstractmethod
     def train_examples(self) -> int:

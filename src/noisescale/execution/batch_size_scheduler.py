@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from noisescale.errors import ConfigError, check_count
 from noisescale.execution.batch_norm import RunningStatistics, min_micro_batch_size
-from noisescale.execution.compatibility import check_compatibility, untyped
+from noisescale.execution.compatibility import check_compatibility, check_optimizers, untyped
 from noisescale.execution.cut_check import check_cuts
 from noisescale.execution.horizons import horizon_warnings
 from noisescale.execution.installation import Installation
@@ -175,6 +175,7 @@ class BatchSizeScheduler(LeanCallback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._has_optimizer = True
+        check_optimizers(trainer)
         plan = self._opened.open()
         if self._installation is not None:
             self._installation.forget_length(trainer)

@@ -11,12 +11,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from noisescale.errors import ConfigError
 from noisescale.execution.tuner import refuse_searches
 
-__all__ = ["check_compatibility", "untyped"]
+__all__ = ["check_compatibility", "check_optimizers", "untyped"]
 
 
 def untyped(trainer: pl.Trainer) -> Any:
     """The same trainer, typed as Any: Lightning sets some of its public attributes where type checkers do not see them."""
     return trainer
+
+
+def check_optimizers(trainer: pl.Trainer) -> None:
+    """Raise `ConfigError` unless the module has given the trainer exactly one optimizer, which a plan can step."""
+    given = [type(optimizer).__name__ for optimizer in trainer.optimizers if optimizer.param_groups]
+    if len(given) != 1:
+        remedy = "return one; its parameter groups may have learning rates of their own"
+        raise ConfigError("configure_optimizers", ", ".join(given) or "nothing", "a plan steps exactly one optimizer", remedy)
 
 
 def check_compatibility(trainer: pl.Trainer, pl_module: pl.LightningModule, writes_rate: bool) -> None:

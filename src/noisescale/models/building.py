@@ -1,8 +1,8 @@
-"""What all models share: construction, the checks of image sizes and widths, and the initialisation of the weights."""
+"""What all models share: the checks of shapes and widths, how a network is computed, and the initialisation of the weights."""
 
 from __future__ import annotations
 
-import pkgutil
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -11,26 +11,24 @@ from torch import Tensor, nn
 
 from noisescale.errors import ConfigError, check_count
 
-__all__ = ["FREE_ON_RESUME", "check_images", "check_widths", "he_normal_", "network", "to_channels_last"]
+__all__ = ["FREE_ON_RESUME", "check_images", "check_shape", "check_widths", "compute_as", "he_normal_", "to_channels_last"]
 
 
 FREE_ON_RESUME = frozenset({"channels_last", "compile"})
-"""Options of `network` that a resumed run may change, because they decide how the network is computed, not what it learns."""
+"""Options of `compute_as` that a resumed run may change, because they decide how the network is computed, not what it learns."""
 
 
-def network(architecture: str, *, channels_last: bool, compile: bool | str, **options: Any) -> nn.Module:
-    """`architecture(**options)` with a memory format and, if asked for, compilation: what conf/model describes.
+def compute_as(net: nn.Module, *, channels_last: bool, compile: bool | str) -> nn.Module:
+    """`net` itself, with a memory format and, if asked for, compilation: the keys that all options of conf/model share.
 
-    Neither `channels_last` nor `compile` changes the names or the shapes in the `state_dict`. They do not change the results either, except
-    for rounding and for the masks that compiled dropout draws.
+    Neither changes the names or the shapes in the `state_dict`. They do not change the results either, except for rounding and for the
+    masks that compiled dropout draws.
 
     Args:
-        architecture: dotted name of an `nn.Module`, for example `noisescale.models.MLP`.
+        net: the network, changed in place.
         channels_last: store weights and images in the memory order n, h, w, c; shapes stay (n, c, h, w).
         compile: whether torch.compile compiles the network at its first call, see `compile_in_place`; a string is the mode.
-        options: the options of the architecture.
     """
-    net: nn.Module = pkgutil.resolve_name(architecture)(**options)
     if channels_last:
         to_channels_last(net)
     if compile:
@@ -51,16 +49,24 @@ def _images_channels_last(net: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[T
     return images.contiguous(memory_format=torch.channels_last), *others
 
 
-def check_images(in_channels: int, num_classes: int, image_size: Sequence[int]) -> tuple[int, int]:
-    """The (height, width) in pixels; raises `ConfigError` unless all sizes are at least 1 and there are at least two classes."""
-    check_count("in_channels", in_channels, unit="channels")
-    check_count("num_classes", num_classes, at_least=2, unit="classes")
-    if len(image_size) != 2:
-        raise ConfigError("image_size", list(image_size), "must be two numbers, height and width in pixels")
-    height, width = image_size
-    check_count("image_size", height, unit="pixels")
-    check_count("image_size", width, unit="pixels")
-    return height, width
+def check_shape(input_shape: Sequence[int], num_outputs: int) -> int:
+    """The number of values of an example, prod(input_shape); raises `ConfigError` unless all sizes are whole numbers of at least 1."""
+    if not isinstance(input_shape, Sequence) or not input_shape:
+        raise ConfigError("input_shape", input_shape, "must be the shape of one example", "for example (channels, height, width)")
+    for size in input_shape:
+        check_count("input_shape", size)
+    check_count("num_outputs", num_outputs, unit="outputs")
+    return math.prod(input_shape)
+
+
+def check_images(input_shape: Sequence[int], num_outputs: int) -> tuple[int, int, int]:
+    """(channels, height, width); raises `ConfigError` unless `input_shape` is that of an image, see `check_shape`."""
+    check_shape(input_shape, num_outputs)
+    if len(input_shape) != 3:
+        problem = "must be that of an image: channels, height and width in pixels"
+        raise ConfigError("input_shape", tuple(input_shape), problem, "mlp and logistic take any shape")
+    channels, height, width = input_shape
+    return channels, height, width
 
 
 def check_widths(widths: Any) -> list[int]:

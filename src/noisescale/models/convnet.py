@@ -25,13 +25,13 @@ class CNN(nn.Module):
     of a batch is the mean of its examples' gradients, so cutting the batch into micro-batches changes nothing.
 
     Args:
-        in_channels, num_classes, image_size: c, number of classes, (h, w) in pixels.
+        input_shape, num_outputs: (c, h, w) of an image, and the number of classes or target values.
         widths: channels of each stage.
         hidden: units of the hidden layer.
         norm: none | batch: with batch, there is a batch norm between convolution and pool.
         ghost_batch_size: the most examples that each batch norm sees, see `GhostBatchNorm2d`; None: the whole micro-batch.
 
-    Shapes: (n, c, h, w) -> (n, num_classes).
+    Shapes: (n, c, h, w) -> (n, num_outputs).
     Raises: ConfigError.
     Initialisation: He et al. 2015, variance 2 / fan_in, biases 0; torch's own for the last layer.
     """
@@ -39,16 +39,15 @@ class CNN(nn.Module):
     def __init__(
         self,
         *,
-        in_channels: int,
-        num_classes: int,
-        image_size: Sequence[int],
+        input_shape: Sequence[int],
+        num_outputs: int,
         widths: Sequence[int],
         hidden: int,
         norm: str,
         ghost_batch_size: int | None,
     ) -> None:
         super().__init__()
-        height, width = check_images(in_channels, num_classes, image_size)
+        in_channels, height, width = check_images(input_shape, num_outputs)
         check_count("hidden", hidden, unit="units")
         check_norm(norm, ghost_batch_size)
         channels = [in_channels, *check_widths(widths)]
@@ -57,7 +56,7 @@ class CNN(nn.Module):
             layers += [*_convolution(before, after, norm, ghost_batch_size), nn.MaxPool2d(2, ceil_mode=True), nn.ReLU()]
             height, width = -(-height // 2), -(-width // 2)
         self.features = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels[-1] * height * width, hidden), nn.ReLU())
-        self.classifier = nn.Linear(hidden, num_classes)
+        self.classifier = nn.Linear(hidden, num_outputs)
         he_normal_(self.features, "fan_in")
 
     def forward(self, images: Tensor) -> Tensor:
@@ -73,19 +72,19 @@ class VGG11(nn.Module):
     pixel work.
 
     Args:
-        in_channels, num_classes, image_size: c, number of classes, (h, w) in pixels (any size: the head averages over pixels).
+        input_shape, num_outputs: (c, h, w) of an image, and the number of classes or target values (any size: the head averages pixels).
         norm: none (as in the paper) | batch: with batch, there is a batch norm after each convolution, which then has no bias.
         ghost_batch_size: the most examples that each batch norm sees, see `GhostBatchNorm2d`; None: the whole micro-batch.
 
-    Shapes: (n, c, h, w) -> (n, num_classes).
+    Shapes: (n, c, h, w) -> (n, num_outputs).
     Raises: ConfigError.
     Initialisation: He et al. 2015, variance 2 / fan_in, biases 0 (the paper started from a shallower trained network).
     Source: Simonyan & Zisserman 2014, arXiv:1409.1556, table 1.
     """
 
-    def __init__(self, *, in_channels: int, num_classes: int, image_size: Sequence[int], norm: str, ghost_batch_size: int | None) -> None:
+    def __init__(self, *, input_shape: Sequence[int], num_outputs: int, norm: str, ghost_batch_size: int | None) -> None:
         super().__init__()
-        check_images(in_channels, num_classes, image_size)
+        in_channels, _, _ = check_images(input_shape, num_outputs)
         check_norm(norm, ghost_batch_size)
         layers: list[nn.Module] = []
         before = in_channels
@@ -95,7 +94,7 @@ class VGG11(nn.Module):
                 before = after
             layers.append(nn.MaxPool2d(2, ceil_mode=True))
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.classifier = nn.Linear(before, num_classes)
+        self.classifier = nn.Linear(before, num_outputs)
         he_normal_(self.features, "fan_in")
 
     def forward(self, images: Tensor) -> Tensor:

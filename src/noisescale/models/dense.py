@@ -7,55 +7,57 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from noisescale.models.building import check_images, check_widths, he_normal_
+from noisescale.models.building import check_shape, check_widths, he_normal_
 
 __all__ = ["MLP", "Logistic"]
 
 
 class Logistic(nn.Module):
-    """`logits = W x + b` on the flattened pixels: softmax regression. Its cross-entropy loss is convex.
+    """`outputs = W x + b` on the flattened inputs: softmax regression with cross-entropy, linear regression with the squared error.
+
+    Both losses are convex.
 
     Args:
-        in_channels, num_classes, image_size: c, number of classes, (h, w) in pixels.
+        input_shape: shape of one example, such as (c, h, w) or (features,).
+        num_outputs: number of classes, or of target values.
 
-    Shapes: (n, c, h, w) -> (n, num_classes). W has num_classes x (c h w) entries.
-    Raises: ConfigError for sizes below 1 and for fewer than two classes.
+    Shapes: (n, *input_shape) -> (n, num_outputs). W has num_outputs x prod(input_shape) entries.
+    Raises: ConfigError for sizes below 1.
     Initialisation: torch's own.
     """
 
-    def __init__(self, *, in_channels: int, num_classes: int, image_size: Sequence[int]) -> None:
+    def __init__(self, *, input_shape: Sequence[int], num_outputs: int) -> None:
         super().__init__()
-        height, width = check_images(in_channels, num_classes, image_size)
-        self.linear = nn.Linear(in_channels * height * width, num_classes)
+        self.linear = nn.Linear(check_shape(input_shape, num_outputs), num_outputs)
 
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.linear(images.flatten(1))
-        return logits
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.linear(inputs.flatten(1))
+        return outputs
 
 
 class MLP(nn.Module):
-    """`x_{i+1} = relu(W_i x_i + b_i)`, then one linear layer to the logits.
+    """`x_{i+1} = relu(W_i x_i + b_i)`, then one linear layer.
 
     Args:
-        in_channels, num_classes, image_size: c, number of classes, (h, w) in pixels.
+        input_shape: shape of one example, such as (c, h, w) or (features,); it is flattened.
+        num_outputs: number of classes, or of target values.
         widths: units of each hidden layer; with an empty list the model is the same as `Logistic`.
 
-    Shapes: (n, c, h, w) -> (n, num_classes).
-    Raises: ConfigError unless the widths are whole numbers that are at least 1.
+    Shapes: (n, *input_shape) -> (n, num_outputs).
+    Raises: ConfigError unless the widths and the sizes are whole numbers that are at least 1.
     Initialisation: He et al. 2015, arXiv:1502.01852, eq. 10 (variance 2 / fan_in, biases 0); torch's own for the last layer.
     """
 
-    def __init__(self, *, in_channels: int, num_classes: int, image_size: Sequence[int], widths: Sequence[int]) -> None:
+    def __init__(self, *, input_shape: Sequence[int], num_outputs: int, widths: Sequence[int]) -> None:
         super().__init__()
-        height, width = check_images(in_channels, num_classes, image_size)
-        sizes = [in_channels * height * width, *check_widths(widths)]
+        sizes = [check_shape(input_shape, num_outputs), *check_widths(widths)]
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise(sizes):
             layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
         self.features = nn.Sequential(nn.Flatten(), *layers)
-        self.classifier = nn.Linear(sizes[-1], num_classes)
+        self.classifier = nn.Linear(sizes[-1], num_outputs)
         he_normal_(self.features, "fan_in")
 
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.features(images))
-        return logits
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.classifier(self.features(inputs))
+        return outputs

@@ -58,8 +58,11 @@ class OptimizerFactory:
 
     @classmethod
     def from_config(cls, partial: functools.partial[Any]) -> OptimizerFactory:
-        """The factory for an instantiated option of conf/optimizer: `decay_biases_and_norms` is ours, all other keys are torch's."""
-        options = dict(partial.keywords)
+        """The factory for an instantiated option of conf/optimizer: `decay_biases_and_norms` is ours, all other keys are torch's.
+
+        A key that is None is left to the class.
+        """
+        options = {key: value for key, value in partial.keywords.items() if value is not None}
         flag = options.pop("decay_biases_and_norms", None)
         return cls(functools.partial(partial.func, *partial.args, **options), flag)
 
@@ -68,7 +71,10 @@ class OptimizerFactory:
         groups = parameter_groups(module, weight_decay, self.decay_biases_and_norms)
         if not groups:
             raise ValueError("the model has no trainable parameter: there is nothing to optimise")
-        optimizer: Optimizer = self.partial(groups)
+        try:
+            optimizer: Optimizer = self.partial(groups)
+        except ValueError as error:  # such as Muon's, for a parameter that is not a matrix
+            raise ConfigError("optimizer", _name(self.partial), " ".join(str(error).split())) from error
         # Loading a checkpoint would restore the options of the run that saved it, and buffers in the memory order of its weights.
         optimizer.register_load_state_dict_pre_hook(_keep_implementation)
         optimizer.register_load_state_dict_post_hook(_lay_out_as_parameters)
@@ -126,8 +132,13 @@ def _lay_out_as_parameters(optimizer: Optimizer) -> None:
 
 
 def _check_options(partial: functools.partial[Any]) -> None:
-    options = partial.keywords
-    name = getattr(partial.func, "__name__", str(partial.func))
+    options, name = partial.keywords, _name(partial)
+    if not (isinstance(partial.func, type) and issubclass(partial.func, Optimizer)):
+        raise ConfigError("_target_", name, "must be an optimizer, a class derived from torch.optim.Optimizer")
+    closure = inspect.signature(partial.func.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        problem = "evaluates the loss several times in each step, but an update of a plan has one gradient"
+        raise ConfigError("_target_", name, problem, "choose an optimizer whose step needs no closure")
     known = inspect.signature(partial.func).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
         for key in options:
@@ -135,15 +146,26 @@ def _check_options(partial: functools.partial[Any]) -> None:
                 raise ConfigError(key, options[key], f"is not an option of {name}", f"its options: {', '.join([*known][1:])}")
     check_optimizer_options(options)
     try:
-        _probe(partial)
-    except (TypeError, ValueError) as error:
-        raise ConfigError("_target_", name, str(error)) from error
+        optimizer = _probe(partial)
+    except (TypeError, ValueError, LookupError) as error:
+        raise ConfigError("_target_", name, " ".join(str(error).split())) from error
+    for parameter in optimizer.param_groups[0]["params"]:
+        parameter.grad = torch.zeros_like(parameter)
+    try:
+        optimizer.step()
+    except RuntimeError as error:
+        if "dense gradients" in str(error):  # others, such as those of capturable, concern the device, which is not known here
+            raise ConfigError("_target_", name, "needs sparse gradients, which no layer here has", "choose torch.optim.Adam") from error
 
 
 def _probe(partial: functools.partial[Any]) -> Optimizer:
-    """The optimizer of a dummy parameter, which runs torch's own checks and shows the defaults."""
-    optimizer: Optimizer = partial([nn.Parameter(torch.zeros(1))])
+    """The optimizer of a dummy parameter, which runs torch's own checks and shows the defaults. A matrix, because Muon takes no others."""
+    optimizer: Optimizer = partial([nn.Parameter(torch.zeros(1, 1))])
     return optimizer
+
+
+def _name(partial: functools.partial[Any]) -> str:
+    return getattr(partial.func, "__name__", str(partial.func))
 
 
 class RMSpropNesterov(Optimizer):

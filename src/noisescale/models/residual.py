@@ -46,20 +46,20 @@ class ResNet18(nn.Module):
     ResNet-20/32/56 family of the paper's CIFAR section, which has 0.27 to 0.85 M.
 
     Args:
-        in_channels, num_classes, image_size: c, number of classes, (h, w) in pixels (any size: the head averages over pixels).
+        input_shape, num_outputs: (c, h, w) of an image, and the number of classes or target values (any size: the head averages pixels).
         width: channels of the first stage.
         ghost_batch_size: the most examples that each batch norm sees, see `GhostBatchNorm2d`; None: the whole micro-batch.
 
-    Shapes: (n, c, h, w) -> (n, num_classes). The last stage sees images that are 8 times smaller, for 8x8 images a single pixel;
+    Shapes: (n, c, h, w) -> (n, num_outputs). The last stage sees images that are 8 times smaller, for 8x8 images a single pixel;
         in training, a micro-batch (or ghost batch) of one such example has no variance and torch refuses it.
     Raises: ConfigError.
     Initialisation: He et al. 2015, variance 2 / fan_out, for the convolutions; torch's own for the rest.
     Source: He, Zhang, Ren, Sun 2015, arXiv:1512.03385, table 1.
     """
 
-    def __init__(self, *, in_channels: int, num_classes: int, image_size: Sequence[int], width: int, ghost_batch_size: int | None) -> None:
+    def __init__(self, *, input_shape: Sequence[int], num_outputs: int, width: int, ghost_batch_size: int | None) -> None:
         super().__init__()
-        check_images(in_channels, num_classes, image_size)
+        in_channels, _, _ = check_images(input_shape, num_outputs)
         check_count("width", width, unit="channels")
         layers: list[nn.Module] = [_conv3x3(in_channels, width), batch_norm(width, ghost_batch_size), nn.ReLU()]
         before = width
@@ -71,7 +71,7 @@ class ResNet18(nn.Module):
             before = after
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         he_normal_(self.features, "fan_out")
-        self.classifier = nn.Linear(before, num_classes)
+        self.classifier = nn.Linear(before, num_outputs)
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.features(images))
@@ -98,12 +98,12 @@ class ResNet9(nn.Module):
     size works.
 
     Args:
-        in_channels, num_classes, image_size: c, number of classes, (h, w) in pixels (any size).
+        input_shape, num_outputs: (c, h, w) of an image, and the number of classes or target values (any size).
         width: channels of the stem.
         logit_scale: > 0; below 1, the network starts and stays less confident.
         ghost_batch_size: the most examples that each batch norm sees, see `GhostBatchNorm2d`; None: the whole micro-batch.
 
-    Shapes: (n, c, h, w) -> (n, num_classes).
+    Shapes: (n, c, h, w) -> (n, num_outputs).
     Raises: ConfigError.
     Initialisation: He et al. 2015, variance 2 / fan_out, for the convolutions; torch's own for the rest.
     Source: D. Page 2018, How to train your ResNet; the network of his DAWNBench entry.
@@ -112,15 +112,14 @@ class ResNet9(nn.Module):
     def __init__(
         self,
         *,
-        in_channels: int,
-        num_classes: int,
-        image_size: Sequence[int],
+        input_shape: Sequence[int],
+        num_outputs: int,
         width: int,
         logit_scale: float,
         ghost_batch_size: int | None,
     ) -> None:
         super().__init__()
-        check_images(in_channels, num_classes, image_size)
+        in_channels, _, _ = check_images(input_shape, num_outputs)
         check_count("width", width, unit="channels")
         check_number("logit_scale", logit_scale, above=0.0)
         self.logit_scale = logit_scale
@@ -132,7 +131,7 @@ class ResNet9(nn.Module):
                 layers.append(_Residual(after, ghost_batch_size))
         self.features = nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten())
         he_normal_(self.features, "fan_out")
-        self.classifier = nn.Linear(8 * width, num_classes)
+        self.classifier = nn.Linear(8 * width, num_outputs)
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.features(images)) * self.logit_scale
@@ -171,13 +170,13 @@ class WideResNet(nn.Module):
     WRN-16-4 has 2.7 M parameters, WRN-28-10 36.5 M, for 10 classes.
 
     Args:
-        in_channels, num_classes, image_size: c, number of classes, (h, w) in pixels (any size: the head averages over pixels).
+        input_shape, num_outputs: (c, h, w) of an image, and the number of classes or target values (any size: the head averages pixels).
         depth: number of convolutions as the paper counts them, 6 n + 4 with n >= 1: 10, 16, 22, 28, 40.
         width: the paper's widening factor k, not a number of channels.
         dropout: probability in [0, 1) between the two convolutions of a block. It adds noise that g does not include.
         ghost_batch_size: the most examples that each batch norm sees, see `GhostBatchNorm2d`; None: the whole micro-batch.
 
-    Shapes: (n, c, h, w) -> (n, num_classes).
+    Shapes: (n, c, h, w) -> (n, num_outputs).
     Raises: ConfigError.
     Initialisation: He et al. 2015, variance 2 / fan_out, for the convolutions; torch's own for the rest.
     Source: Zagoruyko & Komodakis 2016, arXiv:1605.07146, table 1.
@@ -186,16 +185,15 @@ class WideResNet(nn.Module):
     def __init__(
         self,
         *,
-        in_channels: int,
-        num_classes: int,
-        image_size: Sequence[int],
+        input_shape: Sequence[int],
+        num_outputs: int,
         depth: int,
         width: int,
         dropout: float,
         ghost_batch_size: int | None,
     ) -> None:
         super().__init__()
-        check_images(in_channels, num_classes, image_size)
+        in_channels, _, _ = check_images(input_shape, num_outputs)
         check_count("depth", depth, at_least=10)
         if (depth - 4) % 6:
             below = depth - (depth - 4) % 6
@@ -210,7 +208,7 @@ class WideResNet(nn.Module):
                 before = after
         self.features = nn.Sequential(*layers, batch_norm(before, ghost_batch_size), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         he_normal_(self.features, "fan_out")
-        self.classifier = nn.Linear(before, num_classes)
+        self.classifier = nn.Linear(before, num_outputs)
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.features(images))

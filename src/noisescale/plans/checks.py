@@ -17,23 +17,28 @@ def check_optimizer_options(options: Mapping[str, Any]) -> None:
     """Check those options of torch's optimizers that are given.
 
     lr > 0; weight_decay, eps >= 0; momentum, alpha, rho and every beta in [0, 1); all finite, although torch accepts inf. fused and foreach
-    are true, false or null, and cannot both be true.
+    are true, false or null, and cannot both be true. All but lr may be null, which leaves them to the class.
     """
     for key, value in options.items():
+        if value is None and key != "lr":
+            continue
         match key:
             case "lr":
                 check_number(key, value, above=0.0)
+            case "eps" if isinstance(value, Sequence) and not isinstance(value, str):  # Adafactor has two, of which one may be open
+                for eps in (each for each in value if each is not None):
+                    check_number(key, eps, at_least=0.0)
             case "weight_decay" | "eps":
                 check_number(key, value, at_least=0.0)
             case "momentum" | "alpha" | "rho":
                 check_number(key, value, at_least=0.0, below=1.0)
             case "betas":
-                if isinstance(value, str) or not isinstance(value, Sequence):
+                if isinstance(value, str) or not isinstance(value, Sequence) or len(value) < 2:
                     raise ConfigError(key, value, "must be two numbers in [0, 1)")
                 for beta in value:
                     check_number(key, beta, at_least=0.0, below=1.0)
             case "fused" | "foreach":
-                if not isinstance(value, bool | None):
+                if not isinstance(value, bool):
                     raise ConfigError(key, value, "must be true, false or null", "null is torch's own choice")
     if options.get("fused") and options.get("foreach"):
         raise ConfigError("fused", True, "cannot be combined with foreach=true", "set one of them to null")

@@ -9,8 +9,8 @@ from noisescale.errors import ConfigError, check_count, check_number
 
 __all__ = ["TRAINING_EXAMPLES", "check_stand_in_size", "refuse_stand_in_size", "split_sizes"]
 
-TRAINING_EXAMPLES = {"digits": 1437, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000, "cifar100": 50_000}
-"""Number of training images of the data sets whose size is known without reading them."""
+TRAINING_EXAMPLES = {"digits": 1437, "diabetes": 354, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000, "cifar100": 50_000}
+"""Number of training examples of the data sets whose size is known without reading them."""
 
 
 def split_sizes(n: int, *, subset_size: int | None, val_fraction: float) -> tuple[int, int]:

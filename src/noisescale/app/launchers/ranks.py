@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["end_with", "is_child", "other_ranks"]
+__all__ = ["end_with", "is_child", "is_first", "other_ranks"]
 
 _VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 _PARENT = "NOISESCALE_RANK_0"
@@ -26,6 +26,11 @@ _PARENT = "NOISESCALE_RANK_0"
 def is_child() -> bool:
     """Whether this process is a rank other than 0, or was started by a cluster's launcher."""
     return "LOCAL_RANK" in os.environ
+
+
+def is_first() -> bool:
+    """Whether this process is rank 0, which speaks for all; true as well while the others run beside it."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 @contextmanager

@@ -1,0 +1,304 @@
+"""A user's own module, data, network, loss and optimizer at the front doors: what is typed, what is trained, what is answered."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from noisescale.app.own_words import words_for_hydra
+from noisescale.callbacks import BatchSizeScheduler
+from noisescale.plans import Fixed
+from noisescale.schedules import Cosine
+from tests.helpers import own
+from tests.helpers.front_door import checkpoint_of, plan, results_of, run, run_dir
+from tests.helpers.processes import python
+from tests.helpers.repository import REPOSITORY
+from tests.helpers.trainings import ignored
+
+pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
+
+HERE = "tests.helpers.own"
+SHORT = ("epochs=2", "threads=1", "logger=csv-only")
+
+
+def typed(**classes: str) -> list[str]:
+    """`module="Module"` -> `module._target_=tests.helpers.own.Module`."""
+    return [f"{group}._target_={HERE}.{name}" for group, name in classes.items()]
+
+
+def trained(folder: Path, *words: str) -> dict[str, Any]:
+    outcome = run(*words, *SHORT, run_dir(folder))
+    assert outcome.status == 0, outcome.err
+    return results_of(folder)
+
+
+def refusal(*words: str, folder: Path) -> str:
+    outcome = run(*words, *SHORT, run_dir(folder))
+    assert outcome.status == 2, outcome
+    assert not (folder / "results.json").exists()
+    return outcome.lines[-1].removeprefix("error: ")
+
+
+# -- words --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("scheduler=cosine data.val_fraction=0", "scheduler=cosine data.val_fraction=0"),
+        ("model._target_=m.Net model.width=3", "model=own model._target_=m.Net ++model.width=3"),
+        ("model.width=3 model._target_=m.Net", "++model.width=3 model=own model._target_=m.Net"),
+        ("+model.width=3 ++model._target_=m.Net", "++model.width=3 model=own model._target_=m.Net"),
+        ("-m model._target_=m.A,m.B model.width=3,4", "-m model=own model._target_=m.A,m.B ++model.width=3,4"),
+        ("optimizer=adam optimizer._target_=m.O optimizer.x=1", "optimizer=adam optimizer._target_=m.O ++optimizer.x=1"),
+        ("module._target_=m.M model.widths=[3]", "module=own module._target_=m.M model.widths=[3]"),
+        ("task.loss._target_=m.L task.loss.q=0.9", "++task.loss._target_=m.L ++task.loss.q=0.9"),
+        ("--config-dir data._target_ ~scheduler", "--config-dir data._target_ ~scheduler"),
+        ("scheduler._target_=m.S scheduler.x=1", "scheduler._target_=m.S scheduler.x=1"),
+    ],
+)
+def test_the_keys_of_a_class_need_no_plus(words: str, expected: str) -> None:
+    once = words_for_hydra(words.split())
+    assert " ".join(once) == expected
+    assert words_for_hydra(once) == once
+
+
+# -- module -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_module_of_ones_own_is_trained_as_in_a_plain_trainer(tmp_path: Path) -> None:
+    results = trained(tmp_path, *typed(module="Module", data="Data"), "module.width=5", "module.lr=0.05")
+    pl.seed_everything(0, verbose=False)
+    module = own.Module(width=5, lr=0.05)
+    batches = BatchSizeScheduler(Fixed(size=32, last="carry"), Cosine(T_max=2), seed=0)
+    options: Any = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pl.Trainer(max_epochs=2, accelerator="cpu", callbacks=[batches], num_sanity_val_steps=0, **options)
+    trainer.fit(module, datamodule=own.Data())
+    saved = checkpoint_of(tmp_path)["state_dict"]
+    assert set(saved) == set(module.state_dict())
+    assert all(torch.equal(saved[name], value) for name, value in module.state_dict().items())
+    assert results["val_error"] == pytest.approx(float(trainer.callback_metrics["val_error"]), rel=1e-6)
+    assert results["test_error"] == trainer.test(module, datamodule=own.Data(), verbose=False)[0]["test_error"]
+    assert (results["updates"], results["num_examples"]) == (7, 100)
+
+
+def test_a_module_that_takes_the_optimizer_gets_that_of_the_config(tmp_path: Path) -> None:
+    trained(tmp_path, *typed(module="WithOptimizer", data="Data"), "optimizer=adam", "optimizer.lr=0.02", "scheduler=constant")
+    (group,) = checkpoint_of(tmp_path)["optimizer_states"][0]["param_groups"]
+    assert (group["lr"], group["betas"]) == (0.02, (0.9, 0.999))
+
+
+def test_a_module_is_resumed_bit_for_bit_and_its_keys_must_stay(tmp_path: Path) -> None:
+    """Its hyperparameters, among them a list and the optimizer that it was given, do not prevent that."""
+    words = [*typed(module="Module", data="Data"), "scheduler=constant", "module.layers=[1,2]", "threads=1", "logger=csv-only"]
+    whole, half, rest = (tmp_path / name for name in ("whole", "half", "rest"))
+    for folder, more in ((whole, ["epochs=2"]), (half, ["epochs=1"]), (rest, ["epochs=2", f"ckpt_path={half}/checkpoints/last.ckpt"])):
+        outcome = run(*words, *more, run_dir(folder))
+        assert outcome.status == 0, outcome.err
+    for name, value in checkpoint_of(whole)["state_dict"].items():
+        assert torch.equal(checkpoint_of(rest)["state_dict"][name], value)
+    line = refusal(*words, "module.lr=0.3", f"ckpt_path={half}/checkpoints/last.ckpt", folder=tmp_path / "other")
+    assert line.startswith("module.lr=0.3: ")
+
+
+def test_a_module_that_was_given_the_optimizer_is_resumed(tmp_path: Path) -> None:
+    words = [*typed(module="WithOptimizer", data="Data"), "threads=1"]  # with TensorBoard, which logs hyperparameters
+    assert run(*words, "epochs=1", run_dir(tmp_path / "a")).status == 0
+    outcome = run(*words, "epochs=2", f"ckpt_path={tmp_path}/a/checkpoints/last.ckpt", run_dir(tmp_path / "b"))
+    assert outcome.status == 0, outcome.err
+    assert checkpoint_of(tmp_path / "b")["hyper_parameters"] == {"width": 4, "layers": (), "lr": 0.1}
+
+
+def test_as_little_as_possible_is_asked_of_module_and_data(tmp_path: Path) -> None:
+    outcome = run(*typed(module="OnlyTraining", data="OnlyTrain"), *SHORT, run_dir(tmp_path))
+    assert outcome.status == 0, outcome.err
+    assert "note: no test: OnlyTraining has no test_step and OnlyTrain has no test_dataloader" in outcome.lines
+    results = results_of(tmp_path)
+    assert (results["status"], results["updates"], results["num_examples"]) == ("completed", 4, 64)
+    assert not [name for name in results if name.startswith(("val", "test"))]
+
+
+def test_a_loader_that_is_none_is_no_validation(tmp_path: Path) -> None:
+    results = trained(tmp_path, *typed(module="Module", data="NoneToValidate"))
+    assert "test_error" in results
+    assert "val_error" not in results
+
+
+@pytest.mark.filterwarnings("ignore:.*returned `None`, this fit will run with no optimizer")
+@pytest.mark.parametrize(("name", "given"), [("TwoOptimizers", "several"), ("ReturnsNoOptimizer", "nothing")])
+def test_a_module_must_make_exactly_one_optimizer(name: str, given: str, tmp_path: Path) -> None:
+    line = refusal(*typed(module=name, data="Data"), folder=tmp_path)
+    words = "a plan steps exactly one optimizer; return one; its parameter groups may have learning rates of their own"
+    assert line == f"configure_optimizers={given}: {words}"
+
+
+def test_the_best_checkpoint_goes_by_a_metric_of_the_module(tmp_path: Path) -> None:
+    words = typed(module="Module", data="Data")
+    outcome = run(*words, *SHORT, run_dir(tmp_path / "a"))
+    assert "note: no best checkpoint, because val/acc is the metric of a task" in outcome.err
+    trained(tmp_path / "b", *words, "callbacks.best.monitor=val_error", "callbacks.best.mode=min")
+    assert [(tmp_path / run / "checkpoints" / "best.ckpt").exists() for run in "ab"] == [False, True]
+
+
+def test_the_rule_of_a_modules_own_optimizer_is_followed(tmp_path: Path) -> None:
+    """OnlyTraining makes Adam: at the first update that is not the first of an epoch, B is that of the adaptive rule."""
+    words = [*typed(module="OnlyTraining", data="OnlyTrain"), "batch=dual", "batch.size=8", "batch.max_size=64", "epochs=4"]
+    sizes = {}
+    for rule in ("null", "adaptive", "sgd"):
+        outcome = run(*words, f"batch.rule={rule}", "threads=1", "logger=csv-only", run_dir(tmp_path / rule))
+        assert outcome.status == 0, outcome.err
+        sizes[rule] = (tmp_path / rule / "steps.csv").read_text().splitlines()
+    assert [line.split(",")[4] for line in sizes["null"]] == [line.split(",")[4] for line in sizes["adaptive"]]
+    assert sizes["null"] != sizes["sgd"]
+    assert "note: batch.rule follows the optimizer" in run(*words, "trainer.max_steps=1", run_dir(tmp_path / "note")).err
+
+
+# -- data ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "n"),
+    [
+        (typed(data="Data"), 100),
+        ([*typed(data="Data"), "data.n=77"], 77),
+        ([*typed(data="Data"), "data.size=5000"], 5000),
+        ([*typed(data="WithSize"), "data.size=50"], 100),  # a key of the class, not the template's
+    ],
+)
+def test_plans_of_data_of_ones_own(words: list[str], n: int, tmp_path: Path) -> None:
+    outcome = plan(*words, "batch.size=8", run_dir(tmp_path))
+    assert outcome.status == 0, outcome.err
+    assert outcome.out.startswith(f"N = {n}, ")
+
+
+def test_a_plan_for_a_module_with_its_own_optimizer_says_what_it_assumes(tmp_path: Path) -> None:
+    outcome = plan(*typed(module="Module", data="Data"), run_dir(tmp_path))
+    assert outcome.status == 0
+    words = "makes its own optimizer, known only when it runs: lr and g are those of SGD with a learning rate of 1"
+    assert f"note: module._target_={HERE}.Module {words}" in outcome.lines
+
+
+def test_data_of_ones_own_with_a_task_of_the_template(tmp_path: Path) -> None:
+    words = [
+        *typed(data="Described"),
+        "task=regression",
+        "model=logistic",
+        "optimizer.lr=0.02",
+        "epochs=20",
+        "threads=1",
+        "logger=csv-only",
+    ]
+    assert run(*words, run_dir(tmp_path)).status == 0
+    assert results_of(tmp_path)["test/rmse"] < 0.2  # the noise of the targets is 0.1; always saying the mean gives 2.3
+    assert (tmp_path / "checkpoints" / "best.ckpt").exists()
+
+
+def test_a_random_split_is_the_same_for_the_plan_training_and_test_and_follows_the_seed(tmp_path: Path) -> None:
+    """Otherwise four in five test examples would have been trained on."""
+    words = typed(data="Split", module="Module")
+    own.SPLITS.clear()
+    trained(tmp_path / "a", *words)
+    assert len(own.SPLITS) >= 3
+    assert len({tuple(split.items()) for split in own.SPLITS}) == 1
+    first = own.SPLITS[0]
+    own.SPLITS.clear()
+    trained(tmp_path / "b", *words, "seed=1")
+    assert own.SPLITS[0] != first
+
+
+def test_the_batch_size_of_the_users_loader_is_not_ignored_in_silence(tmp_path: Path) -> None:
+    outcome = plan(*typed(data="Data"), "data.batch_size=50", run_dir(tmp_path))
+    assert "note: data.batch_size=50 does not decide the batches of the training, which batch=small does" in outcome.lines
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (typed(data="Described"), "task=classification: needs whole numbers as targets, not torch.float32; use task=regression"),
+        (
+            [*typed(data="Triples"), "task=regression"],
+            "data=list of Tensor, Tensor, Tensor: a task needs batches of two tensors, (inputs, targets); for other batches set "
+            "module._target_ to a LightningModule of your own",
+        ),
+        (
+            typed(data="TooManyClasses"),
+            "task=classification: the network has 3 outputs, for the classes 0 to 2; the targets are 0 to 4",
+        ),
+        (
+            [*typed(data="TooManyClasses"), "task=regression"],
+            "task=regression: needs one output for each number of the targets; the network gives outputs of shape (32, 3) for targets of "
+            "shape (32,)",
+        ),
+        (
+            ["data=diabetes", f"task.loss={HERE}.one_for_each"],
+            "task.loss=one_for_each: must give one number, the mean over the examples of the batch, not a tensor of shape (32,)",
+        ),
+    ],
+)
+def test_what_only_the_first_batch_shows_is_one_line(words: list[str], line: str, tmp_path: Path) -> None:
+    assert refusal(*words, folder=tmp_path) == line
+
+
+# -- network, loss, task -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["Net", "ForDigits", "a_net"])
+def test_a_network_of_ones_own(name: str, tmp_path: Path) -> None:
+    trained(tmp_path, *typed(model=name), "model.width=6", "data.subset_size=200")
+    assert checkpoint_of(tmp_path)["state_dict"]["net.net.1.weight"].shape == (6, 64)
+
+
+def test_a_loss_of_ones_own_by_name_and_with_arguments(tmp_path: Path) -> None:
+    by_name = trained(tmp_path / "a", "data=diabetes", f"task.loss={HERE}.absolute")
+    ours = trained(tmp_path / "b", "data=diabetes", "task.loss=l1")
+    assert by_name["val/loss"] == ours["val/loss"]
+    median = trained(tmp_path / "c", "data=diabetes", f"task.loss._target_={HERE}.Quantile", "task.loss.q=0.5")
+    high = trained(tmp_path / "d", "data=diabetes", f"task.loss._target_={HERE}.Quantile", "task.loss.q=0.9")
+    assert median["train/loss"] != high["train/loss"]
+
+
+def test_a_task_of_ones_own_gets_network_and_optimizer(tmp_path: Path) -> None:
+    results = trained(tmp_path, "task._target_=noisescale.models.Regressor", "task.loss=l1", "data=diabetes", "optimizer.lr=0.01")
+    assert "test/rmse" in results
+
+
+# -- modules that cannot be imported -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("import missing_library\n", "importing {name} failed: No module named 'missing_library'"),
+        ("def f(:\n", "importing {name} failed: SyntaxError: invalid syntax ({name}.py, line 1); full_error=true shows where"),
+        ("1 / 0\n", "importing {name} failed: ZeroDivisionError: division by zero; full_error=true shows where"),
+        ("class Modul:\n    pass\n", "{name} has no Module; did you mean {name}.Modul?"),
+        ("Module = 3\n", "is not a LightningModule"),
+    ],
+)
+def test_a_module_that_cannot_be_used_is_named_with_the_reason(
+    content: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"written_{abs(hash(content))}"
+    (tmp_path / f"{name}.py").write_text(content)
+    monkeypatch.chdir(tmp_path)
+    assert refusal(f"module._target_={name}.Module", folder=tmp_path / "run") == f"module._target_={name}.Module: {line.format(name=name)}"
+    sys.modules.pop(name, None)
+
+
+@pytest.mark.slow
+def test_from_any_folder_in_a_process_of_its_own_and_on_two_devices(tmp_path: Path) -> None:
+    """The second process of `ddp_cpu` finds the classes, too, although it is started from the composed config."""
+    (tmp_path / "mine" / "module").mkdir(parents=True)
+    (tmp_path / "mine" / "my_classes.py").write_text(Path(own.__file__).read_text())
+    (tmp_path / "mine" / "module" / "small.yaml").write_text("_target_: my_classes.Module\nwidth: 3\n")
+    words = ["--config-dir", "mine", "module=small", "data._target_=my_classes.Data", "trainer=ddp_cpu", *SHORT]
+    done = python(str(REPOSITORY / "train.py"), *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (results,) = tmp_path.glob("outputs/train/*/results.json")
+    assert json.loads(results.read_text())["updates"] == 7
