@@ -225,7 +225,7 @@ def test_that_a_model_has_batch_norm_is_known_from_its_config(name: str) -> None
     small = {"resnet9": ["model.width=4"], "resnet18": ["model.width=8"], "wrn": ["model.width=1"]}
     for norm in ("none", "batch"):
         cfg = composed(f"model={name}", *small.get(name, []), *([f"model.norm={norm}"] if name in ("cnn", "vgg11") else []))
-        net = build(cfg, "model", in_channels=3, num_classes=7, image_size=(32, 32))
+        net = network_of(cfg.model, 3, 32, 32, outputs=7)
         assert min_micro_batch_size_of_config(cfg) == min_micro_batch_size(net, 1)
 
 
