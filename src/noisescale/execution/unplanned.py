@@ -61,12 +61,14 @@ class Unplanned:
         if not at_an_end:
             problem = f"began without BatchSizeScheduler and ends inside epoch {epochs - 1}, where its examples are not known"
             raise ConfigError(self.key, self.value, problem, "resume from the end of an epoch, or load only the weights")
-        position = epochs * loader.plan.num_examples
+        n = loader.plan.num_examples
+        position = epochs * n
         loader.restore(
             {
                 # the trainer is still in its last epoch, and moves on to the next one by itself
                 "epoch": epochs - 1,
                 "trainer_epoch": epochs - 1,
+                "epoch_start": asdict(Cursor(0, position - n, position - n)),  # its step is not known, and not needed any more
                 "cursor": asdict(Cursor(self.updates, position, position)),
                 "micro_batches_done": 0,
                 "batches_before_update": current["ready"],
