@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from noisescale import schedules
 from noisescale.callbacks import BatchSizeScheduler, NoiseScaleMonitor
 from noisescale.files import read_rows
 from noisescale.plans import strategies as batching
 from tests.helpers.processes import started, wait_until
 from tests.helpers.regression import Plain, network
-from tests.helpers.trainings import fit, ignored
+from tests.helpers.trainings import Stop, fit, ignored
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
 
@@ -49,6 +51,25 @@ def test_a_resumed_run_continues_its_own_file(tmp_path: Path) -> None:
     run(tmp_path, 0.1, 1).save_checkpoint(tmp_path / "a.ckpt")
     run(tmp_path, 0.1, 2, ckpt_path=tmp_path / "a.ckpt")
     assert contents(tmp_path) == {"steps.csv": rows(0.1, 12)}
+
+
+def test_so_does_one_that_failed_inside_an_update_at_another_rate(tmp_path: Path) -> None:
+    """The monitor has read the rate of the update that fails, which is not that of the last row."""
+
+    class Fails(pl.Callback):
+        def on_before_optimizer_step(self, trainer: pl.Trainer, *_: Any) -> None:
+            if trainer.global_step == 4:
+                raise Stop
+
+        def on_exception(self, trainer: pl.Trainer, *_: Any) -> None:
+            trainer.save_checkpoint(tmp_path / "a.ckpt")
+
+    for ckpt, callbacks in ((None, [Fails()]), (tmp_path / "a.ckpt", [])):
+        batches = BatchSizeScheduler(batching.Fixed(20), schedules.Cosine(T_max=2))
+        with pytest.raises(Stop) if ckpt is None else nullcontext():
+            fit(Plain(network()), batches, NoiseScaleMonitor(), *callbacks, default_root_dir=tmp_path, max_epochs=1, ckpt_path=ckpt)
+    assert [row["step"] for row in read_rows(tmp_path / "steps.csv")] == ["0", "1", "2", "3", "4", "5"]
+    assert list(contents(tmp_path)) == ["steps.csv"]
 
 
 def test_a_resumed_run_does_not_continue_the_file_of_another_run(tmp_path: Path) -> None:
