@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import ExifTags, Image, TiffImagePlugin
+from PIL import ExifTags, Image
 
 from noisescale.data.decoding import ImageFileError, decode_batch, image_header
 from tests.helpers.images import folder, images_of, same, write_images
@@ -83,21 +83,14 @@ def test_exif_data_that_cannot_be_parsed_are_ignored(tmp_path: Path) -> None:
 ALL_16_BIT = np.arange(65_536, dtype=np.uint16).reshape(256, 256)
 
 
-def tags(**values: int) -> TiffImagePlugin.ImageFileDirectory_v2:
-    found = TiffImagePlugin.ImageFileDirectory_v2()
-    for name, value in values.items():
-        found[{"photometric": 262}[name]] = value
-    return found
-
-
-def tiff(pixels: bytes, width: int, *, bits: int, sample_format: int = 1) -> bytes:
-    """An uncompressed little-endian TIFF with a single row. sample_format: 1 unsigned, 2 signed."""
+def tiff(pixels: bytes, width: int, *, bits: int, sample_format: int = 1, photometric: int = 1) -> bytes:
+    """An uncompressed TIFF with a single row. sample_format: 1 unsigned, 2 signed; photometric: 0 white is 0, 1 black is 0."""
     entries = (
         (256, width),
         (257, 1),
         (258, bits),
         (259, 1),
-        (262, 1),
+        (262, photometric),
         (273, 134),
         (277, 1),
         (278, 1),
@@ -128,15 +121,10 @@ def test_grey_images_of_16_bits_are_scaled_not_cut_off(kind: str, tmp_path: Path
 
 
 def test_zero_is_white_if_the_tags_say_so(tmp_path: Path) -> None:
-    for depth, factor in ((np.uint8, 1), (np.uint16, 257)):
-        pixels = np.arange(256, dtype=depth).reshape(16, 16) * depth(factor)
-        Image.fromarray(pixels).save(tmp_path / "0.tif", tiffinfo=tags(photometric=0))
-        with Image.open(tmp_path / "0.tif") as image:
-            assert image.tag_v2[262] == 0  # type: ignore[attr-defined]
-        white = decoded(tmp_path / "0.tif")
-        np.testing.assert_array_equal(white, 255 - np.arange(256).reshape(16, 16) if depth is np.uint16 else white)
-    # Pillow inverts the 8 bits itself, in both directions.
-    np.testing.assert_array_equal(decoded(tmp_path / "0.tif")[0, :3], [255, 254, 253])
+    for bits, pixels in ((8, bytes([0, 1, 255])), (16, struct.pack("<3H", 0, 257, 65_535))):
+        for photometric, right in ((0, [255, 254, 0]), (1, [0, 1, 255])):
+            (tmp_path / "0.tif").write_bytes(tiff(pixels, 3, bits=bits, photometric=photometric))
+            assert decoded(tmp_path / "0.tif").tolist() == [right]
 
 
 def test_images_of_12_bits_are_scaled_by_their_own_maximum(tmp_path: Path) -> None:
@@ -186,9 +174,9 @@ COLOURS = np.random.default_rng(0).choice([0, 51, 102, 153, 204, 255], (6, 8, 3)
 def test_the_colours_of_every_mode_are_kept(mode: str, kind: str, tmp_path: Path) -> None:
     image = Image.fromarray(COLOURS)
     if mode in ("P", "PA"):
-        image = image.convert("P")  # the nearest colours of the palette; RGB to PA is not possible
+        image = image.convert("P")  # dithered; Pillow has no way from RGB to PA
     colours = np.asarray(image.convert("RGB"))
-    options = {"lossless": True} if kind == "webp" else {}
+    options: dict[str, Any] = {"lossless": True} if kind == "webp" else {}
     (image if image.mode == mode else image.convert(mode)).save(tmp_path / f"0.{kind}", **options)
     np.testing.assert_array_equal(decoded(tmp_path / f"0.{kind}"), colours)
 
