@@ -33,6 +33,8 @@ NOISE_MATCHES = ("exact", "ratio")
 def sgd_noise_scale(lr: float, num_examples: int, batch_size: float) -> float:
     """g = lr (N/B - 1), in units of the learning rate; 0 for a full batch.
 
+    Up to a constant, the variance of the random force on the weights per unit of time, where lr is the time that an update takes. The size
+    of the force goes as sqrt(g).
     The -1 is the finite-population correction for sampling WITHOUT replacement: Var(mean of B of N) ~ 1/B - 1/N. About lr N/B for B << N.
     Not to be confused with the gradient noise scale tr(Sigma)/|G|^2, which is measured and has the unit of examples.
 
