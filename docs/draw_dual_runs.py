@@ -16,9 +16,9 @@ Run from the repository (30 minutes on one core of a busy machine), then .venv/b
 For the same seed, all arms share the initial weights, and those of 32 examples per update also the order of the examples. Every update has
 exactly B examples (batch.last=carry), so batch.match_last changes nothing in any arm.
 
-At a fixed number of epochs the sum of the learning rates, lr N/B times the epochs, is proportional to g, so noise and distance cannot be told
-apart. The controls `quarter_noise` and `double_noise` can: B and the epochs change by the same factor, so the number of updates and the
-learning rate of each of them stay, and g does not. `quarter_rate` has the same sum and a quarter of g by another route.
+At a fixed number of epochs the sum of the learning rates, about lr N/B times the epochs, is proportional to g, so noise and distance cannot
+be told apart. In `quarter_noise` and `double_noise` B and the epochs change by the same factor, so the number of updates and the learning
+rate of each of them stay, and g does not. `quarter_rate` has the same sum and a quarter of g by another route.
 
 The margins for equivalence in test accuracy were set before the runs: 1 point on digits (360 test images, one standard error is about .6),
 0.3 points on MNIST (10 000, about .13).
@@ -65,6 +65,8 @@ def arms_of(folder: Path, name: str) -> dict[str, dict[int, Run]]:
         control = path.parent.parent.name.removeprefix(name).lstrip("_")
         label = CONTROLS[control] if control else DUAL if choices.batch == "dual" else FIRST
         results = json.loads(path.read_text())
+        with (path.parent / "steps.csv").open() as file:
+            results["sum of lr"] = sum(float(row["lr"]) for row in csv.DictReader(file))
         with (path.parent / "epochs.csv").open() as file:
             rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
         found.setdefault(label, {})[results["seed"]] = (results, rows)
@@ -85,7 +87,8 @@ def report(name: str, arms: dict[str, dict[int, Run]]) -> None:
         losses = [run[0]["train/loss"] for run in runs.values()]
         updates = {int(run[0]["updates"]) for run in runs.values()}
         print(
-            f"{name}: {label}: n {len(runs)}, {updates} updates, test {statistics.mean(accuracies):.2f} +- {statistics.stdev(accuracies):.2f} %, "
+            f"{name}: {label}: n {len(runs)}, {updates} updates, sum of lr {next(iter(runs.values()))[0]['sum of lr']:.2f}, "
+            f"test {statistics.mean(accuracies):.2f} +- {statistics.stdev(accuracies):.2f} %, "
             f"last train/loss {statistics.mean(losses):.5f} +- {statistics.stdev(losses):.5f}"
         )
         if runs is not first:
