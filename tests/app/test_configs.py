@@ -17,9 +17,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from noisescale.app.checks import min_micro_batch_size as min_micro_batch_size_of_config
 from noisescale.app.composed import num_examples, read_config
 from noisescale.app.config import build
 from noisescale.data import ImageDataModule
+from noisescale.execution.batch_norm import min_micro_batch_size
 from noisescale.models.classifier import Classifier
 from noisescale.models.optimizers import OptimizerFactory
 from noisescale.plans.duality import resolve_rule
@@ -179,6 +181,16 @@ def test_models(name: str) -> None:
     net = build(cfg, "model", in_channels=3, num_classes=7, image_size=(32, 32)).eval()
     with torch.no_grad():
         assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", options("model"))
+def test_that_a_model_has_batch_norm_is_known_from_its_config(name: str) -> None:
+    """plan.py has only the config, and training has the network; both must refuse the same single examples."""
+    small = {"resnet9": ["model.width=4"], "resnet18": ["model.width=8"], "wrn": ["model.width=1"]}
+    for norm in ("none", "batch"):
+        cfg = composed(f"model={name}", *small.get(name, []), *([f"model.norm={norm}"] if name in ("cnn", "vgg11") else []))
+        net = build(cfg, "model", in_channels=3, num_classes=7, image_size=(32, 32))
+        assert min_micro_batch_size_of_config(cfg) == min_micro_batch_size(net, 1)
 
 
 @pytest.mark.parametrize("name", options("trainer"))

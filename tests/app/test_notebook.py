@@ -72,12 +72,12 @@ def test_an_error_is_the_line_of_the_command_and_leaves_hydra_as_it_was(
     words: tuple[str, ...], values: dict[str, Any], line: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        before = GlobalHydra.instance().hydra
+        before, config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
         with pytest.raises(ValueError, match=f"^{re.escape(line)}") as caught:
             run(*words, **values)
         assert "\n" not in str(caught.value)
         assert GlobalHydra.instance().hydra is before
-        assert HydraConfig.instance().cfg is None
+        assert HydraConfig.instance().cfg is config
         assert compose("config", ["output_dir=x"]).epochs == 20  # another Hydra program goes on
     assert capfd.readouterr() == ("", "")
 
@@ -97,12 +97,13 @@ def test_calls_after_each_other_and_after_an_error(tmp_path: Path) -> None:
 
 def test_a_run_that_diverges_is_returned_and_one_that_is_interrupted_is_not() -> None:
     rate: dict[str, Any] = {"optimizer.lr": 1e6}
+    config = HydraConfig.instance().cfg
     assert run("optimizer=sgd", epochs=2, **QUICK, **rate).results["status"] == "diverged"
     with pytest.raises(KeyboardInterrupt):
         run("+callbacks.end._target_=tests.helpers.callbacks.Interrupts", epochs=1, **QUICK)
     with pytest.raises(ValueError, match="a bug of the user's"):
         run("+callbacks.end._target_=tests.helpers.callbacks.RaisesValueError", epochs=1, **QUICK)
-    assert HydraConfig.instance().cfg is None
+    assert HydraConfig.instance().cfg is config
 
 
 def test_values_are_written_as_hydra_reads_them(tmp_path: Path) -> None:

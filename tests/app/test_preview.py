@@ -312,7 +312,7 @@ def test_a_sweep_goes_on_after_bad_input(tmp_path: Path) -> None:
     outcome = plan("-m", "batch.size=0,64", "epochs=1", f"hydra.sweep.dir={tmp_path}")
     assert outcome.status == 2
     assert [line for line in outcome.lines if line.startswith("error: ")] == [
-        "error: batch.size=0: must be a whole number of examples, at least 1  (run: batch.size=0,epochs=1)"
+        "error: batch.size=0: must be a whole number of examples, at least 1  (run: batch.size=0)"
     ]
     assert "batch.size=64 epochs=1: 21 updates" in outcome.out
 
@@ -353,6 +353,14 @@ TABLE: list[tuple[str, str]] = [
     (
         "batch=dual batch.growth=2",
         "batch.growth=2: must be a finite number in [0, 1]; 0 decays the learning rate, 1 grows the batch",
+    ),
+    (
+        "model=resnet18 batch.size=4 batch.last=partial",
+        "batch.last=partial: update 323 has 1 example, and batch norm needs at least 2; use carry, drop or spread, or another size",
+    ),
+    (
+        "model=resnet9 max_micro_batch_size=1",
+        "max_micro_batch_size=1: batch norm needs at least 2 examples in a micro-batch; use 3 or more",
     ),
     ("batch=dual batch.rule=x", "batch.rule=x: must be one of sgd, adaptive"),
     ("batch=dual batch.match=x", "batch.match=x: must be one of exact, ratio"),

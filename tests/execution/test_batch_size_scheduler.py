@@ -398,7 +398,6 @@ def test_ghost_batches_are_the_same_however_the_update_is_cut(size: int, limit: 
 def test_a_restored_gradient_lies_in_memory_as_its_parameter_does() -> None:
     """A fused optimizer is silently wrong if the two differ, so a gradient from a checkpoint must not keep the memory order of that run."""
     net = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
-    module = SimpleNamespace(named_parameters=net.named_parameters)
     saved = {name: torch.randn(p.shape) for name, p in net.named_parameters()}
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     trainer = SimpleNamespace(lr_scheduler_configs=[], optimizers=[optimizer], accumulate_grad_batches=1)
@@ -407,7 +406,7 @@ def test_a_restored_gradient_lies_in_memory_as_its_parameter_does() -> None:
     source = DataLoader(TensorDataset(torch.zeros(8, 1)), shuffle=True)
     scheduler.loader = PlannedLoader(lambda: source, lambda n: plan, 0, 0, lambda: 0)
     scheduler._gradients = dict(saved)
-    scheduler.on_train_start(trainer, module)  # type: ignore[arg-type]
+    scheduler.on_train_start(trainer, net)  # type: ignore[arg-type]
     for name, parameter in net.named_parameters():
         assert parameter.grad is not None
         assert torch.equal(parameter.grad, saved[name])

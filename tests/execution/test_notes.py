@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning.loggers import CSVLogger
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, WeightedRandomSampler
 from torch.utils.data.distributed import DistributedSampler
 
 from noisescale import schedules
 from noisescale.callbacks import BatchSizeScheduler
 from noisescale.plans import CyclicBatch, Dual
 from noisescale.plans import strategies as batching
-from tests.helpers.regression import Plain, Regression, network
+from tests.helpers.regression import N, Plain, Regression, network
 from tests.helpers.trainings import fit, ignored, quiet_trainer
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
@@ -37,6 +37,10 @@ def loader(**options: Any) -> DataLoader[Any]:
     return DataLoader(Regression(), batch_size=20, **options)
 
 
+def in_batches(sampler: Sampler[int], drop_last: bool) -> DataLoader[Any]:
+    return DataLoader(Regression(), batch_sampler=BatchSampler(sampler, 20, drop_last))
+
+
 DROPPED = "drop_last=True of the DataLoader has no effect: the strategy has last='partial'; give it last='drop'"
 SEED = "generator or seed has no effect on the order of the examples: use BatchSizeScheduler(seed=...)"
 
@@ -48,6 +52,9 @@ SEED = "generator or seed has no effect on the order of the examples: use BatchS
         ({"loader": loader(drop_last=True)}, DROPPED),
         ({"loader": loader(shuffle=True, generator=torch.Generator().manual_seed(1))}, SEED),
         ({"loader": loader(sampler=DistributedSampler(Regression(), 1, 0, seed=3))}, SEED),
+        ({"loader": loader(sampler=WeightedRandomSampler([1.0] * N, N, generator=torch.Generator()))}, SEED),
+        ({"loader": in_batches(RandomSampler(range(N), generator=torch.Generator()), drop_last=False)}, SEED),
+        ({"loader": in_batches(RandomSampler(range(N)), drop_last=True)}, DROPPED),
         ({"reload_dataloaders_every_n_epochs": 2}, "reload_dataloaders_every_n_epochs=2 has no effect: the plan was made for the data set"),
         ({"strategy": Dual(8)}, "Dual keeps B = 8 and the learning rate, because there is no schedule"),
         ({"strategy": Dual(8), "schedule": schedules.Constant()}, "Dual keeps B = 8 and the learning rate"),

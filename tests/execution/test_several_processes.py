@@ -11,9 +11,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
+from noisescale import schedules
+from noisescale.execution.loader import PlannedLoader
 from noisescale.files import read_rows
+from noisescale.plans import strategies as batching
+from noisescale.plans.plan import Plan
 from tests.helpers.processes import PATIENCE, started
+from tests.helpers.regression import Regression, network
 from tests.helpers.rounding import GRADIENT_ROUNDINGS, assert_equal_to_rounding
 
 EQUAL = {
@@ -31,6 +38,8 @@ WEIGHTED: dict[str, dict[str, Any]] = {
 """Losses with a denominator of their own: each process has other weights; with micro-batches of one, some weights are 0."""
 SAVED_AT = (3, 26)
 """Micro-batches inside an update, which has 7 or 21 examples in 2 or 6 micro-batches per process."""
+NORM: dict[str, Any] = {"last": "partial", "size": 7, "limit": 3, "norm": True}
+"""With batch norm 7 examples are cut into 3 + 2 and 2 + 0, so that none is alone."""
 
 
 def run(jobs: list[dict[str, Any]], world: int) -> list[list[dict[str, Any]]]:
@@ -84,6 +93,11 @@ def two(folder: Path) -> dict[str, list[dict[str, Any]]]:
         name = f"stopped {at}"
         jobs[name] = {"folder": str(folder / name), "options": {"max_steps": at}, "save": str(folder / f"{name}.ckpt")}
         jobs[f"went on {at}"] = {"folder": str(folder / name), "options": {}, "resume": str(folder / f"{name}.ckpt")}
+    jobs["norm"] = {**NORM, "csv": str(folder / "norm.csv")}
+    for at in (3, 4):  # 4 lies between two updates
+        saved = {**NORM, "csv": str(folder / f"norm-{at}.csv")}
+        jobs[f"norm saved {at}"] = {**saved, "save": [at, str(folder / f"norm-{at}.ckpt")]}
+        jobs[f"norm resumed {at}"] = {**saved, "resume": str(folder / f"norm-{at}.ckpt")}
     jobs |= {name: {**job, "csv": str(folder / f"two-{name}.csv")} for name, job in WEIGHTED.items()}
     jobs["diverged"] = {"last": "partial", "size": 7, "limit": 4, "explode": True, "csv": str(folder / "nan.csv")}
     return dict(zip(jobs, run(list(jobs.values()), 2), strict=True))
@@ -163,3 +177,48 @@ def test_a_run_that_was_stopped_inside_an_epoch_goes_on_to_be_the_whole_one(fold
     for row, expected in zip(mine, other, strict=True):
         assert {"train/acc", "train/loss", "val/acc"} <= set(expected)
         assert {name: row[name] for name in row if "second" not in name} == {name: expected[name] for name in row if "second" not in name}
+
+
+def test_running_statistics_are_the_mean_over_all_examples_of_each_update(two: dict[str, Any]) -> None:
+    """By hand in one process: each device runs its pieces from the statistics that all devices had before the update."""
+    net, data = network(norm=True), Regression()
+    chosen = batching.MultiStep(size=7, milestones=[0.6, 1.5], factor=3, last="partial")
+    plan = Plan(schedules.Cosine(3), chosen, len(data), 3, world_size=2, max_micro_batch_size=3, min_micro_batch_size=2)
+    loader = PlannedLoader(lambda: DataLoader(data, shuffle=True), lambda n: plan, 2, 0, lambda: 0)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    statistics = {name: buffer for name, buffer in net.named_buffers() if buffer.is_floating_point()}
+    placeholders = 0
+    for update in plan:
+        before = {name: buffer.clone() for name, buffer in statistics.items()}
+        after = {name: torch.zeros_like(buffer) for name, buffer in statistics.items()}
+        optimizer.zero_grad()
+        for rank in (0, 1):
+            for name, buffer in statistics.items():
+                buffer.copy_(before[name])
+            pieces = [(position, size) for position, size in plan.pieces(update, rank) if size]
+            placeholders += update.accumulate_grad_batches - len(pieces)
+            for position, size in pieces:
+                indices = loader.indices(position, size)
+                loss = F.mse_loss(net(data.x[indices]), data.y[indices])
+                (loss * size / update.effective_batch_size).backward()
+            for name, buffer in statistics.items():
+                after[name] += buffer * sum(size for _, size in pieces) / update.effective_batch_size
+        for name, buffer in statistics.items():
+            buffer.copy_(after[name])
+        for group in optimizer.param_groups:
+            group["lr"] = 0.1 * update.lr_factor
+        optimizer.step()
+    assert placeholders > 0
+    flat = torch.cat([p.detach().flatten() for p in net.parameters()])
+    for result in two["norm"]:
+        assert_equal_to_rounding(torch.tensor(result["weights"], dtype=torch.float64), flat, 100 * GRADIENT_ROUNDINGS)
+        for name, buffer in statistics.items():
+            found = torch.tensor(result["buffers"][f"net.{name}"], dtype=torch.float64)
+            assert_equal_to_rounding(found, buffer, 100 * GRADIENT_ROUNDINGS)
+
+
+@pytest.mark.parametrize("at", [3, 4])
+def test_a_resumed_run_has_the_running_statistics_of_the_whole_one_bit_for_bit(at: int, two: dict[str, Any]) -> None:
+    for rank in (0, 1):
+        for key in ("weights", "buffers"):
+            assert two[f"norm resumed {at}"][rank][key] == two["norm"][0][key] != two[f"norm saved {at}"][0][key]

@@ -104,13 +104,14 @@ class Job:
     every: int | None = 1
     updates: int | None = None
     scheduler: str | None = None
+    weighted: bool = False
 
     def fit(self, folder: Path, *callbacks: pl.Callback, ckpt_path: Path | None = None, **options: Any) -> tuple[pl.Trainer, Plain]:
         module = Scheduled(network(dropout=0.3))
         module.interval = self.scheduler
-        batches = BatchSizeScheduler(
-            STRATEGIES[self.strategy], None if self.scheduler else schedules.Cosine(), max_micro_batch_size=4, seed=5
-        )
+        schedule = None if self.scheduler else schedules.Cosine()
+        weight = (lambda batch: float(batch[1].abs().sum())) if self.weighted else None
+        batches = BatchSizeScheduler(STRATEGIES[self.strategy], schedule, max_micro_batch_size=4, seed=5, weight=weight, check_cuts=False)
         recorders = NoiseScaleMonitor(folder / "steps.csv"), EpochRecorder(folder / "epochs.csv")
         trainer = fit(
             module,
@@ -195,6 +196,7 @@ class OneSecondPerMicroBatch(Timer):
 
 CAUSES: dict[str, tuple[Job, list[Callable[[], pl.Callback]], dict[str, Any]]] = {
     "max_steps": (Job(), [], {"max_steps": 10}),
+    "max_steps with a weight": (Job(weighted=True), [], {"max_steps": 10}),
     "max_steps at a validation": (Job(interval=2), [], {"max_steps": 10}),
     "max_time": (Job(), [lambda: OneSecondPerMicroBatch({"seconds": 31})], {}),
     "early stopping inside an epoch": (Job(interval=2), [lambda: StopBelow(0.43)], {}),
@@ -209,7 +211,7 @@ CAUSES: dict[str, tuple[Job, list[Callable[[], pl.Callback]], dict[str, Any]]] =
     ("cause", "saved"),
     [
         *(("max_steps", saved) for saved in ("epoch", "train end", "afterwards")),
-        *zip(list(CAUSES)[1:], ("epoch", "train end", "afterwards", "epoch", "train end", "afterwards", "train end"), strict=True),
+        *zip(list(CAUSES)[1:], ("epoch", "train end", "afterwards", "epoch", "train end", "afterwards", "train end", "epoch"), strict=True),
     ],
 )
 def test_a_run_that_was_stopped_and_resumed_is_the_whole_run(cause: str, saved: str, tmp_path: Path) -> None:

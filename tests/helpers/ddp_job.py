@@ -69,20 +69,23 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     counter = Reductions(world)
     strategy: Strategy | str = DDPStrategy(process_group_backend="gloo") if world > 1 else "auto"
     chosen = batching.MultiStep(size=job["size"], milestones=[0.6, 1.5], factor=3, last=job["last"])
-    problem = job.get("problem")
+    problem, norm = job.get("problem"), job.get("norm", False)
     errors = BigBatches() if problem else GradientErrors(Regression(dtype))
     weight = PROBLEMS[problem][1] if problem else None
     batches = BatchSizeScheduler(
         chosen, schedules.Cosine(), max_micro_batch_size=job["limit"], seed=2, sampling_weights=job.get("sampling"), weight=weight
     )
-    callbacks: list[pl.Callback] = [errors, batches, NoiseScaleMonitor(job["csv"]), StopOnDivergence(), counter]
+    callbacks: list[pl.Callback] = [batches, NoiseScaleMonitor(job["csv"]), StopOnDivergence(), counter]
+    if not norm:  # with batch norm a big batch has another gradient
+        callbacks.insert(0, errors)
     if "save" in job:
         callbacks.append(Saver(*job["save"]))
     module: pl.LightningModule
     if problem:
         module = NextToken(problem, dtype)
     else:
-        module = Counting(network(dtype, dropout=job.get("dropout", 0.0)), optimizer=_explosive if job.get("explode") else _sgd)
+        net = network(dtype, dropout=job.get("dropout", 0.0), norm=norm)
+        module = Counting(net, optimizer=_explosive if job.get("explode") else _sgd)
     result: dict[str, Any] = {"diverged": False}
     try:
         trainer = fit(
@@ -107,6 +110,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         "reductions": counter.count,
         "weights": weights(module).tolist(),
         "seen": getattr(module, "seen", []),
+        "buffers": {name: buffer.tolist() for name, buffer in module.named_buffers()},
         "planned": batches.plan.total_updates(),
         "estimated": getattr(module, "updates", None),
     }

@@ -6,7 +6,7 @@ from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
 
 from tests.helpers.repository import CONF
 
@@ -26,3 +26,16 @@ def build(name: str, channels: int = 3, size: int = 32, **options: Any) -> nn.Mo
     """The network for ten classes of square images."""
     model: nn.Module = instantiate(config_of(name, **options), in_channels=channels, num_classes=10, image_size=(size, size))
     return model
+
+
+class NormedPixels(nn.Module):
+    """A network of the user's own, whose batch norm its config does not show: `logits = W norm(x) + b`."""
+
+    def __init__(self, in_channels: int, num_classes: int, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        pixels = in_channels * image_size[0] * image_size[1]
+        self.layers = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(pixels), nn.Linear(pixels, num_classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.layers(images)
+        return logits

@@ -104,7 +104,7 @@ def test_g_does_not_depend_on_the_draws_of_an_epoch(draws: int, tmp_path: Path, 
     assert len(rows) == draws // 5
     assert {float(row["g"]) for row in rows} == {0.1 * N / 5}
     assert [float(row["epoch"]) for row in rows] == pytest.approx([5 * k / N for k in range(len(rows))])
-    assert said == [f"effective 5 = 5 micro x 1 accumulate x 1 device; N {N}, with replacement; lr 0.1; g {0.1 * N / 5:.4g}"]
+    assert said == [f"effective 5 = 5 micro x 1 accumulate x 1 device; N {N}, with replacement; lr 0.1; g {0.1 * N / 5:.4g}; on the CPU"]
 
 
 def test_it_says_so_of_a_plan_and_of_a_sampler_that_it_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,6 +115,7 @@ def test_it_says_so_of_a_plan_and_of_a_sampler_that_it_does_not_know(monkeypatch
     fit(Plain(network()), NoiseScaleMonitor(False), loader=loader(Mine(N)), max_epochs=1)
     n = sum(index % 5 > 0 for index in range(N))
     assert said == [
-        f"effective 32 = 8 micro x 4 accumulate x 1 device; N {n}, with replacement; lr 0.1; g {0.1 * n / 32:.4g}",
-        f"effective 5 = 5 micro x 1 accumulate x 1 device; N {N} (if Mine draws without replacement); lr 0.1; g {0.1 * (N / 5 - 1):.4g}",
+        f"effective 32 = 8 micro x 4 accumulate x 1 device; N {n}, with replacement; lr 0.1; g {0.1 * n / 32:.4g}; on the CPU",
+        f"effective 5 = 5 micro x 1 accumulate x 1 device; N {N} (if Mine draws without replacement); lr 0.1; g {0.1 * (N / 5 - 1):.4g}; "
+        "on the CPU",
     ]

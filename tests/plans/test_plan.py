@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from noisescale import schedules
 from noisescale.errors import ConfigError
 from noisescale.plans.duality import Matched
-from noisescale.plans.plan import Cursor, Plan, Update, split_evenly
+from noisescale.plans.plan import Cursor, Plan, Update
 from noisescale.plans.strategies import LAST_WINDOW, BatchStrategy, Fixed, MultiStep
 from noisescale.schedules import Constant, warmup_and_rest
 from tests.helpers.plans import plans
@@ -231,14 +231,6 @@ def test_devices_and_memory_change_neither_batch_nor_rate_nor_examples(plan: Pla
         return [(u.start, u.epoch, u.effective_batch_size, u.lr_factor) for u in plan]
 
     assert what_matters(replace(plan, world_size=world, max_micro_batch_size=limit)) == what_matters(plan)
-
-
-@given(total=st.integers(0, 10**6), parts=st.integers(1, 1000))
-def test_an_even_split(total: int, parts: int) -> None:
-    sizes = split_evenly(total, parts)
-    assert (len(sizes), sum(sizes)) == (parts, total)
-    assert sizes == sorted(sizes, reverse=True)
-    assert max(sizes) - min(sizes) <= 1
 
 
 @pytest.mark.parametrize(

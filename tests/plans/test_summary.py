@@ -59,6 +59,7 @@ def test_each_number_is_the_plans(plan: Plan, lr: float) -> None:
         assert summary.noise(update) == plan.noise(update, lr)
         assert summary.memory(size) == pytest.approx(size / plan.num_examples / 0.1, rel=1e-12)
     assert summary.other_updates == (summary.other.total_updates() if summary.other else 0)
+    assert summary.drift.whole == pytest.approx(sum(summary.rate(update) for update in summary.updates), rel=1e-12)
 
 
 @settings(max_examples=40)
@@ -140,3 +141,53 @@ def test_what_is_kept_is_named() -> None:
     }
     for words, strategy in kept.items():
         assert words in summarize(plan_of(schedules.Cosine(), strategy), 0.05).comparison()
+
+
+# -- the drift -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("strategy", "late"),
+    [
+        (Fixed(32), 0.5125),
+        (Dual(32, rule="sgd"), 0.5614),
+        (Dual(32, rule="sgd", max_size=N), 0.7540),
+        (Dual(32, rule="sgd", match="ratio"), 0.5183),
+    ],
+)
+def test_equal_noise_has_another_drift_where_b_comes_close_to_n_and_ratio_keeps_it(strategy: BatchStrategy, late: float) -> None:
+    """Epochs 15 to 20 of a cosine."""
+    assert summarize(plan_of(schedules.Cosine(), strategy), 0.05).drift.last_quarter == pytest.approx(late, abs=5e-5)
+
+
+def test_the_drift_is_said_beside_that_of_the_counterpart() -> None:
+    rate, batch = Fixed(32, last="carry"), Dual(32, rule="sgd", last="carry", max_size=N)
+    words = [summarize(plan_of(schedules.Cosine(), strategy), 0.05).drift_in_words() for strategy in (rate, batch)]
+    assert words == [
+        "sum of lr: 20.23 (last quarter 0.5005); batch=dual: 20.55 (0.5391)",
+        "sum of lr: 20.79 (last quarter 0.7499); at B = 32: 20.23 (0.5005)",
+    ]
+    assert max(map(len, words)) <= 80
+
+
+def test_a_plan_without_a_counterpart_of_its_length_has_its_own_drift_only() -> None:
+    full, cut_short = plan_of(schedules.Constant(), Full(), epochs=4), plan_of(schedules.Constant(), Fixed(32), max_updates=4)
+    for plan in (full, cut_short):
+        assert summarize(plan, 0.05).drift_in_words() == "sum of lr: 0.2 (last quarter 0.05)"
+
+
+@pytest.mark.parametrize("strategy", [Fixed(32), Dual(32, rule="adaptive")])
+def test_adagrad_has_no_counterpart(strategy: BatchStrategy) -> None:
+    """Its noise hardly depends on the batch, so that the batch cannot carry it."""
+    summary = summarize(plan_of(schedules.Cosine(), strategy), 0.01, optimizer="Adagrad")
+    assert summary.other is None
+    assert re.fullmatch(r"\d+ updates", summary.comparison())
+    assert summarize(plan_of(schedules.Cosine(), strategy), 0.01, optimizer="Adadelta").other is not None
+
+
+@pytest.mark.parametrize(("match", "share"), [("ratio", 0.6), ("exact", 0.6 + (1 - 0.6) * 0.1)])
+def test_the_dual_takes_the_mean_of_s_of_the_updates_and_exact_a_little_more(match: str, share: float) -> None:
+    """N/B is s N/B0 for ratio and 1 + s (N/B0 - 1) for exact, a share of s + (1 - s) B0/N. Here the mean of s is .6, and B0/N = .1."""
+    dual = Dual(10_000, rule="sgd", match=match, max_size=100_000, last="carry")
+    plan = plan_of(schedules.Cosine(eta_min=0.2), dual, epochs=100, num_examples=100_000)
+    assert plan.total_updates() == pytest.approx(1000 * share, rel=5e-3)

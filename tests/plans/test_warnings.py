@@ -10,7 +10,7 @@ import pytest
 from noisescale import schedules
 from noisescale.plans.duality import CyclicBatch, Dual
 from noisescale.plans.plan import Plan
-from noisescale.plans.strategies import BatchStrategy, Fixed, Full, MultiStep
+from noisescale.plans.strategies import BatchStrategy, Fixed, Full, Linear, MultiStep
 from noisescale.plans.summary import summarize
 from noisescale.plans.warnings import plan_warnings
 from noisescale.schedules import Schedule
@@ -174,3 +174,35 @@ def test_weight_decay_acts_once_per_update() -> None:
     plan = plan_of(schedules.Cosine(), Dual(32, rule="adaptive"))
     assert note_of(plan, "weight_decay=0.01", optimizer="AdamW", weight_decay=0.01)
     assert not notes_of(plan, "weight_decay", optimizer="AdamW")
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        Dual(32, rule="adaptive"),
+        Dual(32, rule="sgd", growth=0.5),
+        CyclicBatch(32, 2, rule="adaptive"),
+        MultiStep(32, [10], 5),
+        Linear(32, 128, 10),
+        TO_THE_FULL_BATCH,
+    ],
+)
+def test_adagrad_has_no_dual_by_its_batch(strategy: BatchStrategy) -> None:
+    plan = plan_of(schedules.Cosine(), strategy)
+    found = note_of(plan, "no dual by its batch", optimizer="Adagrad")
+    assert "the sum of all squared gradients" in found
+    assert found.endswith("let the learning rate carry the noise (batch=small)")
+    assert not notes_of(plan, "whose rule is", optimizer="Adagrad"), "no rule fits it"
+    for other in ("Adadelta", "Adam", "RMSprop", "SGD"):
+        assert not notes_of(plan, "no dual by its batch", optimizer=other)
+
+
+@pytest.mark.parametrize("strategy", [Fixed(32), Full(), Dual(32, rule="adaptive", growth=0.0)])
+def test_a_constant_batch_suits_adagrad(strategy: BatchStrategy) -> None:
+    assert not notes_of(plan_of(schedules.Cosine(), strategy), "Adagrad", optimizer="Adagrad")
+
+
+def test_adagrad_needs_no_rate_that_is_scaled_with_the_batch() -> None:
+    plan = plan_of(schedules.Cosine(), Fixed(512, lr_rule="sqrt", reference_size=32))
+    assert note_of(plan, "Adagrad", optimizer="Adagrad").endswith("batch.lr_rule=sqrt would change it; batch.lr_rule=none keeps it")
+    assert not notes_of(plan, "lr_rule", optimizer="Adam")

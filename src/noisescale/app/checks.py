@@ -14,11 +14,11 @@ from omegaconf import DictConfig
 from noisescale.app.config import as_plain, errors_under, options, output_dir
 from noisescale.app.messages import SYNONYMS
 from noisescale.errors import ConfigError, check_count, check_number
-from noisescale.plans.checks import check_ghost_multiple, check_label_smoothing, check_optimizer_options
+from noisescale.plans.checks import check_ghost_multiple, check_label_smoothing, check_optimizer_options, check_smallest_micro_batch
 from noisescale.plans.trainer_limits import check_max_time, check_trainer_limits
 from noisescale.plans.validations import check_val_check_interval
 
-__all__ = ["check_config", "check_precision", "ghost_batch_size"]
+__all__ = ["check_config", "check_precision", "ghost_batch_size", "min_micro_batch_size"]
 
 COMPILE_MODES = ("reduce-overhead", "max-autotune")
 """Values of `model.compile` other than true and false: modes of torch.compile."""
@@ -50,6 +50,15 @@ def ghost_batch_size(cfg: DictConfig) -> int:
     return ghost if isinstance(ghost, int) and not isinstance(ghost, bool) and ghost > 0 else 1
 
 
+def min_micro_batch_size(cfg: DictConfig) -> int:
+    """The fewest examples of a forward pass: 2 for a model of conf/model with batch norm, otherwise 1.
+
+    A model that can have batch norm has the key `ghost_batch_size`, and the key `norm` if it can do without. Nothing is known of a network
+    of the user's own before it is built.
+    """
+    return 2 if "ghost_batch_size" in cfg.model and cfg.model.get("norm", "batch") == "batch" else 1
+
+
 def _check_options() -> None:
     """Refuse as an option a file whose name starts with `_`: it holds keys that several options share."""
     for group, option in options().items():
@@ -74,6 +83,7 @@ def _check_run(cfg: DictConfig) -> None:
     if cfg.max_micro_batch_size is not None:
         check_count("max_micro_batch_size", cfg.max_micro_batch_size, unit="examples", remedy="null for no limit")
         check_ghost_multiple("max_micro_batch_size", cfg.max_micro_batch_size, ghost_batch_size(cfg))
+        check_smallest_micro_batch("max_micro_batch_size", cfg.max_micro_batch_size, min_micro_batch_size(cfg))
     if cfg.ckpt_path is not None:
         _check_checkpoint(str(cfg.ckpt_path))
     _check_bool("full_error", cfg.full_error)

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from noisescale.app.config import in_sweep
 from noisescale.app.listing import list_options_only
 from noisescale.app.messages import INPUT_ERRORS, composition_line, line, say
-from noisescale.app.sweeps import recorded_run, table_at_the_end, what_differs
+from noisescale.app.sweeps import table_at_the_end, what_differs
 
 __all__ = ["front_door"]
 
@@ -95,8 +95,7 @@ class Command:
         if cfg.get("full_error") is True:
             os.environ[_FULL_ERROR] = "1"
         try:
-            with recorded_run():
-                status = self._function(cfg)
+            status = self._function(cfg)
         except INPUT_ERRORS as error:
             if _full_error():
                 raise

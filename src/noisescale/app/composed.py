@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from omegaconf import DictConfig
 
-from noisescale.app.checks import check_config, ghost_batch_size
+from noisescale.app.checks import check_config, ghost_batch_size, min_micro_batch_size
 from noisescale.app.config import build, errors_under, options
 from noisescale.errors import ConfigError
 from noisescale.plans.dataset_size import TRAINING_EXAMPLES, check_stand_in_size, split_sizes
@@ -47,14 +47,18 @@ class Composed:
         """The number of examples that micro-batches must be multiples of; 1 without ghost batch norm."""
         return ghost_batch_size(self.cfg)
 
-    def plan(self, num_examples: int) -> Plan:
+    def plan(self, num_examples: int, at_least: int | None = None) -> Plan:
         """The plan of the training on N = num_examples.
 
+        Args:
+            num_examples: N.
+            at_least: the fewest examples of a forward pass, once the network has been built; None: what its config says.
+
         Raises:
-            ConfigError: a batch size, or the interval between two validations, does not fit N.
+            ConfigError: a batch size, or the interval between two validations, does not fit N, or batch norm.
         """
         trainer = self.cfg.trainer
-        with errors_under("batch"):
+        try:
             plan = plan_for_trainer(
                 self.schedule,
                 self.strategy,
@@ -67,11 +71,24 @@ class Composed:
                 max_micro_batch_size=self.cfg.max_micro_batch_size,
                 micro_batch_multiple=self.ghost_batch_size,
                 replacement=self.cfg.data.get("balanced", False),
+                min_micro_batch_size=at_least or min_micro_batch_size(self.cfg),
             )
+        except ConfigError as error:
+            raise _in_terms_of_the_config(error) from error
         with errors_under("trainer"):
             first = replace(plan, max_updates=None).updates_of_epoch(0, Cursor())
             check_first_epoch(trainer.get("val_check_interval"), trainer.get("check_val_every_n_epoch"), len(first))
         return plan
+
+
+def _in_terms_of_the_config(error: ConfigError) -> ConfigError:
+    """An error of a plan with the key that the user typed: most are keys of `batch`."""
+    match error.key:
+        case "max_micro_batch_size":
+            return error
+        case "micro_batch_multiple":
+            return ConfigError("model.ghost_batch_size", error.value, error.problem, error.remedy)
+    return error.under("batch")
 
 
 def read_config(cfg: DictConfig) -> Composed:

@@ -25,6 +25,7 @@ from noisescale.app.choices import key_of, overrides
 from noisescale.app.config import in_sweep, output_dir
 from noisescale.app.headline import headline
 from noisescale.app.messages import INPUT_ERRORS
+from noisescale.files import write_atomically
 
 __all__ = ["recorded_run", "table_at_the_end", "what_differs"]
 
@@ -67,7 +68,7 @@ def recorded_run() -> Iterator[None]:
         status = "interrupted"
         raise
     finally:
-        results = _results(began)
+        results = {} if status in ("refused", "failed") else _results(began)
         if status or results:
             _leave_record(results, status)
 
@@ -84,7 +85,7 @@ def _leave_record(results: dict[str, Any], status: str) -> None:
         "seconds": results.get("seconds"),
     }
     folder = Path(json.loads(os.environ[_SWEEP])["records"])
-    folder.joinpath(f"{record['number']}.json").write_text(json.dumps(record))
+    write_atomically(folder / f"{record['number']}.json", json.dumps(record))
 
 
 def _results(began: float) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from noisescale.app.composed import Composed, known_examples, read_config
 from noisescale.app.config import build, errors_under, output_dir
 from noisescale.app.devices import accelerator_of, check_devices
 from noisescale.app.libraries import import_libraries
+from noisescale.app.sweeps import recorded_run
 from noisescale.plans.dataset_size import refuse_stand_in_size
 from noisescale.plans.plan import Plan
 from noisescale.plans.warnings import cap_warnings, rule_warnings
@@ -41,7 +42,8 @@ class Trained:
 
 def train(cfg: DictConfig, script: Path) -> int:
     """Carry out one run; returns the exit status: 0, or 3 for a run that diverged. See `carry_out`."""
-    return DIVERGED if carry_out(cfg, script).outcome.status == "diverged" else 0
+    with recorded_run():
+        return DIVERGED if carry_out(cfg, script).outcome.status == "diverged" else 0
 
 
 def carry_out(cfg: DictConfig, script: Path) -> Trained:
@@ -90,11 +92,13 @@ def _fit_and_report(run: Composed, data: ImageDataModule, plan: Plan, accelerato
     from noisescale.app.results import leave_results
     from noisescale.app.trainer import build_trainer
     from noisescale.callbacks import BatchSizeScheduler
+    from noisescale.execution.batch_norm import min_micro_batch_size
 
     cfg = run.cfg
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     module = _module(cfg, data)
+    run.plan(plan.num_examples, min_micro_batch_size(module, plan.world_size))
     batches = BatchSizeScheduler(
         run.strategy,
         run.schedule,

@@ -13,6 +13,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch.utils.hooks import RemovableHandle
 
 from noisescale.errors import ConfigError, check_count
+from noisescale.execution.batch_norm import RunningStatistics, min_micro_batch_size
 from noisescale.execution.compatibility import check_compatibility, untyped
 from noisescale.execution.cut_check import check_cuts
 from noisescale.execution.horizons import horizon_warnings
@@ -52,7 +53,8 @@ class BatchSizeScheduler(LeanCallback):
     callback saves a checkpoint. On one device, a checkpoint inside an update includes the partial gradient of the update. On several
     devices, or after an exception inside a micro-batch, a resumed run repeats the update from its first micro-batch.
 
-    Batch norm sees micro-batches, whatever the effective batch size: see `models.GhostBatchNorm2d`.
+    Batch norm sees micro-batches, whatever the effective batch size: see `models.GhostBatchNorm2d`. Its running statistics become the
+    mean over all devices at the end of each update.
 
     Args:
         strategy: the batch strategy: clock -> B.
@@ -60,6 +62,8 @@ class BatchSizeScheduler(LeanCallback):
             with later, see `GroupRates`; None: the learning rate is left to whoever sets it, unless the strategy changes it.
         max_micro_batch_size: the most examples that one device processes at once; a memory limit that does not change the result.
         micro_batch_multiple: the size of a ghost batch, in examples, if the model has ghost batch norm: micro-batches are multiples of it.
+        min_micro_batch_size: the fewest examples of a forward pass; None: 2 if the module has a batch norm in training, otherwise 1. Give 1
+            if batch norm sees more than one value per channel of each example, as in large images, and may normalise one example by itself.
         seed: the seed of the order of the examples and of the random numbers during training.
         sampling_weights: one number >= 0 for each example, how likely it is to be drawn; 0: never. None: as the DataLoader draws.
         replacement: whether a pass draws with replacement, see `Sampling`; None: as torch's samplers do, True with sampling_weights,
@@ -73,7 +77,7 @@ class BatchSizeScheduler(LeanCallback):
     Raises:
         ConfigError: something cannot be combined with a plan: manual optimization, DeepSpeed, stochastic weight averaging with batch norm,
             Lightning's GradientAccumulationScheduler and Tuner, an IterableDataset, a learning-rate scheduler beside `schedule`, a
-            checkpoint from inside an epoch of a training without this callback.
+            checkpoint from inside an epoch of a training without this callback; an update that leaves batch norm with a single example.
 
     Source: on why the weighting is needed, Lightning issue 19987: the mean of means is not the mean if the parts differ in size.
     """
@@ -85,6 +89,7 @@ class BatchSizeScheduler(LeanCallback):
         *,
         max_micro_batch_size: int | None = None,
         micro_batch_multiple: int = 1,
+        min_micro_batch_size: int | None = None,
         seed: int = 0,
         sampling_weights: Sequence[float] | torch.Tensor | None = None,
         replacement: bool | None = None,
@@ -97,6 +102,7 @@ class BatchSizeScheduler(LeanCallback):
         self.writes_rate = schedule is not None or strategy.moves_rate
         self.schedule = schedule if schedule is not None else Constant()
         self.max_micro_batch_size, self.micro_batch_multiple = max_micro_batch_size, micro_batch_multiple
+        self.min_micro_batch_size = min_micro_batch_size
         self.seed = seed
         self.sampling = chosen_sampling(sampling_weights, replacement)
         self.check_cuts = check_cuts
@@ -110,6 +116,8 @@ class BatchSizeScheduler(LeanCallback):
         self._saved: dict[str, Any] = {}
         self._gradients: dict[str, torch.Tensor] | None = None
         self._metrics: dict[str, torch.Tensor] = {}
+        self._norms: RunningStatistics | None = None
+        self._statistics: dict[str, torch.Tensor] = {}
         self._inside_batch = False
         self._zeroed = False
         self._backwards = 0
@@ -155,6 +163,8 @@ class BatchSizeScheduler(LeanCallback):
                 world_size=trainer.world_size,
                 max_micro_batch_size=self.max_micro_batch_size,
                 micro_batch_multiple=self.micro_batch_multiple,
+                # here and not in `setup`, because the module may build its layers after that
+                min_micro_batch_size=self.min_micro_batch_size or min_micro_batch_size(pl_module, trainer.world_size),
             )
 
         self._unplanned = Unplanned.of_trainer(trainer) if self.loader is None else None
@@ -206,9 +216,12 @@ class BatchSizeScheduler(LeanCallback):
         if self._gradients is not None:
             self._enter(trainer, self._cutting()[0])
             restore_gradient(pl_module, self._gradients)
+        self._norms = RunningStatistics(pl_module)
+        if self._gradients is None:  # the update starts from its first micro-batch, although the run that was saved had begun it
+            self._norms.restore(self._statistics)
         for name, value in self._metrics.items():
             trainer.callback_metrics[name] = value.to(pl_module.device)
-        self._gradients, self._metrics, self._saved = None, {}, {}
+        self._gradients, self._metrics, self._saved, self._statistics = None, {}, {}, {}
         self.examples_before = self._opened.cursor.examples_seen
         self._opened.begin()
 
@@ -231,6 +244,8 @@ class BatchSizeScheduler(LeanCallback):
                 self._rates.write(trainer.optimizers[0], micro.update.lr_factor)
         if self._weights is not None:
             self._opened.weight = self._weights.take(batch, micro.size, micro.update.effective_batch_size, trainer)
+        assert self._norms is not None
+        self._norms.before(micro)
         seed_random_generators(derive_seed("training", self.seed, micro.update.start.step, micro.index, trainer.global_rank))
 
     def _compare_count(self, micro: MicroBatch) -> None:
@@ -281,6 +296,8 @@ class BatchSizeScheduler(LeanCallback):
                 "training_step must return a loss for every batch, and an optimizer that calls its closure again (LBFGS) cannot be planned"
             )
         self._listen_again()
+        assert self._norms is not None
+        self._norms.after(micro, self._opened.plan, trainer)
         self._opened.advance()
         self._inside_batch = False
         if micro.is_last and self._stops is not None:
@@ -346,6 +363,8 @@ class BatchSizeScheduler(LeanCallback):
         # After an exception inside a micro-batch its gradient may have been added in part; with several devices each has its own part.
         if self.loader is not None and self.loader.micro_batches_done and not self._inside_batch and trainer.world_size == 1:
             save_gradient(pl_module, checkpoint)
+        if self._norms is not None and self.loader is not None and (self.loader.micro_batches_done or self._inside_batch):
+            self._norms.save(checkpoint)
         if self._stops is not None:
             self._stops.settle(checkpoint)
 
@@ -353,6 +372,7 @@ class BatchSizeScheduler(LeanCallback):
         if self._installation is None:  # not in a `fit`
             return
         self._gradients, self._metrics = load_gradient(checkpoint), load_metrics(checkpoint)
+        self._statistics = RunningStatistics.load(checkpoint)
         self._unplanned = Unplanned.of_checkpoint(checkpoint, self.state_key, trainer.ckpt_path)
         if self._unplanned is not None and self._has_optimizer:  # some strategies, such as FSDP, restore after on_fit_start
             self._unplanned.go_on(self._opened)

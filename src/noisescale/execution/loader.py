@@ -33,7 +33,8 @@ class MicroBatch:
         update: the update that it belongs to.
         index: j, its index in the update, 0 to k - 1.
         position: the position of its first example in the stream of passes.
-        size: n, its number of examples. 0 if its piece of the update is empty; one example is then loaded as a placeholder.
+        size: n, its number of examples. 0 if its piece of the update is empty; a placeholder is then loaded, the fewest examples that the
+            plan allows for.
     """
 
     update: Update
@@ -158,8 +159,10 @@ class PlannedLoader:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def indices_of(self, micro: MicroBatch) -> torch.Tensor:
-        """The examples of a micro-batch, int64 (n,). An empty one still needs an example to run on; its loss has the weight 0."""
-        return self.indices(micro.position, micro.size) if micro.size else self.indices(micro.update.start.position, 1)
+        """The examples of a micro-batch, int64 (n,). An empty one still needs examples to run on; its loss has the weight 0."""
+        if micro.size:
+            return self.indices(micro.position, micro.size)
+        return self.indices(micro.update.start.position, self.plan.min_micro_batch_size)
 
     def collated(self, indices: torch.Tensor, ranges: Sequence[tuple[int, int]], seed: int) -> list[tuple[int, Any]]:
         """(examples, batch) for each range (start, end) of `indices`, which are fetched once, in this process; nothing is handed out.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from noisescale.execution.sampling import sampler_of
 from noisescale.plans.plan import Plan
 
 __all__ = ["loader_notes"]
@@ -18,9 +19,10 @@ def loader_notes(loader: Any, plan: Plan, reload_every: int) -> list[str]:
         reload_every: the trainer's own `reload_dataloaders_every_n_epochs`.
     """
     notes = []
-    if loader.drop_last and plan.strategy.last != "drop":
+    sampler = sampler_of(loader)
+    if getattr(loader.batch_sampler, "drop_last", False) and plan.strategy.last != "drop":
         notes.append(f"drop_last=True of the DataLoader has no effect: the strategy has last={plan.strategy.last!r}; give it last='drop'")
-    if getattr(loader.sampler, "generator", None) is not None or getattr(loader.sampler, "seed", None):
+    if getattr(sampler, "generator", None) is not None or getattr(sampler, "seed", None):
         notes.append("the DataLoader's own generator or seed has no effect on the order of the examples: use BatchSizeScheduler(seed=...)")
     if reload_every:
         notes.append(

@@ -72,6 +72,8 @@ class PlannedBatches:
 
     def __iter__(self) -> Iterator[tuple[MicroBatch, Any]]:
         loader = self._loader
+        if self.plan.finished(loader.cursor):
+            return
         loader.epoch = self.epoch
         for batch in loader:
             micro = loader.current
@@ -79,6 +81,8 @@ class PlannedBatches:
             loader.advance()
             seed_random_generators(derive_seed("training", loader.seed, micro.update.start.step, micro.index, loader.rank))
             yield micro, batch
+            if self.plan.finished(loader.cursor):  # the loader knows no `max_updates`, see `stops`
+                return
 
     def state_dict(self) -> dict[str, Any]:
         """The position of the run, in plain numbers: the update after the last one whose micro-batches were all handed out.

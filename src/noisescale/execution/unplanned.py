@@ -67,6 +67,7 @@ class Unplanned:
                 # the trainer is still in its last epoch, and moves on to the next one by itself
                 "epoch": epochs - 1,
                 "trainer_epoch": epochs - 1,
+                "epoch_start": asdict(Cursor(0, position - loader.plan.num_examples)),
                 "cursor": asdict(Cursor(self.updates, position, position)),
                 "micro_batches_done": 0,
                 "batches_before_update": current["ready"],

@@ -69,6 +69,7 @@ class NoiseScaleMonitor(LeanCallback):
         self._restored, self._fitting = False, True
         self._window: list[_MicroBatch] = []  # the micro-batches of the current update
         self._rates: tuple[float, float] = (math.nan, 0.0)
+        self._last_lr = math.nan  # of the last update that has a row
         self._announced = False
         self._steps = 0
 
@@ -79,6 +80,7 @@ class NoiseScaleMonitor(LeanCallback):
         goes_on = self._restored or 0 < trainer.global_step == self._steps
         if not goes_on:  # the monitor may have been used in another run
             self._examples_seen, self._window, self._rates = examples_before(trainer, self._population.num_examples), [], (math.nan, 0.0)
+            self._last_lr = math.nan
         self._steps, self._announced, self._restored = trainer.global_step, False, False
         if self.path is not False and not getattr(trainer, "fast_dev_run", False):
             # reading log_dir is a collective operation, so every device has to do it
@@ -87,7 +89,7 @@ class NoiseScaleMonitor(LeanCallback):
             columns = COLUMNS if _weight(trainer) is None else (*COLUMNS, "weight")
             if trainer.is_global_zero:
                 seen = self._examples_seen if trainer.world_size == 1 else None  # of several devices a checkpoint has the planned number
-                last = (self._rates[0], seen) if goes_on else None
+                last = (self._last_lr, seen) if goes_on else None
                 self._file = open_step_file(path, columns, self._steps, last, shared=folder == trainer.default_root_dir)
         add_layout(trainer)
 
@@ -114,6 +116,7 @@ class NoiseScaleMonitor(LeanCallback):
         update = planned.current.update if planned is not None and planned.current is not None else None
         here = sum(micro.examples for micro in window)
         lr, momentum = self._rates
+        self._last_lr = lr
         row = _Row(
             step=self._steps - 1,
             epoch=None if update is None else update.epoch,
@@ -145,7 +148,7 @@ class NoiseScaleMonitor(LeanCallback):
         """The number of examples seen, including rows that are not written yet, and the micro-batches of an unfinished update."""
         seen = self._examples_seen + sum(row.expected for row in self._rows)
         window = [(micro.examples, micro.weight, None if micro.loss is None else float(micro.loss)) for micro in self._window]
-        return {"examples_seen": seen, "window": window, "lr": self._rates[0]}
+        return {"examples_seen": seen, "window": window, "lr": self._last_lr}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._fitting = stage == "fit"
@@ -154,7 +157,7 @@ class NoiseScaleMonitor(LeanCallback):
         if not self._fitting:  # the weights of a checkpoint are tested or validated
             return
         self._restored = True
-        self._examples_seen, self._rates = state_dict["examples_seen"], (state_dict.get("lr", math.nan), 0.0)
+        self._examples_seen, self._last_lr = state_dict["examples_seen"], state_dict.get("lr", math.nan)
         self._window = [
             _MicroBatch(n, weight, None if loss is None else torch.tensor(loss, dtype=torch.float64))
             for n, weight, loss in state_dict["window"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from noisescale.errors import ConfigError, check_number
 
-__all__ = ["check_ghost_multiple", "check_label_smoothing", "check_optimizer_options"]
+__all__ = ["check_ghost_multiple", "check_label_smoothing", "check_optimizer_options", "check_smallest_micro_batch"]
 
 
 def check_optimizer_options(options: Mapping[str, Any]) -> None:
@@ -55,3 +55,15 @@ def check_ghost_multiple(key: str, size: int | None, ghost_batch_size: int) -> N
     if size is not None and size % ghost_batch_size:
         problem = f"must be a multiple of ghost_batch_size={ghost_batch_size}"
         raise ConfigError(key, size, problem, "else it would change what batch norm sees")
+
+
+def check_smallest_micro_batch(key: str, size: int | None, at_least: int) -> None:
+    """Check that a limit of the micro-batch allows for as many examples as batch norm needs.
+
+    Args:
+        key: the name of the limit.
+        size: the limit, in examples; None: no limit.
+        at_least: the fewest examples of a forward pass: 2 with batch norm, otherwise 1.
+    """
+    if size is not None and size < at_least:
+        raise ConfigError(key, size, f"batch norm needs at least {at_least} examples in a micro-batch", f"use {2 * at_least - 1} or more")

@@ -15,6 +15,7 @@ __all__ = [
     "batch_size_with",
     "lr_for_noise",
     "lr_scaling",
+    "noise_depends_on_batch",
     "noise_rule_of",
     "sgd_noise_scale",
     "with_momentum",
@@ -71,8 +72,21 @@ def batch_size_with(match: str, num_examples: int, noise: float) -> float:
 
 
 def noise_rule_of(optimizer: str) -> str:
-    """The rule of an optimizer, given by its class name: sgd for torch's SGD and ASGD, with any momentum; adaptive for all others."""
+    """The rule of an optimizer, given by its class name: sgd for torch's SGD and ASGD, with any momentum; adaptive for all others.
+
+    Adagrad counts as adaptive, too, but no rule fits it: see `noise_depends_on_batch`.
+    """
     return "sgd" if optimizer.rpartition(".")[2] in ("SGD", "ASGD") else "adaptive"
+
+
+def noise_depends_on_batch(optimizer: str) -> bool:
+    """Whether B changes the noise of an optimizer, given by its class name, at equal examples and learning rate: not that of Adagrad.
+
+    Adagrad divides by the root of the SUM of all squared gradients. Where noise of variance c/B dominates, that sum is (E/B)(c/B) after E
+    examples. The effective learning rate is then lr B/sqrt(E c), and the noise, that times c/B, is lr sqrt(c/E), whatever B is. An average
+    in place of the sum, as in RMSProp and Adam, leaves the noise lr sqrt(c/B).
+    """
+    return optimizer.rpartition(".")[2] != "Adagrad"
 
 
 def batch_size_for_noise(noise: float, lr: float, num_examples: int) -> float:

@@ -9,22 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 from itertools import takewhile
 
 from noisescale.errors import ConfigError, check_count
-from noisescale.plans.checks import check_ghost_multiple
+from noisescale.plans.checks import check_ghost_multiple, check_smallest_micro_batch
+from noisescale.plans.cutting import count_parts, cut
 from noisescale.plans.noise import sgd_noise_scale
 from noisescale.plans.strategies import BatchChoice, BatchStrategy
 from noisescale.schedules import warmup_and_rest
 
-__all__ = ["Cursor", "Plan", "Update", "split_evenly"]
-
-
-def split_evenly(total: int, parts: int) -> list[int]:
-    """`parts` whole numbers that sum to `total` and differ by at most 1, the larger ones first; some are 0 if parts > total."""
-    quotient, rest = divmod(total, parts)
-    return [quotient + (i < rest) for i in range(parts)]
+__all__ = ["Cursor", "Plan", "Update"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +84,7 @@ class Plan:
         max_micro_batch_size: the most examples that one device processes at once; None: no limit.
         micro_batch_multiple: micro-batches are multiples of it, except the last one of an update that is not a multiple itself. It is the
             size of a ghost batch, so that ghost batch norm sees the same examples together however the update is cut.
+        min_micro_batch_size: the fewest examples that one forward pass, or one ghost batch, may have: 2 for batch norm, 1 for other models.
         max_updates: the most updates in all; None: no limit.
         max_updates_per_epoch: the most updates in one epoch, after which the clock moves on to the next; None: no limit.
         replacement: whether a pass is N draws with replacement, so that an example can come several times in it, or not at all; then
@@ -105,6 +101,7 @@ class Plan:
     world_size: int = 1
     max_micro_batch_size: int | None = None
     micro_batch_multiple: int = 1
+    min_micro_batch_size: int = 1
     max_updates: int | None = None
     max_updates_per_epoch: int | None = None
     replacement: bool = False
@@ -118,6 +115,9 @@ class Plan:
         check_count("micro_batch_multiple", self.micro_batch_multiple, unit="examples")
         check_ghost_multiple("max_micro_batch_size", self.max_micro_batch_size, self.micro_batch_multiple)
         check_ghost_multiple("micro_batch_size", self.strategy.micro_batch_size, self.micro_batch_multiple)
+        check_count("min_micro_batch_size", self.min_micro_batch_size, unit="examples")
+        check_smallest_micro_batch("max_micro_batch_size", self.max_micro_batch_size, self.min_micro_batch_size)
+        check_smallest_micro_batch("micro_batch_size", self.strategy.micro_batch_size, self.min_micro_batch_size)
         self.strategy.check(self.num_examples)
         if self.replacement:
             self.strategy.check_replacement()
@@ -194,8 +194,12 @@ class Plan:
     def pieces(self, update: Update, rank: int) -> list[tuple[int, int]]:
         """(first position in the stream of passes, number of examples) of each of the k micro-batches of device `rank`.
 
-        The window is cut into k W nearly equal pieces; micro-batch j of rank r is piece j W + r. A piece is empty only if
-        B < W, or if the limit is one example (or one ghost batch) and W does not divide the number of them.
+        The window is cut into k W nearly equal pieces; micro-batch j of rank r is piece j W + r. A piece is empty only if B < W, if the
+        limit is one example (or one ghost batch) and W does not divide the number of them, or if there are too few examples for
+        `min_micro_batch_size` in each.
+
+        Raises:
+            ConfigError: the update cannot be cut into pieces of at least `min_micro_batch_size`.
         """
         starts, position = [], update.start.position
         for size in self._cut(update):
@@ -208,7 +212,33 @@ class Plan:
         return self._cut(update)[0]
 
     def _cut(self, update: Update) -> tuple[int, ...]:
-        return _cut(update.effective_batch_size, update.accumulate_grad_batches * self.world_size, self.micro_batch_multiple)
+        parts = update.accumulate_grad_batches * self.world_size
+        sizes = cut(update.effective_batch_size, parts, self.micro_batch_multiple, self.min_micro_batch_size, self._limit)
+        if not sizes:
+            raise self._uncuttable(update)
+        return sizes
+
+    @cached_property
+    def _limit(self) -> int | None:
+        """The most examples that one device processes at once; None: no limit."""
+        return min((limit for limit in (self.max_micro_batch_size, self.strategy.micro_batch_size) if limit is not None), default=None)
+
+    def _uncuttable(self, update: Update) -> ConfigError:
+        """The error of an update with too few examples, or with a limit or a ghost batch that leaves too few of them together."""
+        size, least, ghost = update.effective_batch_size, self.min_micro_batch_size, self.micro_batch_multiple
+        which = f"update {update.start.step} has {size} example{'s' if size > 1 else ''}"
+        if size < least:
+            problem = f"{which}, and batch norm needs at least {least}"
+            if size == update.planned_batch_size:
+                return ConfigError("size", getattr(self.strategy, "size", size), problem, "raise it, or use a model without batch norm")
+            others = "carry, drop or spread" if self.strategy.last == "partial" and update.planned_batch_size > 2 else "carry or drop"
+            return ConfigError("last", self.strategy.last, problem, f"use {others}, or another size")
+        if ghost > 1:
+            problem = f"{which}, and one of its ghost batches would have fewer than the {least} that batch norm needs"
+            return ConfigError("micro_batch_multiple", ghost, problem, "use larger ones, or a batch that is a multiple")
+        key = "max_micro_batch_size" if self._limit == self.max_micro_batch_size else "micro_batch_size"
+        problem = f"{which}, which cannot be cut into micro-batches of at least {least}, as batch norm needs"
+        return ConfigError(key, self._limit, problem, f"use {2 * least - 1} or more")
 
     def noise(self, update: Update, lr: float) -> float:
         """g of `update` for an optimizer with learning rate `lr`: lr lr_factor (N/B - 1); lr lr_factor N/B with replacement."""
@@ -222,22 +252,10 @@ class Plan:
     def in_words(self, update: Update) -> str:
         """`effective 512 = 64 micro x 4 accumulate x 2 devices`; `~` instead of `=` if the micro-batches differ in size."""
         size, k = update.effective_batch_size, update.accumulate_grad_batches
-        micro = math.ceil(size / (k * self.world_size))
+        micro = self.micro_batch_size(update)
         equal = "=" if micro * k * self.world_size == size else "~"
         devices = "1 device" if self.world_size == 1 else f"{self.world_size} devices"
         return f"effective {size} {equal} {micro} micro x {k} accumulate x {devices}"
 
     def _accumulate(self, size: int) -> int:
-        limits = [limit for limit in (self.max_micro_batch_size, self.strategy.micro_batch_size) if limit is not None]
-        if not limits:
-            return 1
-        return math.ceil(math.ceil(size / self.micro_batch_multiple) / (self.world_size * (min(limits) // self.micro_batch_multiple)))
-
-
-@lru_cache  # most updates of a run are cut like the one before
-def _cut(size: int, parts: int, multiple: int) -> tuple[int, ...]:
-    """`size` examples in nearly equal parts that are multiples of `multiple`, except the last part that is not empty."""
-    units = math.ceil(size / multiple)
-    sizes = [multiple * part for part in split_evenly(units, parts)]
-    sizes[min(units, parts) - 1] -= units * multiple - size
-    return tuple(sizes)
+        return count_parts(size, self.world_size, self.micro_batch_multiple, self._limit)

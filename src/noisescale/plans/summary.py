@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from noisescale.files import write_atomically
 from noisescale.plans.duality import Dual, Matched, counterpart
-from noisescale.plans.noise import NOISE_RULES, batch_noise, noise_rule_of, sgd_noise_scale
+from noisescale.plans.noise import NOISE_RULES, batch_noise, noise_depends_on_batch, noise_rule_of, sgd_noise_scale
 from noisescale.plans.phases import Phase, phases_of
 from noisescale.plans.plan import Plan, Update
 from noisescale.plans.strategies import Fixed
 
-__all__ = ["PlanSummary", "noise_formula", "summarize", "write_plan"]
+__all__ = ["Drift", "PlanSummary", "noise_formula", "summarize", "write_plan"]
+
+
+class Drift(NamedTuple):
+    """The sum of lr, which is how far the updates move along a constant gradient; equal noise does not keep it.
+
+    Args:
+        whole: over all updates.
+        last_quarter: over those in the last quarter of the training, by epochs.
+    """
+
+    whole: float
+    last_quarter: float
 
 
 @dataclass(frozen=True)
@@ -27,6 +41,7 @@ class PlanSummary:
         phases: its phases, in order.
         other: its counterpart, which carries the same noise the other way; None if there is none.
         other_updates: the number of updates of the counterpart; 0 if there is none.
+        drift, other_drift: of the plan and of its counterpart; that of the counterpart is 0 if there is none.
     """
 
     plan: Plan
@@ -38,6 +53,8 @@ class PlanSummary:
     phases: Sequence[Phase]
     other: Plan | None
     other_updates: int
+    drift: Drift
+    other_drift: Drift
 
     def rate(self, update: Update) -> float:
         """The learning rate of `update`."""
@@ -64,12 +81,18 @@ class PlanSummary:
         """B / (N (1 - m)): epochs that the momentum buffer takes to fill, or to forget, at B = size (Smith et al. 1711.00489, 5.2)."""
         return size / (self.plan.num_examples * (1.0 - self.momentum))
 
+    @property
+    def _has_comparison(self) -> bool:
+        """Whether there is a counterpart of the same length: a plan that is cut short has nothing to be compared with."""
+        return self.other is not None and self.plan.max_updates is None and self.plan.max_updates_per_epoch is None
+
     def comparison(self) -> str:
         """One line that compares the number of updates with that of the counterpart."""
         n = len(self.updates)
         total = f"{_grouped(n)} update{'s' if n > 1 else ''}"
-        if self.other is None or self.plan.max_updates is not None or self.plan.max_updates_per_epoch is not None:
-            return total  # a plan that is cut short has nothing to be compared with
+        if not self._has_comparison:
+            return total
+        assert self.other is not None
         noise = "noise" if self.keeps_g else self.matched_noise_formula()
         if isinstance(self.other.strategy, Dual):
             fewer = f"{_grouped(self.other_updates)} with the same {noise} in the batch (batch=dual)"
@@ -79,6 +102,15 @@ class PlanSummary:
         if n == self.other_updates:
             return f"{total}, as many as at B = {size} with the same {noise}"
         return f"{total} instead of {_grouped(self.other_updates)} at B = {size} with the same {noise}{_times(self.other_updates, n)}"
+
+    def drift_in_words(self) -> str:
+        """One line with the drift of the plan and of its counterpart."""
+        here = f"sum of lr: {self.drift.whole:.4g} (last quarter {self.drift.last_quarter:.4g})"
+        if not self._has_comparison:
+            return here
+        assert self.other is not None
+        other = f"at B = {self.other.strategy.size}" if isinstance(self.other.strategy, Fixed) else "batch=dual"
+        return f"{here}; {other}: {self.other_drift.whole:.4g} ({self.other_drift.last_quarter:.4g})"
 
 
 def summarize(plan: Plan, lr: float, momentum: float = 0.0, optimizer: str = "SGD") -> PlanSummary:
@@ -95,10 +127,28 @@ def summarize(plan: Plan, lr: float, momentum: float = 0.0, optimizer: str = "SG
     if isinstance(strategy, Matched):
         assert strategy.rule is not None
         rule, match = strategy.rule, strategy.match
-    other = counterpart(plan, rule)
+    other = counterpart(plan, rule) if noise_depends_on_batch(optimizer) else None
+    others = list(other) if other else []
     stop = plan.after(updates[-1]).position / plan.num_examples
     end = stop if plan.epochs is None else min(stop, plan.epochs)
-    return PlanSummary(plan, lr, momentum, rule, match, updates, phases_of(updates, end), other, other.total_updates() if other else 0)
+    return PlanSummary(
+        plan,
+        lr,
+        momentum,
+        rule,
+        match,
+        updates,
+        phases_of(updates, end),
+        other,
+        len(others),
+        _drift(updates, lr, end),
+        _drift(others, lr, end),
+    )
+
+
+def _drift(updates: Sequence[Update], lr: float, end: float) -> Drift:
+    late = (update.lr_factor for update in updates if update.epoch >= 0.75 * end)
+    return Drift(lr * math.fsum(update.lr_factor for update in updates), lr * math.fsum(late))
 
 
 def write_plan(summary: PlanSummary, path: Path) -> None:

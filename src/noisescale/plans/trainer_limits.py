@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from noisescale.errors import ConfigError, check_count
 from noisescale.plans.duality import resolve_rule
-from noisescale.plans.plan import Plan
-from noisescale.plans.strategies import BatchStrategy
+from noisescale.plans.plan import Cursor, Plan, Update
+from noisescale.plans.strategies import BatchStrategy, Fixed, Full
 from noisescale.schedules import Schedule
 
-__all__ = ["check_max_time", "check_trainer_limits", "plan_for_trainer"]
+__all__ = ["check_max_time", "check_pieces", "check_trainer_limits", "plan_for_trainer"]
+
+LOOK_AHEAD = 100_000
+"""Updates of a plan without an end that are checked before training; each later one is checked when it starts."""
 
 
 def check_trainer_limits(max_steps: Any, limit_train_batches: Any) -> None:
@@ -46,23 +52,25 @@ def plan_for_trainer(
     max_micro_batch_size: int | None = None,
     micro_batch_multiple: int = 1,
     replacement: bool = False,
+    min_micro_batch_size: int = 1,
 ) -> Plan:
     """The plan of a training under the limits of a Lightning Trainer, whose argument names it uses.
 
     An open horizon of the schedule becomes `max_epochs`, and an open rule of the strategy becomes the rule of the optimizer.
 
     Args:
-        schedule, strategy, num_examples, world_size, max_micro_batch_size, micro_batch_multiple, replacement: as in `Plan`.
+        schedule, strategy, num_examples: as in `Plan`; so are world_size, max_micro_batch_size, micro_batch_multiple, replacement,
+            min_micro_batch_size.
         optimizer: the optimizer's class name; None: it does not exist yet, and the strategy must have a rule if it needs one.
         max_epochs: number of epochs; None or -1: no limit.
         max_steps, limit_train_batches: see `check_trainer_limits`. 1 is one update per epoch, 1.0 is all updates.
 
     Raises:
-        ConfigError: as in `check_trainer_limits` and `Plan`.
+        ConfigError: as in `check_trainer_limits`, `Plan` and `check_pieces`.
     """
     check_trainer_limits(max_steps, limit_train_batches)
     epochs = None if max_epochs in (None, -1) else max_epochs
-    return Plan(
+    plan = Plan(
         schedule if epochs is None else schedule.with_horizon(epochs),
         resolve_rule(strategy, optimizer),
         num_examples,
@@ -70,7 +78,43 @@ def plan_for_trainer(
         world_size,
         max_micro_batch_size,
         micro_batch_multiple,
+        min_micro_batch_size,
         max_updates=None if max_steps == -1 else max_steps,
         max_updates_per_epoch=limit_train_batches if isinstance(limit_train_batches, int) else None,
         replacement=replacement,
     )
+    check_pieces(plan)
+    return plan
+
+
+def check_pieces(plan: Plan) -> None:
+    """Raise `ConfigError` at the first update that cannot be cut into micro-batches of at least `min_micro_batch_size` examples."""
+    if plan.min_micro_batch_size > 1:
+        (_check_once if _can_be_hashed(plan) else _check_each_size)(plan)
+
+
+def _can_be_hashed(plan: Plan) -> bool:
+    """Whether the schedule and the strategy can be hashed, which those of a user need not be."""
+    try:
+        hash(plan)
+    except TypeError:
+        return False
+    return True
+
+
+def _check_each_size(plan: Plan) -> None:
+    seen = set()
+    for update in _with_every_size(plan):
+        if update.effective_batch_size not in seen:
+            seen.add(update.effective_batch_size)
+            plan.pieces(update, 0)
+
+
+_check_once = lru_cache(maxsize=4)(_check_each_size)  # train.py makes the same plan before and after it has read the data, and for training
+
+
+def _with_every_size(plan: Plan) -> Iterable[Update]:
+    """Updates that have every batch size of the plan: the first pass of a constant batch, otherwise all updates."""
+    if type(plan.strategy) in (Fixed, Full):
+        return plan.updates_of_epoch(0, Cursor())
+    return plan if plan.epochs is not None or plan.max_updates is not None else islice(plan, LOOK_AHEAD)

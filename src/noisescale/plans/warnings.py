@@ -9,9 +9,9 @@ from itertools import pairwise
 from typing import TypeGuard
 
 from noisescale.plans.duality import CyclicBatch, Dual, Matched
-from noisescale.plans.noise import batch_noise, noise_rule_of
+from noisescale.plans.noise import batch_noise, noise_depends_on_batch, noise_rule_of
 from noisescale.plans.plan import Plan, Update
-from noisescale.plans.strategies import BatchStrategy, MultiStep
+from noisescale.plans.strategies import BatchStrategy, Fixed, Full, MultiStep
 from noisescale.plans.summary import PlanSummary, noise_formula
 from noisescale.schedules import warmup_and_rest
 
@@ -148,6 +148,8 @@ def rule_warnings(plan: Plan, optimizer: str, weight_decay: float) -> list[str]:
     """Lines about a rule that does not fit the optimizer, which is given by its class name, and about what happens to weight decay."""
     strategy, rule = plan.strategy, noise_rule_of(optimizer)
     notes: list[str] = []
+    if not noise_depends_on_batch(optimizer):
+        return _without_a_dual(strategy, optimizer)
     if not carries_by_batch(strategy):
         return notes
     if strategy.rule != rule:
@@ -155,6 +157,18 @@ def rule_warnings(plan: Plan, optimizer: str, weight_decay: float) -> list[str]:
         notes.append(f"batch.rule={strategy.rule} keeps {kept}, which is not the noise of {optimizer}, whose rule is {rule}")
     if strategy.rule == "adaptive" and weight_decay > 0:
         notes.append(f"weight_decay={weight_decay:g} acts once per update, times the learning rate: fewer updates decay less per epoch")
+    return notes
+
+
+def _without_a_dual(strategy: BatchStrategy, optimizer: str) -> list[str]:
+    """Lines about a batch that is meant to change the noise, or a learning rate that is meant to keep it, where neither does."""
+    notes = []
+    varies = not isinstance(strategy, (Fixed, Full)) and not (isinstance(strategy, Dual) and strategy.growth == 0)
+    reason = f"{optimizer} divides by the root of the sum of all squared gradients, so that at equal examples its noise hardly depends on B"
+    if varies:
+        notes.append(f"{reason}: it has no dual by its batch; let the learning rate carry the noise (batch=small)")
+    if strategy.lr_rule != "none":
+        notes.append(f"{reason}: batch.lr_rule={strategy.lr_rule} would change it; batch.lr_rule=none keeps it")
     return notes
 
 

@@ -22,7 +22,7 @@ WIDTH = 80
 
 
 def print_plan(summary: PlanSummary) -> None:
-    """Print the phases of a plan, its totals, and what momentum does to its noise."""
+    """Print the phases of a plan, its totals, its drift, and what momentum does to its noise."""
     plan = summary.plan
     devices = f"{plan.world_size} device{'s' if plan.world_size > 1 else ''}"
     drawn = ", drawn with replacement" if plan.replacement else ""
@@ -34,6 +34,7 @@ def print_plan(summary: PlanSummary) -> None:
         assert isinstance(console.file, StringIO)
         print("\n".join(line.rstrip() for line in console.file.getvalue().splitlines()).rstrip())
     print(summary.comparison())
+    print(summary.drift_in_words())
     if summary.momentum > 0:
         sizes = [update.planned_batch_size for update in summary.updates]
         memory = _range([summary.memory(min(sizes)), summary.memory(max(sizes))], digits=2)
