@@ -13,6 +13,7 @@ import torch
 
 from noisescale.app.own_words import words_for_hydra
 from noisescale.callbacks import BatchSizeScheduler
+from noisescale.files import read_rows
 from noisescale.plans import Fixed
 from noisescale.schedules import Cosine
 from tests.helpers import own
@@ -182,6 +183,21 @@ def test_a_plan_for_a_module_with_its_own_optimizer_says_what_it_assumes(tmp_pat
     assert outcome.status == 0
     words = "makes its own optimizer, known only when it runs: lr and g are those of SGD with a learning rate of 1"
     assert f"note: module._target_={HERE}.Module {words}" in outcome.lines
+
+
+def test_a_loss_with_a_denominator_of_its_own_gets_its_weight_by_name(tmp_path: Path) -> None:
+    """The limit of the micro-batch then changes nothing but rounding, and without the weight a line says what is wrong."""
+    words = [*typed(module="Weighted", data="Data"), *SHORT, "batch.size=16"]
+    weight = f"micro_batch_weight={HERE}.target_tokens"
+    losses = []
+    for name, limit in (("whole", "null"), ("cut", "3")):
+        outcome = run(*words, weight, f"max_micro_batch_size={limit}", run_dir(tmp_path / name))
+        assert outcome.status == 0, outcome.err
+        assert "accumulated gradients" not in outcome.err
+        losses.append([float(row["loss"]) for row in read_rows(tmp_path / name / "steps.csv")])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    with pytest.warns(UserWarning, match="accumulated gradients .*: the loss is a mean over something other than examples"):
+        assert run(*words, "max_micro_batch_size=3", run_dir(tmp_path / "without")).status == 0
 
 
 def test_data_of_ones_own_with_a_task_of_the_template(tmp_path: Path) -> None:

@@ -273,3 +273,19 @@ def a_net(width: int = 8) -> nn.Module:
 
 def not_a_net() -> int:
     return 3
+
+
+def target_tokens(batch: Any) -> Tensor:
+    """The sum of the weights of `Weighted`."""
+    weight: Tensor = batch[0].square().sum()
+    return weight
+
+
+class Weighted(Module):
+    """The mean of the squared errors with the weights |x|^2."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        weights = x.square().sum(1)
+        loss: Tensor = (weights * (self.net(x).squeeze(1) - y).square()).sum() / weights.sum()
+        return loss

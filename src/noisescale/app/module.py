@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -17,7 +17,7 @@ from noisescale.errors import ConfigError
 from noisescale.models.building import compute_as
 from noisescale.models.optimizers import OptimizerFactory
 
-__all__ = ["MONITORED", "build_module", "build_optimizer", "check_task"]
+__all__ = ["MONITORED", "build_module", "build_optimizer", "check_task", "micro_batch_weight"]
 
 HOW = ("channels_last", "compile")
 """Keys of `model` that say how a network is computed; the others are arguments of its class."""
@@ -71,6 +71,23 @@ def build_module(cfg: DictConfig, data: Any, optimizer: OptimizerFactory) -> pl.
             key, _, value = name_of(cfg, group).partition("=")
             raise ConfigError(key, value, f"{type(module).__name__} has no {method}", "define it")
     return module
+
+
+def micro_batch_weight(cfg: DictConfig) -> Callable[[Any], Any] | None:
+    """The function from a batch to the denominator of its loss; None if the loss is a mean over examples.
+
+    Raises:
+        ConfigError: `micro_batch_weight` is not the name of a function.
+    """
+    name = cfg.micro_batch_weight
+    if name is None:
+        return None
+    found = locate("micro_batch_weight", name) if isinstance(name, str) and "." in name else None
+    if not callable(found):
+        problem = "must be the dotted name of a function batch -> number"
+        raise ConfigError("micro_batch_weight", name, problem, "for example my_module.target_tokens")
+    function: Callable[[Any], Any] = found
+    return function
 
 
 def _forget(module: pl.LightningModule, names: Iterable[str]) -> None:

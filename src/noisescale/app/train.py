@@ -85,7 +85,7 @@ def _fit_and_report(run: Composed, data: pl.LightningDataModule, plan: Plan, acc
     import torch
 
     from noisescale.app.loggers import RunLoggers
-    from noisescale.app.module import build_module, build_optimizer
+    from noisescale.app.module import build_module, build_optimizer, micro_batch_weight
     from noisescale.app.outcome import fit_and_test
     from noisescale.app.own_data import set_up
     from noisescale.app.results import leave_results
@@ -106,6 +106,7 @@ def _fit_and_report(run: Composed, data: pl.LightningDataModule, plan: Plan, acc
         max_micro_batch_size=cfg.max_micro_batch_size,
         micro_batch_multiple=run.ghost_batch_size,
         seed=cfg.seed,
+        weight=micro_batch_weight(cfg),
         check_cuts=cfg.check_cuts,
     )
     trainer = build_trainer(cfg, module, data, batches, accelerator)

@@ -106,7 +106,7 @@ def _choices_of_run(cfg: DictConfig, data: pl.LightningDataModule) -> dict[str, 
         free |= {"model": FREE_ON_RESUME, "task": frozenset(MONITORED)}
     else:
         free |= {"module": frozenset()}
-    choices: dict[str, Any] = {"seed": cfg.seed}
+    choices: dict[str, Any] = {"seed": cfg.seed, "micro_batch_weight": cfg.micro_batch_weight}
     for group, keys in free.items():
         choices |= {f"{group}.{key}": value for key, value in as_plain(cfg[group]).items() if key not in keys and key != "_partial_"}
     if cfg.averaging:  # a checkpoint has the average in place of the weights, so that without averaging the run would go on with that
