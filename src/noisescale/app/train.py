@@ -96,7 +96,7 @@ def _fit_and_report(run: Composed, data: pl.LightningDataModule, plan: Plan, acc
     cfg = run.cfg
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
-    optimizer = build_optimizer(cfg)
+    optimizer, weight = build_optimizer(cfg), micro_batch_weight(cfg)
     set_up(data)
     module = build_module(cfg, data, optimizer)
     run.plan(plan.num_examples, min_micro_batch_size(module, plan.world_size))
@@ -106,7 +106,7 @@ def _fit_and_report(run: Composed, data: pl.LightningDataModule, plan: Plan, acc
         max_micro_batch_size=cfg.max_micro_batch_size,
         micro_batch_multiple=run.ghost_batch_size,
         seed=cfg.seed,
-        weight=micro_batch_weight(cfg),
+        weight=weight,
         check_cuts=cfg.check_cuts,
     )
     trainer = build_trainer(cfg, module, data, batches, accelerator)
