@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from noisescale.errors import ConfigError, check_count
 from noisescale.execution.batch_norm import RunningStatistics, min_micro_batch_size
 from noisescale.execution.compatibility import check_compatibility, check_optimizers, untyped
 from noisescale.execution.cut_check import check_cuts
+from noisescale.execution.guards import Guards
 from noisescale.execution.horizons import horizon_warnings
 from noisescale.execution.installation import Installation
 from noisescale.execution.lean import LeanCallback
@@ -118,12 +118,8 @@ class BatchSizeScheduler(LeanCallback):
         self._metrics: dict[str, torch.Tensor] = {}
         self._norms: RunningStatistics | None = None
         self._statistics: dict[str, torch.Tensor] = {}
-        self._inside_batch = False
-        self._zeroed = False
-        self._backwards = 0
+        self._guards = Guards()
         self._silenced: list[RemovableHandle] = []
-        self._steps_before = 0
-        self._said_count = False
         self._rates = GroupRates()
         self._has_optimizer = False
         self._unplanned: Unplanned | None = None
@@ -230,13 +226,8 @@ class BatchSizeScheduler(LeanCallback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         micro = self._micro
-        self._inside_batch, self._zeroed, self._backwards, self._steps_before = True, False, 0, trainer.global_step
-        if batch_idx != self._opened.batches_before_update + micro.index:
-            raise RuntimeError(
-                f"Lightning started batch {batch_idx} of the epoch, but the plan has micro-batch {micro.index} of update "
-                f"{micro.update.start.step} next"
-            )
-        self._compare_count(micro)
+        self._guards.start(micro, self._opened.batches_before_update + micro.index, batch_idx, trainer.global_step)
+        self._guards.compare_count(micro, self._opened.handed_out)
         if micro.index == 0:
             self._enter(trainer, micro.update.accumulate_grad_batches)
             if self._weights is not None:
@@ -249,23 +240,12 @@ class BatchSizeScheduler(LeanCallback):
         self._norms.before(micro)
         seed_random_generators(derive_seed("training", self.seed, micro.update.start.step, micro.index, trainer.global_rank))
 
-    def _compare_count(self, micro: MicroBatch) -> None:
-        """Warn, once, if the data set did not give the number of examples that the plan has."""
-        given = self._opened.handed_out
-        if given != micro.size and not self._said_count:
-            self._said_count = True
-            warnings.warn(
-                f"update {micro.update.start.step}: the data set gave {given} examples for a micro-batch of {micro.size}; "
-                "NoiseScaleMonitor logs the real count, but gradients are weighted as planned",
-                stacklevel=1,
-            )
-
     def on_before_zero_grad(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
-        self._zeroed = True
+        self._guards.zero_grad()
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
         micro, update = self._micro, self._micro.update
-        self._backwards += 1
+        self._guards.backward()
         parts = update.accumulate_grad_batches * trainer.world_size
         if self._opened.weight is not None:
             assert self._weights is not None
@@ -284,23 +264,12 @@ class BatchSizeScheduler(LeanCallback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         micro = self._micro
-        # Lightning decides separately whether to zero the gradients and whether to step, so one can be right and the other wrong.
-        if self._zeroed != (micro.index == 0) or (trainer.global_step > self._steps_before) != micro.is_last:
-            raise RuntimeError(
-                f"update {micro.update.start.step}, micro-batch {micro.index} of {micro.update.accumulate_grad_batches}: gradients were "
-                f"{'' if self._zeroed else 'not '}zeroed and {trainer.global_step - self._steps_before} steps taken; "
-                "another callback or the module changes accumulate_grad_batches or steps the optimizer"
-            )
-        if self._backwards != 1:
-            raise RuntimeError(
-                f"update {micro.update.start.step}, micro-batch {micro.index}: {self._backwards} backward passes instead of one; "
-                "training_step must return a loss for every batch, and an optimizer that calls its closure again (LBFGS) cannot be planned"
-            )
+        self._guards.check(micro, trainer.global_step)
         self._listen_again()
         assert self._norms is not None
         self._norms.after(micro, self._opened.plan, trainer)
         self._opened.advance()
-        self._inside_batch = False
+        self._guards.inside_batch = False
         if micro.is_last and self._stops is not None:
             self._stops.end_update()
 
@@ -333,9 +302,9 @@ class BatchSizeScheduler(LeanCallback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self._listen_again()
-        if self._inside_batch and trainer.global_step > self._steps_before:  # the optimizer has stepped, so the update is done
+        if self._guards.inside_batch and self._guards.has_stepped(trainer.global_step):  # the update is done
             self._opened.advance()
-            self._inside_batch = False
+            self._guards.inside_batch = False
         self.teardown(trainer, pl_module, "fit")
         remove_searches(trainer)
 
@@ -362,9 +331,9 @@ class BatchSizeScheduler(LeanCallback):
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         # After an exception inside a micro-batch its gradient may have been added in part; with several devices each has its own part.
-        if self.loader is not None and self.loader.micro_batches_done and not self._inside_batch and trainer.world_size == 1:
+        if self.loader is not None and self.loader.micro_batches_done and not self._guards.inside_batch and trainer.world_size == 1:
             save_gradient(pl_module, checkpoint)
-        if self._norms is not None and self.loader is not None and (self.loader.micro_batches_done or self._inside_batch):
+        if self._norms is not None and self.loader is not None and (self.loader.micro_batches_done or self._guards.inside_batch):
             self._norms.save(checkpoint)
         if self._stops is not None:
             self._stops.settle(checkpoint)
