@@ -1,11 +1,14 @@
 """Draw docs/bs_scheduler.png: the noise of a cosine schedule, carried by the batch: batch=dual and PyPI's bs-scheduler.
 
 Run from the repository: pip install -c constraints.txt -e .[template,peers], then .venv/bin/python docs/draw_bs_scheduler.py
-The setting is Smith et al.'s WRN on CIFAR-10: N = 50 000, 200 epochs, lr 0.1, B from 128 to N/10; nothing is trained.
+The setting is Smith et al.'s WRN on CIFAR-10: N = 50 000, 200 epochs, lr 0.1, B from 128 to N/10; nothing is trained. bs-scheduler steps
+once per epoch, and its learning rate is constant. Neither is wrong: bs-scheduler promises a cosine in B, not the noise of a cosine in the
+learning rate.
 """
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 
 import matplotlib as mpl
@@ -48,7 +51,13 @@ def main() -> None:
     noise = [sgd_noise_scale(LR, N, size) for size in sizes]
     runs = {
         "batch=dual": (range(EPOCHS), [float(u.effective_batch_size) for u in ours], [plan.noise(u, LR) for u in ours], "C0", "-"),
-        "bs-scheduler: CosineAnnealingBS, lr constant": (range(EPOCHS), [float(size) for size in sizes], noise, "C3", "-"),
+        f"bs-scheduler {version('bs-scheduler')}: CosineAnnealingBS, lr constant": (
+            range(EPOCHS),
+            [float(size) for size in sizes],
+            noise,
+            "C3",
+            "-",
+        ),
         "learning rate: cosine, B = 128": (range(EPOCHS), [float(B0)] * EPOCHS, target, "C1", "--"),
     }
     figure, axes = plt.subplots(3, 1, figsize=(8, 8), sharex=True, layout="constrained")

@@ -146,7 +146,7 @@ def of_another_folder(path: Path) -> None:
 
 
 def of_another_version(path: Path) -> None:
-    path.write_bytes(path.read_bytes().replace(b'"noisescale": 1', b'"noisescale": 0', 1))
+    path.write_bytes(path.read_bytes().replace(f'"noisescale": {image_cache.VERSION}'.encode(), b'"noisescale": 0', 1))
 
 
 def no_numbers(path: Path) -> None:
@@ -187,7 +187,7 @@ def test_where_nothing_can_be_written_the_run_goes_on_and_says_so_once(
         images_of(folder(root))
         for path in kept(root):
             a_folder(path)
-    image_cache._say_once.cache_clear()
+    image_cache.say_once.cache_clear()
     for _ in range(2):
         assert same(images_of(folder(root)), images_of(folder(root, cache=False)))
     (line,) = capsys.readouterr().err.splitlines()
@@ -283,7 +283,7 @@ def test_two_writers_at_the_same_moment_both_succeed(
             assert torch.equal(cache.keep("name", "0" * 32, values), values)
 
     monkeypatch.setattr(os, "fsync", interrupted)
-    image_cache._say_once.cache_clear()
+    image_cache.say_once.cache_clear()
     assert torch.equal(cache.keep("name", "0" * 32, values), values)
     found = cache.find("name", "0" * 32)
     assert found is not None

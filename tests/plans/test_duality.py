@@ -255,7 +255,24 @@ def test_the_warm_up_stays_in_the_rate() -> None:
 def test_the_climb_of_onecycle_is_a_warm_up() -> None:
     plan = Plan(schedules.OneCycle(10), Dual(64, rule="sgd"), 10_000, 10)
     assert {u.planned_batch_size for u in plan if u.epoch < 3} == {64}
+    climb = [u for u in plan if u.epoch < 3 and u.effective_batch_size == 64]
+    assert [u.lr_factor for u in climb] == pytest.approx([schedules.OneCycle(10)(u.epoch) for u in climb], rel=TIGHT)
     assert max(u.planned_batch_size for u in plan) == 1000
+
+
+@pytest.mark.parametrize(
+    ("strategy", "drift"),
+    [
+        (Fixed(32), 0.5125),
+        (Dual(32, rule="sgd"), 0.561),
+        (Dual(32, rule="sgd", max_size=1293), 0.754),
+        (Dual(32, rule="sgd", match="ratio"), 0.518),
+    ],
+)
+def test_equal_noise_is_not_equal_drift_near_n(strategy: BatchStrategy, drift: float) -> None:
+    """The sum of the learning rates over the last quarter of a cosine on the digits; docs/dual.md quotes these figures."""
+    plan = Plan(schedules.Cosine(20), strategy, 1293, 20)
+    assert sum(0.05 * u.lr_factor for u in plan if u.epoch >= 15) == pytest.approx(drift, abs=5e-4)
 
 
 @pytest.mark.parametrize("match", ["exact", "ratio"])

@@ -212,6 +212,55 @@ def test_a_rate_of_every_param_group_is_its_own_rate_times_the_factor() -> None:
         scheduler.step()
 
 
+def rates_of_two_groups(make: MakeTorch, lrs: tuple[float, float], calls: int) -> list[list[float]]:
+    """The learning rates of two parameter groups of torch's scheduler, for the updates after 0, 1, ..., `calls` calls."""
+    parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in lrs]
+    optimizer = torch.optim.SGD([{"params": [p], "lr": lr} for p, lr in zip(parameters, lrs, strict=True)])
+    scheduler, found = make(optimizer), []
+    for _ in range(calls + 1):
+        found.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("ours", "make"),
+    [
+        (Cosine(8, eta_min=0.1, lr=1.0), partial(torch_schedulers.CosineAnnealingLR, T_max=8, eta_min=0.1)),
+        (CosineRestarts(9, 1, 0.1, 1.0), partial(torch_schedulers.CosineAnnealingWarmRestarts, T_0=9, eta_min=0.1)),
+    ],
+)
+def test_eta_min_is_a_floor_of_every_group_and_torchs_is_one_for_all(ours: Schedule, make: MakeTorch) -> None:
+    lrs = (1.0, 0.2)
+    torchs = rates_of_two_groups(make, lrs, 8)
+    mine = [[lr * ours(call) for lr in lrs] for call in range(9)]
+    assert [group for group, _ in mine] == close([group for group, _ in torchs])
+    assert [other / group for group, other in mine] == close([0.2] * 9)
+    assert mine[8][1] == close(0.2 * mine[8][0])
+    assert torchs[8][1] > 4 * mine[8][1]
+    if isinstance(ours, Cosine):
+        assert mine[8] == close([0.1, 0.02])
+        assert torchs[8] == close([0.1, 0.1])
+
+
+def test_torchs_cyclic_and_one_cycle_set_every_group_to_the_same_rates() -> None:
+    lrs = (1.0, 0.2)
+    cycle = partial(torch_schedulers.CyclicLR, base_lr=0.2, max_lr=1.0, step_size_up=2, cycle_momentum=False)
+    one = partial(torch_schedulers.OneCycleLR, max_lr=1.0, total_steps=20, cycle_momentum=False)
+    for make in (cycle, one):
+        assert all(first == other for first, other in rates_of_two_groups(make, lrs, 10))
+
+
+def test_one_cycle_turns_one_step_later_than_torchs() -> None:
+    n, p = 20, 0.3
+    torchs = torch_factors(partial(torch_schedulers.OneCycleLR, max_lr=1.0, total_steps=n, pct_start=p, cycle_momentum=False), n - 1)
+    mine = [OneCycle(epochs=n, pct_start=p)(call) for call in range(n + 1)]
+    assert (torchs.index(max(torchs)), mine.index(max(mine))) == (5, 6)
+    assert torchs[n - 1] == close(mine[n]) == close(1 / 25e4)
+    assert mine[n - 1] > 1000 * torchs[n - 1]
+
+
 # -- formulas, by hand --------------------------------------------------------------------------------------------------------
 
 epochs = st.floats(0.0, 300.0)

@@ -32,7 +32,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     Args:
         subset_size: how many training examples to use, taken from the start of a class-balanced order that `seed` determines, so
             that a subset is a prefix of every larger subset of the same seed. None: all.
-        val_fraction: in [0, 1), the share of the (sub)set that is held out for validation, class-balanced.
+        val_fraction: in [0, 1), the share of the (sub)set that is held out for validation, class-balanced, unless the source has a
+            validation set of its own. 0: no validation.
         augment: `none`, or `crop_flip`: random crop after zero padding by an eighth of the image, and random horizontal flip,
             as a function of (seed, epoch, example) alone.
         balanced: whether a training pass is N draws with replacement in which all classes are equally likely, so that the images of a rare
@@ -123,7 +124,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         self._val: ImageDataset | None = None
         self._test: ImageDataset | None = None
         self._resident = False
-        self._limit_val_batches: float | None = None  # the trainer's own, while `setup` has set it to 0
+        self._limits: dict[str, float] = {}  # the trainer's own limit_val_batches and limit_test_batches, where `setup` has set them to 0
         self._on_device: dict[str, Any] = {}  # copies, made again when the epoch or the device changes
 
     @property
@@ -142,12 +143,20 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             ConfigError: the source is missing or unusable.
         """
 
+    def val_examples(self) -> int | None:
+        """The number of images of the source's own validation set, which is used whole; None: `val_fraction` of the training images."""
+        return None
+
+    def has_test(self) -> bool:
+        """Whether the source has a test set. If not, `Trainer.test` does nothing."""
+        return True
+
     @abstractmethod
     def read(self, split: Split, select: Callable[[Tensor], Tensor]) -> Examples:
         """The selected images of one split.
 
         Args:
-            split: `train` or `test`.
+            split: `train`, `test`, or `val` if `val_examples` is not None.
             select: given the labels of the whole split, int64 (n,), returns the positions of the images to deliver, in order, so
                 that a source needs to decode only those.
 
@@ -186,7 +195,11 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         """
         if self.size is not None:
             return self.size
-        return split_sizes(self.train_examples(), subset_size=self.subset_size, val_fraction=self.val_fraction)[0]
+        return split_sizes(self.train_examples(), subset_size=self.subset_size, val_fraction=self._held_out())[0]
+
+    def _held_out(self) -> float:
+        """The share of the training images that is held out for validation."""
+        return self.val_fraction if self.val_examples() is None else 0.0
 
     def setup(self, stage: str | None = None) -> None:
         """Read the training set (every stage needs its statistics) and, for stage `test` or None, the test set; each only once.
@@ -197,17 +210,18 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         refuse_stand_in_size(self.size)
         if self._train is None:
             self._set_up_train()
-        if stage in (None, "test") and self._test is None:
-            found = self.read("test", lambda labels: torch.arange(labels.numel()))
-            self._test = found.part(0, found.labels.numel(), with_indices=False)
-        if self.trainer is not None and self.val_fraction == 0 and self._limit_val_batches is None:
-            # The only way to skip validation without a warning from Lightning: it warns about a missing or an empty loader.
-            self._limit_val_batches, self.trainer.limit_val_batches = self.trainer.limit_val_batches, 0
+        if stage in (None, "test") and self._test is None and self.has_test():
+            self._test = self._whole("test")
+        # The only way to skip validation or test without a warning from Lightning: it warns about a missing or an empty loader.
+        for name, absent in (("limit_val_batches", self.val_fraction == 0), ("limit_test_batches", not self.has_test())):
+            if self.trainer is not None and absent and name not in self._limits:
+                self._limits[name] = getattr(self.trainer, name)
+                setattr(self.trainer, name, 0)
 
     def teardown(self, stage: str | None = None) -> None:
-        """Restore the trainer's own `limit_val_batches`, if `setup` set it to 0 because there are no validation examples."""
-        if self.trainer is not None and self._limit_val_batches is not None:
-            self.trainer.limit_val_batches, self._limit_val_batches = self._limit_val_batches, None
+        """Restore the trainer's own limits, if `setup` set them to 0 because there are no validation or no test examples."""
+        while self.trainer is not None and self._limits:
+            setattr(self.trainer, *self._limits.popitem())
 
     def _set_up_train(self) -> None:
         n = self.train_size()
@@ -218,17 +232,21 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         _, self.in_channels, *size = found.images.shape
         self.image_size = (size[0], size[1])
         self._train = found.part(0, n, with_indices=True)
-        self._val = found.part(n, found.labels.numel(), with_indices=False)
+        self._val = found.part(n, found.labels.numel(), with_indices=False) if self.val_examples() is None else self._whole("val")
         self.mean, self.std = statistics_of_sums(_sums(self._train, found.sums))
         self._resident = found.resident
         self._on_device.clear()
+
+    def _whole(self, split: Split) -> ImageDataset:
+        found = self.read(split, lambda labels: torch.arange(labels.numel()))
+        return found.part(0, found.labels.numel(), with_indices=False)
 
     def _select_train(self, labels: Tensor) -> Tensor:
         """The positions of the training examples, followed by those of the validation examples."""
         if labels.numel() != self.train_examples():
             found = f"`read` found {labels.numel()} training images, but `train_examples` returned {self.train_examples()}"
             raise RuntimeError(f"{type(self).__name__}: {found}")
-        return torch.cat(split_train_val(labels, subset_size=self.subset_size, val_fraction=self.val_fraction, seed=self.seed))
+        return torch.cat(split_train_val(labels, subset_size=self.subset_size, val_fraction=self._held_out(), seed=self.seed))
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches (images uint8, labels, indices), drawn with class balance if `balanced`. A plan may replace the shuffling."""
@@ -239,7 +257,9 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         return self._loader("val", self._val, self.eval_batch_size) if self.val_fraction > 0 else []
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Batches (images uint8, labels) of the test set."""
+        """Batches (images uint8, labels) of the test set; an empty list if there is none, so that a trainer does not test."""
+        if not self.has_test():
+            return []  # type: ignore[return-value]
         return self._loader("test", self._test, self.eval_batch_size)
 
     def _loader(self, name: str, dataset: ImageDataset | None, batch_size: int, shuffle: bool = False) -> DataLoader[Batch]:

@@ -1,4 +1,4 @@
-"""Decodes image files into uint8 tensors; every file is decoded completely."""
+"""Decodes image files into uint8 tensors: upright, 8 bits per channel, grey or RGB; every file is decoded completely."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
@@ -22,6 +22,8 @@ __all__ = ["ImageFileError", "NotGreyError", "OtherSizeError", "decode_batch", "
 T = TypeVar("T")
 
 GREY_MODES = frozenset({"1", "L", "LA", "La"})
+UNSIGNED_16_BIT = frozenset({"PNG", "PPM"})  # formats whose mode I, of 32 bits, holds values of at most 65535
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF
 CHUNK = 64  # files per task: large enough to keep the threads busy, small enough for a smooth progress bar
 
 
@@ -54,16 +56,13 @@ class OtherSizeError(ImageFileError):
 
 
 def image_header(file: str) -> tuple[bool, tuple[int, int]]:
-    """Whether an image is grey, and its (h, w) in pixels, without decoding it.
+    """Whether an image is grey, and its (h, w) in pixels as it is meant to be seen. The image is decoded: some formats tell only then.
 
     Raises:
-        ImageFileError: the file cannot be opened as an image.
+        ImageFileError: the file cannot be read as an image.
     """
-    try:
-        with Image.open(file) as image:
-            return image.mode in GREY_MODES, (image.height, image.width)
-    except Exception as error:  # decoders raise all kinds of errors: OSError, SyntaxError, struct.error, ...
-        raise ImageFileError(file, _reason(error)) from None
+    image = _opened(file)
+    return image.mode in GREY_MODES, (image.height, image.width)
 
 
 def decode_batch(files: Sequence[str], *, channels: int, size: tuple[int, int], resize: bool) -> Tensor:
@@ -78,7 +77,7 @@ def decode_batch(files: Sequence[str], *, channels: int, size: tuple[int, int], 
         uint8, shape (n, channels, h, w).
 
     Raises:
-        ImageFileError: for the first file, in order, that is truncated, unreadable or not 8-bit.
+        ImageFileError: for the first file, in order, that is truncated, unreadable, or of a depth that `_of_8_bits` refuses.
         NotGreyError, OtherSizeError: likewise, for a file that does not have the channels or the size asked for.
     """
     images = torch.empty((len(files), channels, *size), dtype=torch.uint8)
@@ -129,19 +128,61 @@ def _in_threads(work: Callable[[int, int], T], count: int, title: str) -> Iterat
 
 
 def _pixels(file: str, channels: int, size: tuple[int, int], resize: bool) -> npt.NDArray[np.uint8]:
+    image = _opened(file)
     try:
-        with Image.open(file) as opened:
-            opened.load()  # verify() would not notice a truncated JPEG
-            return _fitted(opened, file, channels, size, resize)
+        return _fitted(image, file, channels, size, resize)
     except ImageFileError:
         raise
-    except Exception as error:  # see image_header
+    except Exception as error:
         raise ImageFileError(file, _reason(error)) from None
 
 
+def _opened(file: str) -> Image.Image:
+    """The decoded image, upright and in a mode of 8 bits per channel."""
+    try:
+        # Not Image.open(file): given a path, Pillow 13 maps an uncompressed TIFF into memory with width and height exchanged, if its
+        # orientation exchanges them.
+        with open(file, "rb") as content, Image.open(content) as opened:
+            opened.load()  # verify() would not notice a truncated JPEG
+            return _of_8_bits(_upright(opened), opened, file)
+    except ImageFileError:
+        raise
+    except Exception as error:  # decoders raise all kinds of errors: OSError, SyntaxError, struct.error, ...
+        raise ImageFileError(file, _reason(error)) from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """`image`, turned and mirrored as its EXIF orientation says. Pillow does that by itself when it loads a TIFF."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # EXIF data that cannot be parsed say nothing
+        return image
+    return image if orientation == 1 else ImageOps.exif_transpose(image)
+
+
+def _of_8_bits(image: Image.Image, opened: Image.Image, file: str) -> Image.Image:
+    """round(255 v / v_max) of unsigned grey images of 12 or 16 bits, v_max = 4095 or 65535; images of 8 bits as they are.
+
+    Pillow reads colour images of 16 bits as 8 bits, the high byte of each value, which is at most one level off. Signed integers, integers
+    of 32 bits and floats have no known range and are refused.
+
+    Args:
+        image: the pixels.
+        opened: the same image as it was opened, which knows the format and the tags.
+    """
+    if not image.mode.startswith(("I", "F")):
+        return image
+    if not image.mode.startswith("I;16") and not (image.mode == "I" and opened.format in UNSIGNED_16_BIT):
+        raise ImageFileError(file, f"mode {image.mode}: only images of 8 bits and unsigned ones of 16 bits are read")
+    tags = getattr(opened, "tag_v2", {})
+    highest = 2 ** tags.get(BITS_PER_SAMPLE, (16,))[0] - 1
+    values = (np.asarray(image).astype(np.uint32) * 255 + highest // 2) // highest
+    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # Pillow inverts it only for up to 8 bits
+        values = 255 - values
+    return Image.fromarray(values.astype(np.uint8))
+
+
 def _fitted(image: Image.Image, file: str, channels: int, size: tuple[int, int], resize: bool) -> npt.NDArray[np.uint8]:
-    if image.mode.startswith(("I", "F")):
-        raise ImageFileError(file, f"mode {image.mode}: only 8-bit images are read")
     if channels == 1 and image.mode not in GREY_MODES:
         raise NotGreyError(file, "is a colour image")
     if not resize and (image.height, image.width) != size:

@@ -28,9 +28,9 @@ from torch import Tensor
 
 from noisescale.errors import ConfigError
 
-__all__ = ["ImageCache"]
+__all__ = ["ImageCache", "say_once"]
 
-VERSION = 1
+VERSION = 2  # of the files and of how images are decoded: a file of another version is never used
 A_DAY = 86_400.0
 HEADER = 4096  # bytes: one page, so that the images after it are aligned
 
@@ -95,7 +95,7 @@ class ImageCache:
         try:
             _replace(path, _header(mark, array.shape, array.dtype), array)
         except OSError as error:
-            _say_once(f"note: decoded images are not cached: {self.folder} cannot be written to ({error.strerror})")
+            say_once(f"note: decoded images are not cached: {self.folder} cannot be written to ({error.strerror})")
             return values
         # Remove caches of files that have since changed (a process that has one mapped keeps the memory), and what killed processes left.
         stale = [other for other in self.folder.glob(f"{name}-{'?' * len(mark)}") if other != path]
@@ -131,6 +131,7 @@ def _header(mark: str, shape: Sequence[int], dtype: np.dtype[Any]) -> bytes:
 
 
 @cache
-def _say_once(line: str) -> None:
+def say_once(line: str) -> None:
+    """Print `line` on the standard error, once in the life of a process, and only in the first process of a run."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(line, file=sys.stderr)

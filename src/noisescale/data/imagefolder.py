@@ -1,33 +1,33 @@
-"""Any folder of images: train/<class>/ and test/<class>/, decoded once and cached, or streamed."""
+"""Any folder of images: train/<class>/, val/<class>/ and test/<class>/, decoded once and cached, or streamed."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from noisescale.data.datamodule import ImageDataModule
 from noisescale.data.decoding import ImageFileError, NotGreyError, OtherSizeError, decode_images, image_header, sum_images
-from noisescale.data.image_cache import ImageCache
+from noisescale.data.image_cache import ImageCache, say_once
+from noisescale.data.image_files import Listing, list_images
 from noisescale.data.images import Examples, Images, Split
 from noisescale.data.streaming import FileImages
 from noisescale.errors import ConfigError, check_count
 
 __all__ = ["ImageFolderData"]
 
-SPLITS: tuple[Split, Split] = ("train", "test")
-LAYOUT = "data.root needs train/<class>/ and test/<class>/ with images"
-SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-
 
 class ImageFolderData(ImageDataModule):
-    """Images in `root`/train/<class>/ and `root`/test/<class>/, at any depth below the class; the classes are in sorted order.
+    """Images in `root`/train/<class>/, val/<class>/ and test/<class>/, at any depth below the class; the classes are in sorted order.
 
-    Images must be 8-bit; all are converted to RGB unless all training images are grey. Transparency and EXIF orientation are ignored.
+    If there is a val/ (or valid/, or validation/), it is the validation set, and all of train/ is for training, unless val_fraction is 0.
+    Beside it, test/ may be missing; the model is then not tested. Hidden files and folders are ignored, see `image_files`.
+
+    Images are turned upright, as their EXIF orientation says, and brought to 8 bits per channel, see `decoding`; all are converted to RGB
+    unless all training images are grey. Transparency is dropped, and of several images in one file the first is used.
 
     Args:
         root: the folder, relative to the current directory.
@@ -52,14 +52,34 @@ class ImageFolderData(ImageDataModule):
         self.root = Path(root)
         self.resize_to = image_size
         self.cache = ImageCache(self.root.expanduser() / ".noisescale" if cache else None)
-        self._listed: dict[Split, dict[str, list[str]]] | None = None
+        self._listed: Listing | None = None
         self._streams = False
 
     def train_examples(self) -> int:
         return _count(self._files()["train"])
 
+    def val_examples(self) -> int | None:
+        """The number of images in val/; None if there is no such folder, or if nothing is to be validated."""
+        return _count(self._files()["val"]) if "val" in self._files() and self.val_fraction > 0 else None
+
+    def has_test(self) -> bool:
+        return "test" in self._files()
+
     def prepare_data(self) -> None:
-        """Decode what is to be cached; Lightning calls this in one process only, so that the others find it in the cache."""
+        """Decode what is to be cached; Lightning calls this in one process only, so that the others find it in the cache.
+
+        A line on the standard error says which validation set is used, if there is a choice, and that there is no test set.
+        """
+        notes = []
+        if self.val_examples() is not None:
+            count = f"{self.val_examples()} images"
+            notes.append(f"note: the validation set is {self._files().val_folder} ({count}); data.val_fraction does not apply")
+        elif "val" in self._files():
+            notes.append(f"note: data.val_fraction=0: {self._files().val_folder} is not used")
+        if not self.has_test():
+            notes.append(f"note: there is no {self.root / 'test'}: the model is not tested, and results.json has no test metrics")
+        for note in notes:
+            say_once(note)
         if self.cache.folder is not None:
             self.setup()
 
@@ -94,7 +114,7 @@ class ImageFolderData(ImageDataModule):
             raise ConfigError("root", self.root, problem, "repair or remove the file") from None
 
     def _images(self, split: Split, files: list[str], cache: ImageCache) -> tuple[Images, Tensor | None]:
-        if split == "test":  # setup() has already read the training images, which decide on the channels and the size
+        if split != "train":  # setup() has already read the training images, which decide on the channels and the size
             mark = cache.mark(self.root, files, self.image_size)
             return self._images_as(split, files, cache, mark, self.in_channels, self.image_size)
         grey, size = image_header(files[0])
@@ -114,8 +134,9 @@ class ImageFolderData(ImageDataModule):
         self, split: Split, files: list[str], cache: ImageCache, mark: str, channels: int, size: tuple[int, int]
     ) -> tuple[Images, Tensor | None]:
         if split == "train":
-            test = _count(self._files()["test"])
-            self._streams = not self.fits(len(files), test, (channels, *size), "data.image_size or data.subset_size")
+            test = _count(self._files()["test"]) if self.has_test() else 0
+            count = len(files) + (self.val_examples() or 0)
+            self._streams = not self.fits(count, test, (channels, *size), "data.image_size or data.subset_size")
         resize = self.resize_to is not None
         # Streamed images are all decoded once at the start, too: to find damaged files, and for the sums.
         kind, decode = ("sums", sum_images) if self._streams else ("images", decode_images)
@@ -129,55 +150,12 @@ class ImageFolderData(ImageDataModule):
     def _name(self, split: Split, kind: str, channels: int) -> str:
         return f"{split}-{kind}-{'grey' if channels == 1 else 'rgb'}-{self.resize_to or 'as-is'}"
 
-    def _files(self) -> dict[Split, dict[str, list[str]]]:
+    def _files(self) -> Listing:
         # Listed only once, so that the number of files cannot change between `train_examples` and `read`.
         if self._listed is None:
-            self._listed = _list_images(self.root)
+            self._listed = list_images(self.root)
         return self._listed
 
 
 def _count(by_class: dict[str, list[str]]) -> int:
     return sum(map(len, by_class.values()))
-
-
-def _list_images(root: Path) -> dict[Split, dict[str, list[str]]]:
-    """Split -> class -> image files, with classes and files sorted.
-
-    Raises:
-        ConfigError: `root`, a split, the classes or the images of a class are missing, or the splits have different classes.
-    """
-
-    def refuse(problem: str, remedy: str = LAYOUT) -> NoReturn:
-        raise ConfigError("root", root, problem, remedy)
-
-    folder = root.expanduser()
-    if not folder.is_dir():
-        refuse("no such folder")
-    listed: dict[Split, dict[str, list[str]]] = {}
-    for split in SPLITS:
-        if not (folder / split).is_dir():
-            refuse(f"no folder {root / split}")
-        names = sorted(e.name for e in os.scandir(folder / split) if e.is_dir() and not e.name.startswith("."))
-        if not names:
-            refuse(f"no class folders in {root / split}")
-        listed[split] = {name: _images_below(folder / split / name) for name in names}
-    for one, other in (SPLITS, SPLITS[::-1]):
-        alone = [str(root / one / name) for name in listed[one] if name not in listed[other]]
-        if alone:
-            shown = ", ".join(alone[:5]) + (f" and {len(alone) - 5} more" if len(alone) > 5 else "")
-            refuse(f"train and test must have the same classes: {shown} not in {other}")
-    for split in SPLITS:
-        for name, files in listed[split].items():
-            if not files:
-                refuse(f"no images in {root / split / name}", f"images end in {', '.join(sorted(SUFFIXES))}")
-    return listed
-
-
-def _images_below(folder: Path) -> list[str]:
-    found = (
-        os.path.join(path, name)
-        for path, _, names in os.walk(folder)
-        for name in names
-        if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
-    )
-    return sorted(found)

@@ -24,7 +24,7 @@ __all__ = [
     "statistics_of_sums",
 ]
 
-Split = Literal["train", "test"]
+Split = Literal["train", "val", "test"]
 Batch = tuple[Tensor, ...]
 
 

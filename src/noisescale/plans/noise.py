@@ -34,6 +34,8 @@ NOISE_MATCHES = ("exact", "ratio")
 def sgd_noise_scale(lr: float, num_examples: int, batch_size: float, replacement: bool = False) -> float:
     """g = lr (N/B - 1), in units of the learning rate, and 0 for a full batch; with replacement g = lr N/B, which is lr for B = N.
 
+    Up to a constant, the variance of the random force on the weights per unit of time, where lr is the time that an update takes. The size
+    of the force goes as sqrt(g).
     The -1 is the finite-population correction for sampling WITHOUT replacement: Var(mean of B of N) ~ 1/B - 1/N. With replacement the
     variance is ~ 1/B, whatever N is, and B may exceed N; with unequal probabilities it is that of the weighted draw, and so is the
     gradient whose noise g scales. About lr N/B in both cases for B << N.

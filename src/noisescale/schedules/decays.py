@@ -170,7 +170,8 @@ class Cosine(Schedule):
 
     Args:
         T_max: half a period, in epochs, > 0; None: the whole training.
-        eta_min: the lowest learning rate, in [0, lr].
+        eta_min: the lowest learning rate, in [0, lr]. As s is a factor, a parameter group with another learning rate l falls to m l, a
+            floor of its own; torch's eta_min is the same floor for every group.
         lr: the learning rate that eta_min is relative to, > 0.
         shape: half | quarter (of a cosine's period).
 

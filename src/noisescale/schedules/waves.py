@@ -19,7 +19,8 @@ class CosineRestarts(Schedule):
     Args:
         T_0: length of the first cycle, in epochs, > 0.
         T_mult: growth factor of the cycle length, >= 1.
-        eta_min: the lowest learning rate, in [0, lr].
+        eta_min: the lowest learning rate, in [0, lr]. As s is a factor, a parameter group with another learning rate l falls to m l, a
+            floor of its own; torch's eta_min is the same floor for every group.
         lr: the learning rate that eta_min is relative to, > 0.
 
     Source: Loshchilov & Hutter 1608.03983, equation 5.
@@ -60,7 +61,8 @@ class Cyclic(Schedule):
         step_size_down: epochs of the fall, or of the low learning rate, > 0; None: the same as step_size_up.
         mode: triangular | triangular2 | exp_range: torch's names for how the height decays, not for the shape of the wave.
         gamma: factor of the height per epoch for exp_range, in (0, 1].
-        base_lr: the lower bound, in [0, max_lr]; None: max_lr / 5.
+        base_lr: the lower bound, in [0, max_lr]; None: max_lr / 5. As s is a factor, parameter groups keep the ratio of their learning
+            rates; torch sets every group to the same bounds, unless it is given lists.
         max_lr: the upper bound, > 0: the optimizer's lr.
         wave: triangle | square.
 
@@ -105,7 +107,8 @@ class OneCycle(Schedule):
     """s rises from 1/div_factor to 1 over pct_start T, then falls to 1/(div_factor final_div_factor) at T; torch's OneCycleLR.
 
     The optimizer's lr is the PEAK (torch's max_lr). Only the learning rate changes; momentum stays as configured
-    (torch's cycle_momentum=False). torch reaches the two turning points one step earlier, at pct_start T - 1 and T - 1.
+    (torch's cycle_momentum=False). Not torch's to the step: torch reaches the two turning points one step earlier, at pct_start T - 1 and
+    T - 1, with T in steps. Every parameter group peaks at its own learning rate; torch's max_lr is the peak of all, unless it is a list.
 
     Args:
         epochs: T, > 0; None: the whole training. Constant after T.
