@@ -219,7 +219,7 @@ def test_models(name: str) -> None:
         assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
 
 
-@pytest.mark.parametrize("name", options("model"))
+@pytest.mark.parametrize("name", classes("model"))
 def test_that_a_model_has_batch_norm_is_known_from_its_config(name: str) -> None:
     """plan.py has only the config, and training has the network; both must refuse the same single examples."""
     small = {"resnet9": ["model.width=4"], "resnet18": ["model.width=8"], "wrn": ["model.width=1"]}

@@ -59,7 +59,7 @@ def test_a_call_trains_as_the_command_does(tmp_path: Path) -> None:
     ("words", "values", "line"),
     [
         ((), {"epochs": 0}, "epochs=0: must be a whole number of epochs, at least 1"),
-        ((), {"epoch": 3}, "epoch: unknown key, did you mean epochs?; keys: data, "),
+        ((), {"epoch": 3}, "epoch: unknown key, did you mean epochs?; keys: task, "),
         ((), {"scheduler": "cosin"}, "scheduler=cosin: no such option, did you mean cosine?; valid: constant, "),
         ((), {"scheduler": None}, "scheduler=null: no such option; valid: "),
         (("batch=128",), {}, "batch=128: no such option; valid: "),
