@@ -28,7 +28,9 @@ GROUPS = {
     "model": "The network.",
     "trainer": "Devices, precision, limits: keys of Lightning's Trainer.",
     "callbacks": "What watches the training and saves it. `python train.py callbacks.best=null` leaves a single one out.",
-    "logger": "Where the numbers go beside the CSV files.",
+    "early_stopping": "A stop before the last epoch, in addition to the callbacks above.",
+    "averaging": "An average of the weights, in addition to the callbacks above.",
+    "logger": "Where the numbers go beside the CSV files. `python train.py logger=[tensorboard,csv]` has several at once.",
     "debug": "Short runs that check that everything works.",
     "experiment": "Named combinations of the options above. The words that follow on the command line come after them and win.",
 }
@@ -60,6 +62,8 @@ class Option:
     keys: dict[str, Any] = field(default_factory=dict)
     comments: dict[str, str] = field(default_factory=dict)
     defaults: list[Any] = field(default_factory=list)
+    package: str = ""
+    """Where its keys are, if not in its group itself."""
 
     @property
     def shared(self) -> bool:
@@ -75,8 +79,9 @@ class Option:
 def read(path: Path, name: str) -> Option:
     """Parse one file."""
     loaded: Any = OmegaConf.to_container(OmegaConf.load(path))
-    option = Option(name, defaults=loaded.pop("defaults", []), keys=loaded)
-    lines = [line for line in path.read_text().splitlines() if line != "# @package _global_"]
+    package = re.match(r"# @package (\S+)\n", path.read_text())
+    option = Option(name, defaults=loaded.pop("defaults", []), keys=loaded, package=package[1] if package else "")
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package ")]
     comment: list[str] = []
     in_header = True
     for line in lines:
@@ -217,7 +222,7 @@ def option_of(group_name: str, option: Option, group: dict[str, Option], default
         key: text for key, text in option.comments.items() if text
     }
     if own:
-        yield table(f"{group_name}.", own, comments)
+        yield table(f"{option.package or group_name}.", own, comments)
     if option.shared:
         return
     visible = [parent for parent in before if not parent.shared]

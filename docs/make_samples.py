@@ -56,6 +56,7 @@ def printed(command: str) -> str:
 
 def agree(command: str, shown: str, now: str) -> bool:
     """Whether two outputs of a command are the same: but for the time in the name of the run's folder, and for digits where it trains."""
+    shown, now = (re.sub(r"; on .+$", "; on a device", text, flags=re.MULTILINE) for text in (shown, now))
     if command.startswith("train.py") and "│" in now:  # the table at the end of a training
         pattern, shown, now = r"\d+|\b(nan|inf)\b", re.sub(" +│", "│", shown), re.sub(" +│", "│", now)
     else:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+from weakref import finalize
 
 __all__ = ["AppendedRows", "read_rows", "set_aside", "write_atomically", "write_rows"]
 
@@ -45,33 +49,67 @@ def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, A
 
 def set_aside(path: Path) -> None:
     """Rename a file that a new run would overwrite to the first free name of `name.1`, `name.2`, ..."""
-    if path.exists():
-        number = 1
-        while (aside := path.with_name(f"{path.name}.{number}")).exists():
-            number += 1
-        path.rename(aside)
+    if not path.exists():
+        return
+    aside = _free_name(path)
+    try:
+        path.replace(aside)
+    except FileNotFoundError:  # another run has just done the same
+        aside.unlink()
+
+
+def _free_name(path: Path) -> Path:
+    """An empty file with the first free name of `name.1`, `name.2`, ..., so that no other run takes the same one."""
+    for number in count(1):
+        aside = path.with_name(f"{path.name}.{number}")
+        with suppress(FileExistsError):
+            aside.touch(exist_ok=False)
+            return aside
+    raise AssertionError
 
 
 class AppendedRows:
     """A CSV file that grows: rows are numbered by their first column and appended in batches.
 
+    The file stays open, so that the rows of each run stay together when another run starts in the same folder and sets it aside.
+
     Args:
         path: the file. If `start` is 0, a file that an earlier run left there is set aside.
         columns: its header.
         start: the number of the next row. Existing rows from there on are removed, because a resumed run writes them again.
+        keep_removed: leave a copy of the file, as if it had been set aside, if rows are removed.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str], start: int) -> None:
-        self.path, self.columns = path, columns
+    def __init__(self, path: Path, columns: Sequence[str], start: int, keep_removed: bool = False) -> None:
+        self.columns = columns
         if start == 0:
-            set_aside(path)
-        write_rows(path, columns, [row for row in read_rows(path) if int(row[columns[0]]) < start])
+            self._file = _new_file(path)
+            self._write(",".join(columns) + "\n")
+        else:
+            rows = read_rows(path)
+            kept = [row for row in rows if int(row[columns[0]]) < start]
+            if keep_removed and len(kept) < len(rows):
+                shutil.copyfile(path, _free_name(path))
+            write_rows(path, columns, kept)
+            self._file = path.open("a", newline="")
+        finalize(self, self._file.close)
 
     def append(self, rows: Iterable[Sequence[Any]]) -> None:
         """Append `rows`, each with one value per column."""
-        text = "".join(",".join(map(_field, row)) + "\n" for row in rows)
-        with self.path.open("a", newline="") as file:
-            file.write(text)
+        self._write("".join(",".join(map(_field, row)) + "\n" for row in rows))
+
+    def _write(self, text: str) -> None:
+        self._file.write(text)
+        self._file.flush()
+
+
+def _new_file(path: Path) -> TextIO:
+    """A new file that no other run has opened; one that is there is set aside."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        set_aside(path)
+        with suppress(FileExistsError):
+            return path.open("x", newline="")
 
 
 def _field(value: Any) -> str:

@@ -128,7 +128,7 @@ def test_a_fault_of_ours_is_not_made_a_fault_of_the_user(tmp_path: Path, monkeyp
     def broken(*_: object) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr("noisescale.app.train._devices", broken)
+    monkeypatch.setattr("noisescale.app.train.check_devices", broken)
     with pytest.raises(ValueError, match="a bug"):
         run(f"hydra.run.dir={tmp_path}")
 

@@ -22,6 +22,7 @@ from noisescale.app.composed import num_examples, read_config
 from noisescale.app.config import build
 from noisescale.data import ImageDataModule
 from noisescale.execution.batch_norm import min_micro_batch_size
+from noisescale.models.classifier import Classifier
 from noisescale.models.optimizers import OptimizerFactory
 from noisescale.plans.duality import resolve_rule
 from noisescale.plans.plan import Cursor, Plan, Update
@@ -39,9 +40,11 @@ PROMISED = {
     "batch": "small large full accumulate multistep linear dual hybrid split seesaw cyclic",
     "data": "digits mnist fashion_mnist cifar10 cifar100 imagefolder",
     "model": "logistic mlp cnn resnet9 resnet18 wrn vgg11",
-    "trainer": "cpu gpu ddp ddp_cpu",
+    "trainer": "auto cpu gpu ddp ddp_cpu",
     "callbacks": "light full none",
-    "logger": "tensorboard csv-only",
+    "early_stopping": "none val_acc val_loss",
+    "averaging": "none ema",
+    "logger": "tensorboard csv wandb mlflow other csv-only",
     "debug": "fast overfit",
     "experiment": "step_gamma065 alexnet_multistep exponential_098 cosine_tmax150 constant_too_small constant_good constant_too_large "
     "smith2017/decay smith2017/hybrid smith2017/increase smith2017/increase_lr smith2017/increase_momentum smith2017_imagenet/decay "
@@ -80,7 +83,7 @@ def test_there_is_no_group_besides() -> None:
 
 @pytest.mark.parametrize("file", sorted(CONF.rglob("*.yaml")), ids=lambda file: str(file.relative_to(CONF)))
 def test_every_file_says_first_what_it_is(file: Path) -> None:
-    lines = [line for line in file.read_text().splitlines() if line != "# @package _global_"]
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("# @package ")]
     assert re.match(r"# \S.{10,}", lines[0])
     assert file.suffix == ".yaml"
 
@@ -89,7 +92,7 @@ def test_every_file_says_first_what_it_is(file: Path) -> None:
 def test_no_reference_computes_anything(file: Path) -> None:
     """`${...}` only copies a value; derived numbers are computed in Python."""
     for reference in re.findall(r"\$\{([^}]*)\}", file.read_text()):
-        assert re.fullmatch(r"[\w.]+|hydra:[\w.]+|now:[%\w-]+", reference)
+        assert re.fullmatch(r"[\w.]+|hydra:[\w.]+|now:[%\w-]+|oc.env:\w+,[\w./:]+", reference)
 
 
 def test_the_defaults_are_a_run() -> None:
@@ -196,7 +199,7 @@ def test_trainers(name: str) -> None:
     known = inspect.signature(pl.Trainer.__init__).parameters
     assert {key for key in cfg.trainer if not key.startswith("_")} <= set(known)
     assert cfg.trainer.max_epochs == cfg.epochs
-    assert cfg.trainer.accelerator == ("gpu" if name in ("gpu", "ddp") else "cpu")
+    assert cfg.trainer.accelerator == ("auto" if name == "auto" else "gpu" if name in ("gpu", "ddp") else "cpu")
     assert cfg.trainer.devices == (2 if "ddp" in name else 1)
     if cfg.trainer.devices == 1 and cfg.trainer.accelerator == "cpu":
         assert build(cfg, "trainer", logger=False, enable_checkpointing=False).max_epochs == cfg.epochs
@@ -210,15 +213,33 @@ def test_callbacks(name: str) -> None:
     assert set(callbacks) == {"none": set(), "light": light, "full": light | {"last", "best", "progress_bar"}}[name]
 
 
+@pytest.mark.parametrize("name", options("early_stopping"))
+def test_early_stopping_is_beside_the_callbacks(name: str) -> None:
+    cfg = composed(f"early_stopping={name}")
+    assert cfg.callbacks == composed().callbacks
+    if name != "none":
+        stopping = build(cfg, "early_stopping")
+        assert isinstance(stopping, pl.callbacks.EarlyStopping)
+        assert (stopping.monitor, stopping.mode) == {"val_acc": ("val/acc", "max"), "val_loss": ("val/loss", "min")}[name]
+        assert stopping.monitor in Classifier.metric_names
+
+
+@pytest.mark.parametrize("name", options("averaging"))
+def test_averaging_is_beside_the_callbacks(name: str) -> None:
+    cfg = composed(f"averaging={name}")
+    assert cfg.callbacks == composed().callbacks
+    assert (not cfg.averaging) == (name == "none")
+
+
 @pytest.mark.parametrize("name", options("logger"))
-def test_loggers(name: str, tmp_path: Path) -> None:
-    cfg = composed(f"logger={name}", f"output_dir='{tmp_path}'")
-    if name == "csv-only":
-        assert not cfg.logger
-    else:
-        logger = build(cfg, "logger")
-        assert isinstance(logger, pl.loggers.TensorBoardLogger)
-        assert Path(logger.log_dir) == tmp_path
+def test_loggers_have_a_key_of_their_own_so_that_several_go_together(name: str) -> None:
+    """`other`, whose class is the user's, has its keys in the group itself."""
+    if name == "other":
+        assert composed("logger=other", "logger._target_=some.Logger", "+logger.key=1").logger == {"_target_": "some.Logger", "key": 1}
+        return
+    cfg = composed(f"logger=[tensorboard,{name}]")
+    assert set(cfg.logger) == {"tensorboard", name} - {"csv-only"}
+    assert composed(f"logger={name}").logger.get(name) == cfg.logger.get(name)
 
 
 @cache
@@ -384,4 +405,5 @@ def test_every_option_goes_with_every_other_group() -> None:
     others = {group: options(group)[-1] for group in groups}
     for group in groups:
         for name in options(group):
-            composed(*(f"{other}={option}" for other, option in {**others, group: name}.items()))
+            more = ["logger._target_=some.Logger"] if name == "other" else []
+            composed(*(f"{other}={option}" for other, option in {**others, group: name}.items()), *more)

@@ -312,7 +312,7 @@ def test_a_sweep_goes_on_after_bad_input(tmp_path: Path) -> None:
     outcome = plan("-m", "batch.size=0,64", "epochs=1", f"hydra.sweep.dir={tmp_path}")
     assert outcome.status == 2
     assert [line for line in outcome.lines if line.startswith("error: ")] == [
-        "error: batch.size=0: must be a whole number of examples, at least 1  (run: batch.size=0,epochs=1)"
+        "error: batch.size=0: must be a whole number of examples, at least 1  (run: batch.size=0)"
     ]
     assert "batch.size=64 epochs=1: 21 updates" in outcome.out
 

@@ -163,15 +163,14 @@ def test_bad_input_is_refused_without_torch_wherever_it_can_be(tmp_path: Path) -
 
 
 def test_a_key_that_a_logger_does_not_know_is_one_line(tmp_path: Path) -> None:
-    for logger, line in (
-        (
-            "tensorboard",
-            "logger.foo=1: is not a key of logger=tensorboard; an experiment or debug option that sets it is for another logger",
-        ),
-        ("csv-only", "logger.foo=1: does not belong to any logger; choose logger=tensorboard, or set logger._target_"),
+    of_another = "an experiment or debug option that sets it is for another logger"
+    for logger, key, line in (
+        ("tensorboard", "logger.tensorboard.foo", f"is not a key of logger=tensorboard; {of_another}"),
+        ("tensorboard", "logger.foo", "does not belong to any logger; write logger.tensorboard.foo"),
+        ("csv-only", "logger.foo", "does not belong to any logger; choose logger=tensorboard, or set logger._target_"),
     ):
-        outcome = run(*QUICK, f"logger={logger}", "+logger.foo=1", f"hydra.run.dir={tmp_path}/{logger}")
-        assert (outcome.status, outcome.lines) == (2, [f"error: {line}"])
+        outcome = run(*QUICK, f"logger={logger}", f"+{key}=1", f"hydra.run.dir={tmp_path}/{logger}")
+        assert (outcome.status, outcome.lines) == (2, [f"error: {key}=1: {line}"])
         assert not (tmp_path / logger / "steps.csv").exists()
 
 

@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from contextlib import suppress
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
 from noisescale.files import read_rows
-from tests.helpers.front_door import QUICK, process, results_of, run
+from tests.helpers.front_door import QUICK, plan, process, results_of, run
 from tests.helpers.processes import PATIENCE, started, wait_until
 from tests.helpers.trainings import ignored
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
 
 
+def table_of(out: str) -> list[list[str]]:
+    """The cells of the table at the end of a sweep, which there must be once, with the folder of the sweep after it."""
+    assert out.count("┏") == out.count("└") == 1
+    lines = out[out.index("┏") :].splitlines()
+    assert lines[-2].startswith("└")
+    return [[cell.strip() for cell in re.split("[┃│]", line)[1:-1]] for line in lines if line[0] in "┃│"]
+
+
 def test_a_sweep_carries_out_every_run_whatever_becomes_of_the_others(tmp_path: Path) -> None:
     choices = (*QUICK, "optimizer=sgd", "callbacks=light", "logger=csv-only")
     outcome = run("-m", f"hydra.sweep.dir={tmp_path}/sweep", *choices, "optimizer.lr=1e6,-1,0.1")
     assert outcome.status == 2
+    assert table_of(outcome.out) == [
+        ["run", "optimizer.lr", "status", "test accuracy", "updates", "seconds"],
+        ["0", "1000000.0", "diverged", "", ANY, ANY],
+        ["1", "-1", "refused", "", "", ""],
+        ["2", "0.1", "completed", f"{results_of(tmp_path / 'sweep' / '2')['test/acc']:.4f}", "6", ANY],
+    ]
     errors = [line for line in outcome.lines if line.startswith("error: ")]
     assert len(errors) == 1
     assert errors[0].startswith("error: optimizer.lr=-1: must be a finite number in (0, inf)  (run: ")
@@ -41,6 +57,10 @@ def test_a_sweep_with_two_runs_at_once_is_the_same_as_one_after_the_other(launch
     assert two.returncode == 2, two.stderr
     assert "Traceback" not in two.stderr
     assert two.stderr.count("error: optimizer.lr=-1: must be a finite number in (0, inf)") == 1
+    rates = [("0.1", "completed"), ("-1", "refused"), ("1000000.0", "diverged"), ("0.2", "completed")]
+    assert [(row[1], row[2]) for row in table_of(two.stdout)[1:]] == rates
+    for rate, status in (rates[0], rates[2], rates[3]):
+        assert f"optimizer.lr={rate}: {status}, " in two.stdout
     assert run("-m", f"hydra.sweep.dir={tmp_path}/one", *choices).status == 2
     assert results_of(tmp_path / "two" / "2")["status"] == "diverged"
     for number in ("0", "3"):
@@ -49,6 +69,46 @@ def test_a_sweep_with_two_runs_at_once_is_the_same_as_one_after_the_other(launch
     # The names of TensorBoard's files contain the process id.
     pids = {file.name.split(".")[-2] for file in (tmp_path / "two").glob("*/events.out.tfevents.*")}
     assert 1 <= len(pids) <= 2
+
+
+def test_the_line_of_a_run_names_what_the_sweep_varies(tmp_path: Path) -> None:
+    """Not the words that hold for all runs, and not what a run has from a list in brackets."""
+    words = ("+trainer.max_time=null", "batch.size=40", "logger=[tensorboard,csv]", "callbacks=light")
+    outcome = run("-m", *QUICK, *words, "scheduler=step,wsd", "optimizer.lr=0.1,0.2", "seed=3", f"hydra.sweep.dir={tmp_path}")
+    assert outcome.status == 0, outcome.err
+    varied = [f"scheduler={scheduler} optimizer.lr={lr}" for scheduler in ("step", "wsd") for lr in (0.1, 0.2)]
+    lines = [line for line in outcome.out.splitlines() if ": completed, " in line]
+    for line, choice, number in zip(lines, varied, "0123", strict=True):
+        results = results_of(tmp_path / number)
+        assert line == f"{choice}: completed, test accuracy {results['test/acc']:.4f}, {results['updates']} updates"
+        assert [*choice.split(), "seed=3"] == results["overrides"][-3:]
+        chosen = {name: results["choices"][name] for name in ("scheduler", "optimizer", "optimizer.lr", "batch.size", "seed", "logger")}
+        assert (chosen.pop("scheduler"), chosen.pop("optimizer.lr")) == (choice.split()[0][10:], float(choice[-3:]))
+        assert chosen == {"optimizer": "momentum", "batch.size": 40, "seed": 3, "logger": ["tensorboard", "csv"]}
+    assert table_of(outcome.out)[0] == ["run", "scheduler", "optimizer.lr", "status", "test accuracy", "updates", "seconds"]
+
+
+def test_a_sweep_that_is_interrupted_ends_with_the_table_of_its_runs(tmp_path: Path) -> None:
+    lean = (*QUICK, "callbacks=light", "logger=csv-only")
+    ends = "+callbacks.end._target_=tests.helpers.callbacks.Interrupts"
+    outcome = run("-m", *lean, ends, "seed=0,1", f"hydra.sweep.dir={tmp_path}/one")
+    assert outcome.status == 130
+    assert [row[:3] for row in table_of(outcome.out)[1:]] == [["0", "0", "interrupted"]]
+
+
+def test_a_sweep_into_the_folder_of_another_does_not_take_its_results_for_its_own(tmp_path: Path) -> None:
+    lean = (*QUICK, "callbacks=light", "logger=csv-only", f"hydra.sweep.dir={tmp_path}")
+    assert run("-m", *lean, "seed=0,1").status == 0
+    for number in ("0", "1"):
+        os.utime(tmp_path / number / "results.json", (1e9, 1e9))
+    outcome = run("-m", *lean, "optimizer.lr=-1,0.1")
+    assert [row[2:4] for row in table_of(outcome.out)[1:]] == [["refused", ""], ["completed", ANY]]
+
+
+def test_a_sweep_of_plans_has_no_table_of_trainings(tmp_path: Path) -> None:
+    outcome = plan("-m", "batch.size=32,0", f"hydra.sweep.dir={tmp_path}")
+    assert outcome.status == 2
+    assert "status" not in outcome.out
 
 
 def test_a_pool_without_processes_is_refused(tmp_path: Path) -> None:
@@ -61,6 +121,7 @@ def test_an_error_that_does_not_travel_between_processes_stops_no_other_run(tmp_
     failing = ("+callbacks.end._target_=tests.helpers.callbacks.FailsWithSeed0", "callbacks=light", "logger=csv-only")
     done = process("-m", f"hydra.sweep.dir={tmp_path}", "hydra/launcher=pool", *QUICK, *failing, "seed=0,1,2")
     assert done.returncode == 1
+    assert [row[2] for row in table_of(done.stdout)[1:]] == ["failed", "completed", "completed"]
     assert "Unpicklable: first second" in done.stderr
     assert "was killed" not in done.stderr
     assert [results_of(tmp_path / number)["status"] for number in ("1", "2")] == ["completed", "completed"]

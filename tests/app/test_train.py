@@ -83,7 +83,7 @@ def test_a_run_ends_with_a_short_table(full: Finished) -> None:
 def test_a_run_says_its_batch_in_words_and_nothing_else_on_stderr(full: Finished) -> None:
     lr = float(full.rows[0]["lr"])
     g = lr * (1293 / 100 - 1)
-    assert full.outcome.lines == [f"effective 100 ~ 34 micro x 3 accumulate x 1 device; N 1293; lr {lr:g}; g {g:.4g}"]
+    assert full.outcome.lines == [f"effective 100 ~ 34 micro x 3 accumulate x 1 device; N 1293; lr {lr:g}; g {g:.4g}; on the CPU"]
 
 
 def test_steps_csv_has_a_row_per_update(full: Finished) -> None:
@@ -130,10 +130,11 @@ def test_epochs_csv_has_a_row_per_epoch(full: Finished) -> None:
 
 def test_results_json_has_the_final_metrics_and_where_they_come_from(full: Finished) -> None:
     metrics = {"train/loss", "train/acc", "val/loss", "val/acc", "test/loss", "test/acc"}
-    facts = {"updates", "examples", "seconds", "examples_per_second", "num_examples", "status", "message", "seed", "versions", "commit"}
+    facts = {"updates", "examples", "seconds", "examples_per_second", "num_examples", "status", "reason", "seed"}
+    facts |= {"overrides", "choices", "versions", "commit"}
     results = full.results
     assert set(results) == metrics | facts
-    assert (results["status"], results["message"], results["seed"]) == ("completed", "", 0)
+    assert (results["status"], results["reason"], results["seed"]) == ("completed", "the plan's end", 0)
     assert (results["updates"], results["examples"], results["num_examples"]) == (52, 4 * 1293, 1293)
     assert 0 < results["seconds"] <= full.elapsed + 0.5e-3  # results.json rounds to three places
     assert_rate(results["examples_per_second"], 4 * 1293, results["seconds"], digits=3)
@@ -329,7 +330,7 @@ def test_a_diverging_run_stops_within_an_update_and_keeps_its_files(tmp_path: Pa
     assert outcome.lines[-1].startswith(expected)
     assert len(outcome.lines) == 2  # the description of the batch, then this line
     assert (results["status"], results["updates"]) == ("diverged", len(losses))
-    assert results["message"] == outcome.lines[-1]
+    assert results["reason"] == outcome.lines[-1]
     assert "test/acc" not in results
     assert any(path.name.startswith("events.out") for path in tmp_path.iterdir())
 
@@ -342,8 +343,8 @@ def test_weights_that_diverge_in_the_very_last_update_are_found_by_the_test(tmp_
     assert all(map(math.isfinite, losses_of(tmp_path)))
     assert (outcome.status, results["status"]) == (3, "diverged")
     assert results["test/loss"] is None
-    assert outcome.lines[-1] == results["message"]
-    assert "training diverged: the last update left weights that give test/loss" in results["message"]
+    assert outcome.lines[-1] == results["reason"]
+    assert "training diverged: the last update left weights that give test/loss" in results["reason"]
 
 
 def test_an_example_whose_loss_is_nan_is_not_left_out_of_the_mean() -> None:

@@ -46,6 +46,8 @@ SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 OTHERS = {
     ("source", ".venv/bin/activate"),
     ("pip", "install", "."),
+    ("pip", "install", ".[wandb]"),
+    ("pip", "install", ".[mlflow]"),
     ("tensorboard", "--logdir", "outputs"),
     ("eval", "$(python train.py -sc install=bash)"),  # its inner command is among COMMANDS
     (".venv/bin/ruff", "format", "."),

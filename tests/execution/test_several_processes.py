@@ -28,6 +28,7 @@ EQUAL = {
     "float32-carry": {"dtype": "float32", "last": "carry", "size": 7, "limit": 3},
     # 103 examples in windows of 6: the last window has one example, so the second process has none.
     "fewer examples than processes": {"dtype": "float64", "last": "partial", "size": 6, "limit": 4},
+    "sampling": {"dtype": "float64", "last": "carry", "size": 7, "limit": 3, "sampling": [1.0 + index % 5 for index in range(103)]},
 }
 WEIGHTED: dict[str, dict[str, Any]] = {
     "token mean": {"dtype": "float64", "last": "partial", "size": 7, "limit": 4, "problem": "token mean"},
@@ -61,6 +62,10 @@ def run(jobs: list[dict[str, Any]], world: int) -> list[list[dict[str, Any]]]:
     return [list(of_job) for of_job in zip(*results, strict=True)]
 
 
+STOPPED_AT = (5, 20)
+"""Updates inside the first and the second of two epochs, which have 15 updates of 7 each."""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("processes")
@@ -88,6 +93,11 @@ def two(folder: Path) -> dict[str, list[dict[str, Any]]]:
         saved = {**NORM, "csv": str(folder / f"norm-{at}.csv")}
         jobs[f"norm saved {at}"] = {**saved, "save": [at, str(folder / f"norm-{at}.ckpt")]}
         jobs[f"norm resumed {at}"] = {**saved, "resume": str(folder / f"norm-{at}.ckpt")}
+    jobs["epochs"] = {"folder": str(folder / "epochs"), "options": {}}
+    for at in STOPPED_AT:
+        name = f"stopped {at}"
+        jobs[name] = {"folder": str(folder / name), "options": {"max_steps": at}, "save": str(folder / f"{name}.ckpt")}
+        jobs[f"went on {at}"] = {"folder": str(folder / name), "options": {}, "resume": str(folder / f"{name}.ckpt")}
     jobs |= {name: {**job, "csv": str(folder / f"two-{name}.csv")} for name, job in WEIGHTED.items()}
     jobs["diverged"] = {"last": "partial", "size": 7, "limit": 4, "explode": True, "csv": str(folder / "nan.csv")}
     return dict(zip(jobs, run(list(jobs.values()), 2), strict=True))
@@ -110,7 +120,7 @@ def test_every_update_has_the_gradient_of_one_big_batch(name: str, one: dict[str
     dtype = getattr(torch, str(EQUAL[name]["dtype"]))
     for result in (one[name], *two[name]):
         assert result["error"] <= GRADIENT_ROUNDINGS * torch.finfo(dtype).eps
-        assert result["updates"] == result["steps"] == result["planned"] == one[name]["planned"]
+        assert result["updates"] == result["steps"] == result["planned"] == one[name]["planned"] == result["estimated"]
     assert two[name][0]["weights"] == two[name][1]["weights"]
     together, alone = (torch.tensor(result["weights"], dtype=dtype) for result in (two[name][0], one[name]))
     assert_equal_to_rounding(together, alone, 30 * GRADIENT_ROUNDINGS)  # about thirty updates
@@ -129,6 +139,13 @@ def test_the_rows_are_those_of_one_process(folder: Path, name: str, one: dict[st
     # The losses are sums in single precision, with a rounding of 1.2e-7, at weights that differ by some hundred units.
     assert [float(row["loss"]) for row in together] == pytest.approx([float(row["loss"]) for row in alone], rel=1e-4)
     assert all(int(row["micro_batch_size"]) <= EQUAL[name]["limit"] for row in together)  # type: ignore[operator]
+
+
+def test_processes_share_the_draws_of_one(one: dict[str, Any], two: dict[str, Any]) -> None:
+    alone = sorted(index for part in one["sampling"]["seen"] for index in part)
+    together = sorted(index for result in two["sampling"] for part in result["seen"] for index in part)
+    assert alone == together
+    assert len(set(alone)) < 103 < len(alone) / 3 + 1
 
 
 def test_some_update_has_fewer_examples_than_processes(folder: Path, two: dict[str, Any]) -> None:
@@ -191,3 +208,17 @@ def test_a_resumed_run_has_the_running_statistics_of_the_whole_one_bit_for_bit(a
     for rank in (0, 1):
         for key in ("weights", "buffers"):
             assert two[f"norm resumed {at}"][rank][key] == two["norm"][0][key] != two[f"norm saved {at}"][0][key]
+
+
+@pytest.mark.parametrize("at", STOPPED_AT)
+def test_a_run_that_was_stopped_inside_an_epoch_goes_on_to_be_the_whole_one(folder: Path, at: int, two: dict[str, Any]) -> None:
+    """Its training metrics, too, which are means over the examples of both processes in both runs."""
+    assert [result["steps"] for result in two[f"stopped {at}"]] == [at, at]
+    assert two[f"went on {at}"] == two["epochs"]
+    parts, whole = folder / f"stopped {at}", folder / "epochs"
+    assert (parts / "steps.csv").read_text() == (whole / "steps.csv").read_text()
+    mine, other = (read_rows(each / "epochs.csv") for each in (parts, whole))
+    assert len(other) == 2
+    for row, expected in zip(mine, other, strict=True):
+        assert {"train/acc", "train/loss", "val/acc"} <= set(expected)
+        assert {name: row[name] for name in row if "second" not in name} == {name: expected[name] for name in row if "second" not in name}

@@ -29,7 +29,7 @@ ROUNDINGS = 16
 """Bound of the relative error of a gradient in units of the machine precision: about 260 partial sums, each rounded by at most half a unit
 at random, are off by sqrt(260)/2 = 8 units, and so is the big batch that they are compared with."""
 
-GROWING = batching.MultiStep(size=16, milestones=[1, 2], factor=3)
+GROWING = batching.MultiStep(size=16, milestones=[1, 2], factor=3, max_size=N)
 
 
 def scheduler(problem: str = "token mean", limit: int | None = 4, **options: Any) -> BatchSizeScheduler:

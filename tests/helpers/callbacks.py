@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import pytorch_lightning as pl
+import torch
 
 
 class KilledByTheSystem(pl.Callback):
@@ -50,3 +51,38 @@ class RaisesValueError(pl.Callback):
 
     def on_train_batch_start(self, *arguments: Any) -> None:
         raise ValueError("a bug of the user's")
+
+
+class StopsAfter(pl.Callback):
+    """Asks the trainer to stop after so many micro-batches."""
+
+    def __init__(self, micro_batches: int) -> None:
+        self.left = micro_batches
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.left -= 1
+        if self.left == 0:
+            trainer.should_stop = True
+
+
+class Interrupts(pl.Callback):
+    """Interrupts the run at the first batch, as Ctrl-C does."""
+
+    def on_train_batch_start(self, *arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+
+class Logs(pl.Callback):
+    """Logs a metric of its own, `mine`, after each epoch."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl_module.log("mine", float(trainer.current_epoch))
+
+
+class KeepsWeights(pl.Callback):
+    """Keeps all weights after each update, in `kept`."""
+
+    kept: ClassVar[list[torch.Tensor]] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        self.kept.append(torch.cat([parameter.detach().flatten().clone() for parameter in pl_module.parameters()]))

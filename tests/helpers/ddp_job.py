@@ -11,13 +11,16 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import DDPStrategy, Strategy
+from torch.utils.data import DataLoader, TensorDataset
 
 from noisescale import schedules
-from noisescale.callbacks import BatchSizeScheduler, NoiseScaleMonitor, StopOnDivergence, TrainingDiverged
+from noisescale.callbacks import BatchSizeScheduler, EpochRecorder, NoiseScaleMonitor, StopOnDivergence, TrainingDiverged
 from noisescale.plans import strategies as batching
+from tests.helpers.classification import batches as labelled
+from tests.helpers.classification import classifier
 from tests.helpers.denominators import PROBLEMS, BigBatches, NextToken
-from tests.helpers.regression import Plain, Regression, network
-from tests.helpers.trainings import GradientErrors, fit, weights
+from tests.helpers.regression import N, Plain, Regression, network
+from tests.helpers.trainings import GradientErrors, fit, quiet_trainer, weights
 
 
 class Saver(pl.Callback):
@@ -49,6 +52,16 @@ class Reductions(pl.Callback):
         return work.then(lambda future: future.value()[0])
 
 
+class Counting(Plain):
+    """Asks in `configure_optimizers` how many updates there will be."""
+
+    updates: float = 0
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        self.updates = self.trainer.estimated_stepping_batches
+        return super().configure_optimizers()
+
+
 def main(job: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
     world = job["world"]
@@ -59,7 +72,9 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     problem, norm = job.get("problem"), job.get("norm", False)
     errors = BigBatches() if problem else GradientErrors(Regression(dtype))
     weight = PROBLEMS[problem][1] if problem else None
-    batches = BatchSizeScheduler(chosen, schedules.Cosine(), max_micro_batch_size=job["limit"], seed=2, weight=weight)
+    batches = BatchSizeScheduler(
+        chosen, schedules.Cosine(), max_micro_batch_size=job["limit"], seed=2, sampling_weights=job.get("sampling"), weight=weight
+    )
     callbacks: list[pl.Callback] = [batches, NoiseScaleMonitor(job["csv"]), StopOnDivergence(), counter]
     if not norm:  # with batch norm a big batch has another gradient
         callbacks.insert(0, errors)
@@ -70,7 +85,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         module = NextToken(problem, dtype)
     else:
         net = network(dtype, dropout=job.get("dropout", 0.0), norm=norm)
-        module = Plain(net, optimizer=_explosive if job.get("explode") else _sgd)
+        module = Counting(net, optimizer=_explosive if job.get("explode") else _sgd)
     result: dict[str, Any] = {"diverged": False}
     try:
         trainer = fit(
@@ -95,8 +110,28 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         "reductions": counter.count,
         "weights": weights(module).tolist(),
         "buffers": {name: buffer.tolist() for name, buffer in module.named_buffers()},
+        "seen": getattr(module, "seen", []),
         "planned": batches.plan.total_updates(),
+        "estimated": getattr(module, "updates", None),
     }
+
+
+def classification(job: dict[str, Any]) -> dict[str, Any]:
+    """Two epochs of a classification, each validated twice, with the files of a run and `job["options"]` of the trainer."""
+    torch.set_num_threads(1)
+    folder = Path(job["folder"])
+    batches = BatchSizeScheduler(batching.Fixed(size=7, last="carry"), schedules.Cosine(), max_micro_batch_size=2, seed=2)
+    callbacks = [batches, NoiseScaleMonitor(folder / "steps.csv"), EpochRecorder(folder / "epochs.csv")]
+    ((x, y),) = labelled([N])
+    loader = DataLoader(TensorDataset(x, y), batch_size=N, shuffle=True)
+    strategy: Strategy | str = DDPStrategy(process_group_backend="gloo") if job["world"] > 1 else "auto"
+    options = {"val_check_interval": 0.5, "max_epochs": 2, "use_distributed_sampler": False, "default_root_dir": folder, **job["options"]}
+    trainer = quiet_trainer(*callbacks, strategy=strategy, devices=job["world"], **options)
+    module = classifier()
+    trainer.fit(module, loader, DataLoader(TensorDataset(x, y), batch_size=N), ckpt_path=job.get("resume"))
+    if "save" in job:
+        trainer.save_checkpoint(job["save"])
+    return {"steps": trainer.global_step, "weights": weights(module).tolist(), "optimizer": str(trainer.optimizers[0].state_dict())}
 
 
 def _sgd(parameters: Any) -> torch.optim.Optimizer:
@@ -110,4 +145,4 @@ def _explosive(parameters: Any) -> torch.optim.Optimizer:
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     for each in json.loads(sys.argv[1]):
-        print("RESULT " + json.dumps(main(each)))
+        print("RESULT " + json.dumps(classification(each) if "folder" in each else main(each)))

@@ -94,6 +94,16 @@ class GradientErrors(pl.Callback):
         self.errors.append(float((found - expected).norm() / expected.norm()))
 
 
+class Rates(pl.Callback):
+    """Records the learning rates of all parameter groups at each update."""
+
+    def __init__(self) -> None:
+        self.rates: list[list[float]] = []
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
+        self.rates.append([float(group["lr"]) for group in optimizer.param_groups])
+
+
 class Stop(Exception):
     """Raised by `SaveAndDie` to end a training."""
 

@@ -200,8 +200,8 @@ def test_it_says_the_batch_in_words_once(monkeypatch: pytest.MonkeyPatch, tmp_pa
     fit(Plain(network()), NoiseScaleMonitor(tmp_path / "b.csv"))
     g = [0.1 * (N / size - 1) for size in (32, 7)]
     assert said == [
-        f"effective 32 = 8 micro x 4 accumulate x 1 device; N {N}; lr 0.1; g {g[0]:.4g}",
-        f"effective 7 = 7 micro x 1 accumulate x 1 device; N {N}; lr 0.1; g {g[1]:.4g}",
+        f"effective 32 = 8 micro x 4 accumulate x 1 device; N {N}; lr 0.1; g {g[0]:.4g}; on the CPU",
+        f"effective 7 = 7 micro x 1 accumulate x 1 device; N {N}; lr 0.1; g {g[1]:.4g}; on the CPU",
     ]
 
 

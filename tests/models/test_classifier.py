@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
 
+from noisescale.execution.partial_gradient import save_gradient
 from noisescale.models import classifier as module_file
 from noisescale.models.classifier import Classifier
 from tests.helpers.classification import batches, classifier
@@ -42,10 +43,13 @@ def test_gradients_are_zeroed_as_by_the_optimizer() -> None:
 def test_epoch_means_are_those_of_all_examples(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module_file, "SUMMED_TOGETHER", together)
     sizes = [5, 1, 7, 7, 2, 3, 4]
+    updates = iter(range(len(sizes)))
+    monkeypatch.setattr(Classifier, "global_step", property(lambda _: update))
     module = classifier()
     optimizer = module.make_optimizer(module.net)
     losses, right = [], 0
     for step, (x, y) in enumerate(batches(sizes)):
+        update = next(updates)
         loss = module.training_step((x, y), step)
         assert isinstance(loss, Tensor)
         logits = module.net(x).detach()
@@ -55,15 +59,36 @@ def test_epoch_means_are_those_of_all_examples(together: int, monkeypatch: pytes
         loss.mul_(0.5)  # as BatchSizeScheduler weights micro-batches
         loss.backward()
         optimizer.step()
+        update += 1
+        assert len(module._recent) <= together
         if step == 3:  # a checkpoint inside the epoch
             checkpoint: dict[str, Any] = {}
             module.on_save_checkpoint(checkpoint)
-            module._sums, module._count = None, 0
+            module.on_train_epoch_start()
             module.on_load_checkpoint(checkpoint)
     module._sum_up()
     assert module._sums is not None
     assert module._count == sum(sizes)
     assert module._sums.tolist() == pytest.approx([sum(losses), right], rel=1e-6)
+
+
+@pytest.mark.parametrize("continued", [False, True])
+def test_the_micro_batches_of_an_update_that_will_be_repeated_are_not_counted_twice(
+    continued: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    updates_done = 0
+    monkeypatch.setattr(Classifier, "global_step", property(lambda _: updates_done))
+    module = classifier()
+    for step, batch in enumerate(batches([5, 4, 3])):  # two micro-batches, then the first of the next update
+        updates_done = step // 2
+        module.training_step(batch, step)
+    checkpoint: dict[str, Any] = {}
+    if continued:  # inside update 1: with its gradient it goes on, without it is repeated
+        save_gradient(module, checkpoint)
+    module.on_save_checkpoint(checkpoint)
+    assert checkpoint["epoch_sums"][2] == (12 if continued else 9)
+    module._sum_up()
+    assert module._count == 12
 
 
 def smoothed(logits: Tensor, labels: Tensor, a: float) -> Tensor:

@@ -34,6 +34,34 @@ def test_a_modest_plan_has_no_notes() -> None:
     assert notes_of(plan_of(schedules.Inverse(0.05), Dual(32, rule="sgd", last="carry"))) == []
 
 
+def test_a_strategy_that_has_no_schedule_to_carry_is_named() -> None:
+    words = "Dual keeps B = 32 and the learning rate, because there is no schedule"
+    for schedule in (schedules.Constant(), schedules.Warmup(2, 0.1).before(schedules.Constant(), 20)):
+        for growth in (0.0, 0.5, 1.0):
+            assert note_of(plan_of(schedule, Dual(32, rule="sgd", growth=growth)), words)
+    for schedule in (schedules.Cosine(), schedules.MultiStep([19.9], 0.5), schedules.Step(19, 0.1)):
+        assert not notes_of(plan_of(schedule, Dual(32, rule="sgd")), "no schedule")
+    assert not notes_of(plan_of(schedules.Constant(), CyclicBatch(32, 1, rule="sgd")), "no schedule")
+    assert not notes_of(plan_of(schedules.Constant(), Fixed(32)), "no schedule")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "line"),
+    [
+        (TO_THE_FULL_BATCH, f"from epoch 1 on B would be 32000 and is clipped to N = {N}, the full batch; max_size sets a lower cap"),
+        (MultiStep(32, [5, 10, 15], 5), f"from epoch 15 on B would be 4000 and is clipped to N = {N}, the full batch"),
+        (MultiStep(32, [5, 10, 15], 3), ""),
+        (MultiStep(32, [5, 30], 10), ""),  # the second one is after the end
+        (MultiStep(32, [5], 100, max_size=N), ""),
+        (Full(), ""),
+    ],
+)
+def test_a_batch_that_is_clipped_to_n_is_named(strategy: BatchStrategy, line: str) -> None:
+    plan = plan_of(schedules.Constant(), strategy)
+    assert [each.startswith(line) for each in notes_of(plan, "clipped")] == ([True] if line else [])
+    assert max(update.planned_batch_size for update in plan) <= N
+
+
 @pytest.mark.parametrize(
     ("strategy", "name", "cap"),
     [

@@ -15,9 +15,10 @@ from noisescale.app.config import as_plain, errors_under, options, output_dir
 from noisescale.app.messages import SYNONYMS
 from noisescale.errors import ConfigError, check_count, check_number
 from noisescale.plans.checks import check_ghost_multiple, check_label_smoothing, check_optimizer_options, check_smallest_micro_batch
-from noisescale.plans.trainer_limits import check_trainer_limits
+from noisescale.plans.trainer_limits import check_max_time, check_trainer_limits
+from noisescale.plans.validations import check_val_check_interval
 
-__all__ = ["check_config", "ghost_batch_size", "min_micro_batch_size"]
+__all__ = ["check_config", "check_precision", "ghost_batch_size", "min_micro_batch_size"]
 
 COMPILE_MODES = ("reduce-overhead", "max-autotune")
 """Values of `model.compile` other than true and false: modes of torch.compile."""
@@ -34,9 +35,10 @@ def check_config(cfg: DictConfig) -> None:
     _check_run(cfg)
     _check_trainer(cfg)
     _check_model(cfg)
+    _check_bool("data.balanced", cfg.data.get("balanced", False))
     with errors_under("optimizer"):
         check_optimizer_options({"lr": None} | as_plain(cfg.optimizer))
-    _check_precision(cfg)
+    check_precision(cfg, cfg.trainer.accelerator)
 
 
 def ghost_batch_size(cfg: DictConfig) -> int:
@@ -106,8 +108,10 @@ def _check_trainer(cfg: DictConfig) -> None:
         raise ConfigError("trainer.max_epochs", trainer.max_epochs, problem, "set epochs")
     with errors_under("trainer"):
         check_trainer_limits(trainer.get("max_steps", -1), trainer.get("limit_train_batches", 1.0))
+        check_max_time(trainer.get("max_time"))
         if trainer.get("check_val_every_n_epoch") is not None:
             check_count("check_val_every_n_epoch", trainer.check_val_every_n_epoch, unit="epochs")
+        check_val_check_interval(trainer.get("val_check_interval"), trainer.get("check_val_every_n_epoch"))
         if trainer.get("gradient_clip_val") is not None:
             check_number("gradient_clip_val", trainer.gradient_clip_val, above=0, remedy="null for no clipping")
 
@@ -119,11 +123,16 @@ def _check_model(cfg: DictConfig) -> None:
         raise ConfigError("model.compile", compiled, f"must be one of false, true, {', '.join(COMPILE_MODES)}")
 
 
-def _check_precision(cfg: DictConfig) -> None:
-    """Check float16, which needs a GPU, and which scales the loss: torch's fused optimizers undo that scale themselves."""
+def check_precision(cfg: DictConfig, accelerator: str) -> None:
+    """Check float16, which needs a GPU, and which scales the loss: torch's fused optimizers undo that scale themselves.
+
+    Args:
+        cfg: the composed config.
+        accelerator: what the run trains on; `auto` as long as that is not known.
+    """
     if str(cfg.trainer.get("precision")) not in ("16", "16-mixed"):
         return
-    if cfg.trainer.accelerator == "cpu":
+    if accelerator == "cpu":
         raise ConfigError("trainer.precision", cfg.trainer.precision, "needs a GPU", "on the CPU use bf16-mixed")
     if cfg.optimizer.get("fused") and cfg.trainer.get("gradient_clip_val") is not None:
         problem = "would undo the loss scale of trainer.precision=16-mixed after the gradient was clipped"

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from noisescale.app.config import in_sweep
 from noisescale.app.listing import list_options_only
 from noisescale.app.messages import INPUT_ERRORS, composition_line, line, say
+from noisescale.app.sweeps import table_at_the_end, what_differs
 
 __all__ = ["front_door"]
 
@@ -72,7 +73,8 @@ class Command:
         list_options_only()
         run = functools.update_wrapper(functools.partial(self._run), self._function)
         try:
-            hydra.main(version_base="1.3", config_path=str(self._conf), config_name="config")(run)()
+            with table_at_the_end():
+                hydra.main(version_base="1.3", config_path=str(self._conf), config_name="config")(run)()
         except _RunRefused:
             return BAD_INPUT
         except KeyboardInterrupt:
@@ -98,7 +100,7 @@ class Command:
             if _full_error():
                 raise
             if in_sweep():
-                say(f"{line(error)}  (run: {HydraConfig.get().job.override_dirname})")
+                say(f"{line(error)}  (run: {what_differs() or HydraConfig.get().job.override_dirname})")
                 raise _RunRefused(str(error)) from None  # Hydra continues with the other runs
             say(line(error))
             sys.exit(BAD_INPUT)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from omegaconf import DictConfig
 
@@ -11,9 +11,10 @@ from noisescale.app.config import build, errors_under, options
 from noisescale.errors import ConfigError
 from noisescale.plans.dataset_size import TRAINING_EXAMPLES, check_stand_in_size, split_sizes
 from noisescale.plans.duality import CyclicBatch, Matched, resolve_rule
-from noisescale.plans.plan import Plan
+from noisescale.plans.plan import Cursor, Plan
 from noisescale.plans.strategies import BatchStrategy
 from noisescale.plans.trainer_limits import plan_for_trainer
+from noisescale.plans.validations import check_first_epoch
 from noisescale.schedules import Schedule, Warmup
 
 __all__ = ["Composed", "known_examples", "num_examples", "read_config"]
@@ -54,11 +55,11 @@ class Composed:
             at_least: the fewest examples of a forward pass, once the network has been built; None: what its config says.
 
         Raises:
-            ConfigError: a batch size does not fit N, or batch norm.
+            ConfigError: a batch size does not fit N or batch norm, or the interval between two validations does not fit N.
         """
         trainer = self.cfg.trainer
         try:
-            return plan_for_trainer(
+            plan = plan_for_trainer(
                 self.schedule,
                 self.strategy,
                 num_examples,
@@ -70,9 +71,14 @@ class Composed:
                 max_micro_batch_size=self.cfg.max_micro_batch_size,
                 micro_batch_multiple=self.ghost_batch_size,
                 min_micro_batch_size=at_least or min_micro_batch_size(self.cfg),
+                replacement=self.cfg.data.get("balanced", False),
             )
         except ConfigError as error:
             raise _in_terms_of_the_config(error) from error
+        with errors_under("trainer"):
+            first = replace(plan, max_updates=None).updates_of_epoch(0, Cursor())
+            check_first_epoch(trainer.get("val_check_interval"), trainer.get("check_val_every_n_epoch"), len(first))
+        return plan
 
 
 def _in_terms_of_the_config(error: ConfigError) -> ConfigError:

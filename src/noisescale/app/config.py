@@ -44,19 +44,19 @@ def refusal(cfg: DictConfig, group: str, cause: BaseException | None) -> ConfigE
 
     Args:
         cfg: the whole config.
-        group: the name of the group, for example `scheduler`.
+        group: the name of the group, for example `scheduler`; `logger.csv` for one of several in a group.
         cause: the exception that was raised.
     """
     if isinstance(cause, ConfigError):
         return cause.under(group)
     unknown = re.search(r"unexpected keyword argument '(\w+)'", str(cause))
     if isinstance(cause, TypeError) and unknown is not None:
-        key, option = unknown.group(1), _option(group)
-        problem = f"is not a key of {group}={option}; an experiment or debug option that sets it is for another {group}"
-        return ConfigError(f"{group}.{key}", cfg[group].get(key), problem)
+        key, (name, option) = f"{group}.{unknown.group(1)}", _option(group)
+        problem = f"is not a key of {name}={option}; an experiment or debug option that sets it is for another {name}"
+        return ConfigError(key, OmegaConf.select(cfg, key), problem)
     from_lightning = type(cause).__name__ == "MisconfigurationException"
     if cause is not None and (from_lightning or isinstance(cause, (TypeError, ValueError, OSError))):
-        return ConfigError(group, _option(group), " ".join(str(cause).split()))
+        return ConfigError(*_option(group), " ".join(str(cause).split()))
     return None
 
 
@@ -96,5 +96,7 @@ def typed() -> str:
     return " ".join(HydraConfig.get().overrides.task)
 
 
-def _option(group: str) -> str:
-    return options().get(group, "") if HydraConfig.initialized() else ""
+def _option(group: str) -> tuple[str, str]:
+    """The group and the option that was chosen in it: `logger.csv` is one of the options of `logger`."""
+    group, _, name = group.partition(".")
+    return group, name or (options().get(group, "") if HydraConfig.initialized() else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,10 @@ SYNONYMS = {
     "num_gpus": "trainer.devices",
     "clip": "trainer.gradient_clip_val",
     "grad_clip": "trainer.gradient_clip_val",
+    "early_stop": "early_stopping",
+    "ema": "averaging",
+    "swa": "averaging",
+    "loggers": "logger",
     "resume": "ckpt_path",
     "checkpoint": "ckpt_path",
     "ckpt": "ckpt_path",
@@ -97,16 +102,17 @@ def line(error: BaseException) -> str:
     return _one_line(error)
 
 
-def composition_line(error: Exception, conf: Path) -> str:
+def composition_line(error: Exception, conf: Path, words: Sequence[str] | None = None) -> str:
     """The message of an error that Hydra raised before any run; then the option of a group can be the mistake.
 
     Args:
         error: the error.
         conf: the folder of config.yaml.
+        words: what was typed; None: the arguments of this process.
     """
     if isinstance(error, (*INPUT_ERRORS, OSError)):
         return _no_such_option(error, conf) or line(error)
-    return _not_an_option(conf) or line(error)
+    return _not_an_option(conf, sys.argv[1:] if words is None else words) or line(error)
 
 
 def _no_such_option(error: BaseException, conf: Path) -> str:
@@ -121,12 +127,12 @@ def _no_such_option(error: BaseException, conf: Path) -> str:
     return f"{group}={option}: no such option{_did_you_mean(option, valid)}; valid: {', '.join(valid)}" if valid else ""
 
 
-def _not_an_option(conf: Path) -> str:
+def _not_an_option(conf: Path, words: Sequence[str]) -> str:
     """The message for a group that is set to null or a number, which Hydra does not name in its error; empty if there is none."""
-    for argument in sys.argv[1:]:
+    for argument in words:
         group, _, option = argument.partition("=")
         valid = options_of(group, conf) if group else []
-        if valid and not {*option.split(",")} <= {*valid}:
+        if valid and not {*option.strip("[]").split(",")} <= {*valid}:
             return f"{argument}: no such option; valid: {', '.join(valid)}"
     return ""
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
+from noisescale.app.ending import PLANS_END, ending, nothing_left
+from noisescale.app.monitors import missing_metric
 from noisescale.callbacks import BatchSizeScheduler, TrainingDiverged
 from noisescale.data import ImageDataModule
 from noisescale.errors import ConfigError
@@ -21,8 +23,8 @@ class Outcome:
     """How a run ended.
 
     Attributes:
-        status: completed | diverged | interrupted.
-        message: the reason, for users to read; empty for a run that was completed.
+        status: completed | stopped | interrupted | diverged.
+        reason: why it ended, for users to read.
         metrics: tag -> value, from the last epoch and from the test.
         updates, examples: totals of the run, including those before it was resumed.
         seconds: time of training and validation in this process.
@@ -30,7 +32,7 @@ class Outcome:
     """
 
     status: str = "completed"
-    message: str = ""
+    reason: str = PLANS_END
     metrics: dict[str, float] = field(default_factory=dict)
     updates: int = 0
     examples: int = 0
@@ -41,7 +43,7 @@ class Outcome:
 def fit_and_test(
     cfg: DictConfig, trainer: pl.Trainer, module: pl.LightningModule, data: ImageDataModule, batches: BatchSizeScheduler
 ) -> Outcome:
-    """Train to the end of the plan, starting from `cfg.ckpt_path` if it is given, and test a run that was completed.
+    """Train to the end of the plan, starting from `cfg.ckpt_path` if it is given, and test a run that was completed or stopped.
 
     Raises:
         ConfigError: an error in the config that shows only when training starts; a checkpoint of a different run; an image that cannot be
@@ -53,11 +55,11 @@ def fit_and_test(
         trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt_path)
         outcome.metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     except TrainingDiverged as error:
-        outcome.status, outcome.message = "diverged", str(error)
+        outcome.status, outcome.reason = "diverged", str(error)
     except (KeyboardInterrupt, SystemExit):
-        outcome.status = "interrupted"
+        outcome.status, outcome.reason = "interrupted", f"a signal at update {trainer.global_step}"
     except Exception as error:
-        refused = _as_config_error(error, cfg, data, batches)
+        refused = _as_config_error(error, cfg, data, batches) or missing_metric(error, cfg, trainer)
         if refused is None:
             raise
         raise refused from error
@@ -68,8 +70,8 @@ def fit_and_test(
     outcome.examples_per_second = (outcome.examples - batches.examples_before) / outcome.seconds
     if outcome.status == "completed":
         if cfg.ckpt_path is not None and not _has_started(batches):
-            problem = f"is already at the end, epoch {trainer.current_epoch}"
-            raise ConfigError("ckpt_path", cfg.ckpt_path, problem, "raise epochs to go on")
+            raise nothing_left(cfg, trainer, batches)
+        outcome.status, outcome.reason = ending(cfg, trainer, batches)
         _test(outcome, trainer, module, data)
     return outcome
 
@@ -79,14 +81,14 @@ def _test(outcome: Outcome, trainer: pl.Trainer, module: pl.LightningModule, dat
     try:
         tested = trainer.test(module, datamodule=data, verbose=False)
     except (KeyboardInterrupt, SystemExit):
-        outcome.status = "interrupted"
+        outcome.status, outcome.reason = "interrupted", "a signal during the test"
         return
     if tested:
         outcome.metrics |= {name: float(value) for name, value in tested[0].items()}
     bad = ", ".join(f"{name} {value}" for name, value in outcome.metrics.items() if not math.isfinite(value))
     if bad:
         outcome.status = "diverged"
-        outcome.message = f"training diverged: the last update left weights that give {bad}; lower optimizer.lr"
+        outcome.reason = f"training diverged: the last update left weights that give {bad}; lower optimizer.lr"
 
 
 def _has_started(batches: BatchSizeScheduler) -> bool:

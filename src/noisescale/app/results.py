@@ -1,4 +1,4 @@
-"""Report the results of a run at its end: results.json, TensorBoard's hparams, a short table."""
+"""Report the results of a run at its end: results.json, and a short table or the line of a sweep."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
-from pytorch_lightning.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
 
 from noisescale import __version__
-from noisescale.app.config import as_plain, in_sweep, options, output_dir
+from noisescale.app.choices import choices, overrides
+from noisescale.app.config import in_sweep, output_dir
+from noisescale.app.ending import PLANS_END
+from noisescale.app.headline import headline
 from noisescale.app.outcome import Outcome
+from noisescale.app.sweeps import what_differs
 from noisescale.files import write_atomically
 
 __all__ = ["leave_results", "versions"]
 
 
-def leave_results(cfg: DictConfig, outcome: Outcome, trainer: pl.Trainer, num_examples: int) -> None:
-    """Write results.json, log the final metrics with the hyperparameters, and print the short table.
+def leave_results(cfg: DictConfig, outcome: Outcome, num_examples: int) -> None:
+    """Write results.json, and print the short table.
 
     Args:
         cfg: the composed config.
         outcome: how the run ended.
-        trainer: the trainer of the run.
         num_examples: N, the number of examples of one pass.
     """
     results = {
@@ -45,51 +46,38 @@ def leave_results(cfg: DictConfig, outcome: Outcome, trainer: pl.Trainer, num_ex
         "examples_per_second": round(outcome.examples_per_second, 1),
         "num_examples": num_examples,
         "status": outcome.status,
-        "message": outcome.message,
+        "reason": outcome.reason,
         "seed": cfg.seed,
+        "overrides": overrides(),
+        "choices": choices(cfg),
         **versions(),
     }
     # JSON has neither nan nor inf, so they become null.
     plain = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in results.items()}
     write_atomically(output_dir() / "results.json", json.dumps(plain, indent=2) + "\n")
-    _log_hyperparameters(trainer, _parameters(cfg), outcome.metrics)
     _print_table(results)
 
 
-def _log_hyperparameters(trainer: pl.Trainer, parameters: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-    """Show the choices of the run on TensorBoard's hparams page, with its final metrics as hp/..."""
-    finals = {f"hp/{name}": value for name, value in metrics.items() if math.isfinite(value)}
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(dict(parameters), finals)
-            logger.finalize("success")
-
-
-def _parameters(cfg: DictConfig) -> dict[str, Any]:
-    """The choices that distinguish one run from another."""
-    left_out = ("callbacks", "logger", "trainer", "output_dir", "full_error", "ckpt_path")
-    params = {key: value for key, value in as_plain(cfg).items() if key not in left_out}
-    return params | {f"{group}/option": name for group, name in options().items() if group in params}
-
-
 def _print_table(results: Mapping[str, Any]) -> None:
-    run = os.path.relpath(output_dir())
+    run, metric = os.path.relpath(output_dir()), headline(results)
     if in_sweep():
-        accuracy = f"test accuracy {results['test/acc']:.4f}" if results.get("test/acc") is not None else "no test accuracy"
+        tested = f"{metric[0]} {metric[1]:.4f}" if metric is not None else "not tested"
         # Flushed, because otherwise the output of a process of the pool would appear only when that process ends.
-        print(f"{run}: {results['status']}, {accuracy}, {results['updates']} updates", flush=True)
+        print(f"{what_differs() or run}: {results['status']}, {tested}, {results['updates']} updates", flush=True)
     else:
         table = Table(show_header=False)
-        if "test/acc" in results:
-            table.add_row("test accuracy", f"{results['test/acc']:.4f}")
+        if metric is not None:
+            table.add_row(metric[0], f"{metric[1]:.4f}")
         table.add_row("updates", str(results["updates"]))
         table.add_row("seconds", f"{results['seconds']:.1f}")
         table.add_row("examples/s", f"{results['examples_per_second']:.0f}")
         table.add_row("run", run)
         Console(soft_wrap=True).print(table)
         print(f"{os.path.relpath(Path(sys.prefix) / 'bin' / 'tensorboard')} --logdir {run}")
-    if results["message"]:
-        print(results["message"], file=sys.stderr)
+    if results["status"] == "diverged":
+        print(results["reason"], file=sys.stderr)
+    elif results["reason"] != PLANS_END and results["status"] != "interrupted":
+        print(f"{results['status']}: {results['reason']}", file=sys.stderr)
 
 
 def versions() -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,9 @@ from omegaconf import DictConfig
 
 from noisescale.app.composed import Composed, known_examples, read_config
 from noisescale.app.config import build, errors_under, output_dir
+from noisescale.app.devices import accelerator_of, check_devices
 from noisescale.app.libraries import import_libraries
-from noisescale.errors import ConfigError, check_count
+from noisescale.app.sweeps import recorded_run
 from noisescale.plans.dataset_size import refuse_stand_in_size
 from noisescale.plans.plan import Plan
 from noisescale.plans.warnings import cap_warnings, rule_warnings
@@ -20,16 +21,33 @@ from noisescale.plans.warnings import cap_warnings, rule_warnings
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
+    from noisescale.app.outcome import Outcome
     from noisescale.data import ImageDataModule
 
-__all__ = ["train"]
+__all__ = ["Trained", "carry_out", "train"]
 
 DIVERGED = 3
 """Exit status of a single run whose loss became nan or inf."""
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A run that was carried out: how it ended, and what was trained with what."""
+
+    outcome: Outcome
+    module: pl.LightningModule
+    data: pl.LightningDataModule
+    trainer: pl.Trainer
+
+
 def train(cfg: DictConfig, script: Path) -> int:
-    """Train, test, and write results.json; returns the exit status: 0, or 3 for a run that diverged.
+    """Carry out one run; returns the exit status: 0, or 3 for a run that diverged. See `carry_out`."""
+    with recorded_run():
+        return DIVERGED if carry_out(cfg, script).outcome.status == "diverged" else 0
+
+
+def carry_out(cfg: DictConfig, script: Path) -> Trained:
+    """Train, test, and write results.json.
 
     Everything that can be checked without torch is checked before torch is imported, and everything that can be checked without the data
     before the data are read.
@@ -45,10 +63,11 @@ def train(cfg: DictConfig, script: Path) -> int:
     run = read_config(cfg)
     with errors_under("data"):
         refuse_stand_in_size(cfg.data.size)
-    devices = _devices(cfg)
+    devices = check_devices(cfg)
     if (known := known_examples(cfg)) is not None:
         run.plan(known)  # raises before the long imports if a batch size does not fit N
     import_libraries()
+    accelerator = accelerator_of(cfg)
     from noisescale.app.launchers.ranks import is_child, other_ranks
 
     data: ImageDataModule = build(cfg, "data")
@@ -61,29 +80,14 @@ def train(cfg: DictConfig, script: Path) -> int:
         with errors_under("data"):
             data.prepare_data()
     with other_ranks(devices, script, output_dir()):
-        return _fit_and_report(run, data, plan)
+        return _fit_and_report(run, data, plan, accelerator)
 
 
-def _devices(cfg: DictConfig) -> int:
-    """W, the number of devices of the run, which this machine must have. Imports torch only to count GPUs."""
-    check_count("trainer.devices", cfg.trainer.devices, unit="devices")
-    count: int = cfg.trainer.devices
-    if cfg.trainer.accelerator == "gpu":
-        import_libraries()
-        import torch
-
-        available, kind, remedy = torch.cuda.device_count(), "GPUs", "use trainer=cpu or ddp_cpu"
-    else:
-        available, kind, remedy = max(2, os.cpu_count() or 1), "CPU processes", "one process uses all cores"
-    if count > available:
-        raise ConfigError("trainer.devices", count, f"this machine has {available} {kind}", remedy)
-    return count
-
-
-def _fit_and_report(run: Composed, data: ImageDataModule, plan: Plan) -> int:
-    """Build, fit and test on each device, and write the results on the first one. Returns the exit status."""
+def _fit_and_report(run: Composed, data: ImageDataModule, plan: Plan, accelerator: str) -> Trained:
+    """Build, fit and test on each device, and write the results on the first one."""
     import torch
 
+    from noisescale.app.loggers import RunLoggers
     from noisescale.app.outcome import fit_and_test
     from noisescale.app.results import leave_results
     from noisescale.app.trainer import build_trainer
@@ -103,13 +107,15 @@ def _fit_and_report(run: Composed, data: ImageDataModule, plan: Plan) -> int:
         seed=cfg.seed,
         check_cuts=cfg.check_cuts,
     )
-    trainer = build_trainer(cfg, data, batches)
-    outcome = fit_and_test(cfg, trainer, module, data, batches)
-    if trainer.is_global_zero:
-        leave_results(cfg, outcome, trainer, plan.num_examples)
+    trainer = build_trainer(cfg, module, data, batches, accelerator)
+    with RunLoggers(cfg, trainer) as loggers:
+        outcome = fit_and_test(cfg, trainer, module, data, batches)
+        if trainer.is_global_zero:
+            leave_results(cfg, outcome, plan.num_examples)
+            loggers.report(outcome.metrics, outcome.updates, succeeded=outcome.status not in ("diverged", "interrupted"))
     if outcome.status == "interrupted":
         raise KeyboardInterrupt
-    return DIVERGED if outcome.status == "diverged" else 0
+    return Trained(outcome, module, data, trainer)
 
 
 def _module(cfg: DictConfig, data: Any) -> pl.LightningModule:

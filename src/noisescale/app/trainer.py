@@ -6,15 +6,16 @@ import logging
 import sys
 import warnings
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
-from pytorch_lightning.loggers import Logger
 
 import noisescale
-from noisescale.app.config import as_plain, build, in_sweep, refusal
+from noisescale.app.config import as_plain, build, in_sweep, options
+from noisescale.app.monitors import TypedPatience, declared_metrics, no_validation, with_their_metrics
 from noisescale.callbacks import BatchSizeScheduler, SameRun
 from noisescale.data import ImageDataModule
 from noisescale.errors import ConfigError
@@ -25,28 +26,37 @@ from noisescale.models.optimizers import OptimizerFactory
 
 __all__ = ["build_trainer"]
 
+ADDED = ("early_stopping", "averaging")
+"""Groups whose option is a callback beside those of `callbacks`."""
 
-def build_trainer(cfg: DictConfig, data: ImageDataModule, batches: BatchSizeScheduler) -> pl.Trainer:
-    """A Trainer that carries out a plan.
+
+def build_trainer(
+    cfg: DictConfig, module: pl.LightningModule, data: ImageDataModule, batches: BatchSizeScheduler, accelerator: str
+) -> pl.Trainer:
+    """A Trainer that carries out a plan, without the loggers of the config: see `RunLoggers`.
 
     Args:
         cfg: the composed config.
+        module: what is trained.
         data: the data, after their `setup`.
         batches: the callback that carries out the plan.
+        accelerator: Lightning's name of the accelerator.
 
     Raises:
-        ConfigError: a callback, a logger or a key of the Trainer is invalid.
+        ConfigError: a callback or a key of the Trainer is invalid.
     """
     quiet_lightning()
-    callbacks: list[pl.Callback] = [batches, SameRun(_choices_of_run(cfg, data))]
+    callbacks: list[pl.Callback] = [batches, SameRun(_choices_of_run(cfg, data)), TypedPatience()]
     if cfg.model.get("compile"):
         callbacks.append(CompileFirst((data.in_channels, *data.image_size), cfg.model.compile))
-    callbacks += _chosen_callbacks(cfg, has_validation=data.val_fraction > 0)
+    without = no_validation(cfg, has_data=data.val_fraction > 0)
+    callbacks += [callback for _, callback in with_their_metrics(_chosen_callbacks(cfg), declared_metrics(module), without)]
     trainer: pl.Trainer = build(
         cfg,
         "trainer",
+        accelerator=accelerator,
         callbacks=callbacks,
-        logger=_logger(cfg) if cfg.logger else False,
+        logger=False,
         enable_progress_bar=any("ProgressBar" in type(callback).__name__ for callback in callbacks),
         enable_checkpointing=any("Checkpoint" in type(callback).__name__ for callback in callbacks),
         use_distributed_sampler=False,
@@ -55,20 +65,32 @@ def build_trainer(cfg: DictConfig, data: ImageDataModule, batches: BatchSizeSche
     return trainer
 
 
-def _chosen_callbacks(cfg: DictConfig, has_validation: bool) -> list[pl.Callback]:
-    """The callbacks of the config that make sense in this run: no progress bar in a log file, no best checkpoint without validation."""
-    chosen = []
-    for name, callback in build(cfg, "callbacks").items():
-        if callback is None:
-            continue  # switched off: callbacks.best=null
-        if not isinstance(callback, pl.Callback):
-            raise ConfigError(f"callbacks.{name}", callback, "must be a callback", f"give callbacks.{name}._target_ and its arguments")
-        if name == "progress_bar" and (in_sweep() or not sys.stderr.isatty()):
-            continue
-        if str(getattr(callback, "monitor", None) or "").startswith("val/") and not has_validation:
-            continue
-        chosen.append(callback)
-    return chosen
+def _chosen_callbacks(cfg: DictConfig) -> dict[str, pl.Callback]:
+    """The callbacks of the config, by their keys; there is no progress bar in a log file."""
+    chosen = {f"callbacks.{name}": callback for name, callback in build(cfg, "callbacks").items()}
+    chosen |= {group: _added(cfg, group) for group in ADDED}
+    for key, callback in chosen.items():
+        if callback is not None and not isinstance(callback, pl.Callback):
+            raise ConfigError(key, callback, "must be a callback", f"give {key}._target_ and its arguments")
+    quiet = in_sweep() or not sys.stderr.isatty()
+    left_out = [key for key, callback in chosen.items() if callback is None or (quiet and key == "callbacks.progress_bar")]
+    return {key: callback for key, callback in chosen.items() if key not in left_out}
+
+
+def _added(cfg: DictConfig, group: str) -> Any:
+    """The callback of a group that adds one; None for the option `none`.
+
+    Raises:
+        ConfigError: the installed Lightning does not have it.
+    """
+    if not cfg[group]:
+        return None
+    name = str(cfg[group].get("_target_")).rpartition("pytorch_lightning.callbacks.")[2]
+    if name.isidentifier() and not hasattr(pl.callbacks, name):
+        raise ConfigError(
+            group, options()[group], f"needs a Lightning that has {name}; this is {version('pytorch-lightning')}", "install 2.6 or later"
+        )
+    return build(cfg, group)
 
 
 def _choices_of_run(cfg: DictConfig, data: ImageDataModule) -> dict[str, Any]:
@@ -77,26 +99,12 @@ def _choices_of_run(cfg: DictConfig, data: ImageDataModule) -> dict[str, Any]:
     choices: dict[str, Any] = {"seed": cfg.seed, "label_smoothing": cfg.label_smoothing}
     for group, keys in free.items():
         choices |= {f"{group}.{key}": value for key, value in as_plain(cfg[group]).items() if key not in keys and key != "_partial_"}
+    if cfg.averaging:  # a checkpoint has the average in place of the weights, so that without averaging the run would go on with that
+        choices["averaging"] = options()["averaging"]
+        choices |= {f"averaging.{key}": value for key, value in as_plain(cfg.averaging).items() if key != "_target_"}
     if choices.get("data.seed") == cfg.seed:
         del choices["data.seed"]  # it is the same choice as `seed`, which is the name that the user knows
     return choices
-
-
-def _logger(cfg: DictConfig) -> Logger:
-    logger = build(cfg, "logger")
-    if not isinstance(logger, Logger):
-        key = next(iter(cfg.logger))
-        remedy = "choose logger=tensorboard, or set logger._target_"
-        raise ConfigError(f"logger.{key}", cfg.logger[key], "does not belong to any logger", remedy)
-    try:
-        # Lightning would create the writer only at the first value, and would refuse unknown arguments only then.
-        getattr(logger, "experiment", None)
-    except Exception as error:
-        refused = refusal(cfg, "logger", error)
-        if refused is None:
-            raise
-        raise refused from error
-    return logger
 
 
 @cache
@@ -114,6 +122,7 @@ def quiet_lightning() -> None:
         ".*exists and is not empty.*",
         ".*smaller than the logging interval.*",
         ".*dirpath has changed.*",
+        ".*GPU available but not used.*",  # trainer=cpu says so
     ):
         warnings.filterwarnings("ignore", message=message)
     of_python, package = warnings.formatwarning, str(Path(noisescale.__file__).parent)

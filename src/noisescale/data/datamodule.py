@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, WeightedRandomSampler
 
 from noisescale.data.augment import crop_flip, crop_flip_table
 from noisescale.data.images import Batch, Examples, ImageDataset, Split, as_is, channel_sums, normalize, statistics_of_sums
@@ -35,6 +35,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         val_fraction: in [0, 1), the share of the (sub)set that is held out for validation, class-balanced.
         augment: `none`, or `crop_flip`: random crop after zero padding by an eighth of the image, and random horizontal flip,
             as a function of (seed, epoch, example) alone.
+        balanced: whether a training pass is N draws with replacement in which all classes are equally likely, so that the images of a rare
+            class come several times. Images that come twice in an epoch are augmented alike.
         in_memory: `auto`, True or False. Images in memory are kept on the training device, where fetching a batch is a single
             gather, unless workers fetch the batches; otherwise the images of each batch are copied there. auto: in memory if they
             fit `memory_limit_gb`. True: refused if they do not fit. The batches are the same, bit for bit.
@@ -82,6 +84,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         seed: int,
         in_memory: bool | str,
         memory_limit_gb: float,
+        balanced: bool = False,
         batch_size: int = 64,
         size: int | None = None,
     ) -> None:
@@ -96,6 +99,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         check_count("seed", seed, at_least=0)
         if not isinstance(in_memory, bool) and in_memory != "auto":
             raise ConfigError("in_memory", in_memory, "must be auto, true or false")
+        if not isinstance(balanced, bool):
+            raise ConfigError("balanced", balanced, "must be true or false")
         check_number("memory_limit_gb", memory_limit_gb, above=0, unit="GB")
         check_count("batch_size", batch_size, unit="examples")
         check_stand_in_size(size, subset_size)
@@ -105,6 +110,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         self.num_workers = num_workers
         self.eval_batch_size = eval_batch_size
         self.seed = seed
+        self.balanced = balanced
         self.in_memory = in_memory
         self.memory_limit_gb = memory_limit_gb
         self.batch_size = batch_size
@@ -213,7 +219,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         return torch.cat(split_train_val(labels, subset_size=self.subset_size, val_fraction=self.val_fraction, seed=self.seed))
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled batches (images uint8, labels, indices). A planned batch sampler may replace the shuffling."""
+        """Shuffled batches (images uint8, labels, indices), drawn with class balance if `balanced`. A plan may replace the shuffling."""
         return self._loader("train", self._train, self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
@@ -229,11 +235,13 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             raise RuntimeError(f"{type(self).__name__}: call setup() before asking for a loader")
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
         num_workers = self._workers(dataset)
+        sampler = _balancing_sampler(dataset.labels) if shuffle and self.balanced else None
         moved = self._resident and num_workers == 0 and device.type != "cpu"
         return DataLoader(
             self._on(device, name, dataset) if moved else dataset,
             batch_size=batch_size,
-            shuffle=shuffle,
+            shuffle=shuffle and sampler is None,
+            sampler=sampler,
             collate_fn=as_is,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
@@ -298,6 +306,11 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     def __getstate__(self) -> dict[str, Any]:
         """Everything except the copies on a device, which another process makes for itself."""
         return {**self.__dict__, "_on_device": {}}
+
+
+def _balancing_sampler(labels: Tensor) -> WeightedRandomSampler:
+    """N draws with replacement in which all classes are equally likely: the weight of an example is 1 / (the size of its class)."""
+    return WeightedRandomSampler((1.0 / labels.bincount().double())[labels].tolist(), len(labels))
 
 
 def _sums(dataset: ImageDataset, known: Tensor | None) -> Tensor:

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import BaseFinetuning
+from pytorch_lightning.utilities import rank_zero_warn
 from torch.utils.hooks import RemovableHandle
 
 from noisescale.errors import ConfigError, check_count
 from noisescale.execution.batch_norm import RunningStatistics, min_micro_batch_size
 from noisescale.execution.compatibility import check_compatibility, untyped
 from noisescale.execution.cut_check import check_cuts
+from noisescale.execution.horizons import horizon_warnings
 from noisescale.execution.installation import Installation
 from noisescale.execution.lean import LeanCallback
 from noisescale.execution.loader import MicroBatch, PlannedLoader
+from noisescale.execution.parameter_groups import GroupRates
 from noisescale.execution.partial_gradient import load_gradient, restore_gradient, save_gradient
 from noisescale.execution.random_generators import seed_random_generators
+from noisescale.execution.sampling import chosen_sampling
+from noisescale.execution.stops import Stops, load_metrics
+from noisescale.execution.tuner import remove_searches
+from noisescale.execution.unplanned import Unplanned
+from noisescale.execution.validations import check_interval
 from noisescale.execution.weighting import MicroBatchWeights, without_gradient
 from noisescale.execution.window import Window
 from noisescale.plans.plan import Plan
@@ -49,13 +58,16 @@ class BatchSizeScheduler(LeanCallback):
 
     Args:
         strategy: the batch strategy: clock -> B.
-        schedule: clock -> lr / lr0 of every parameter group, where lr0 is its learning rate at the start of training; None: the learning
-            rate is left to whoever sets it, unless the strategy changes it.
+        schedule: clock -> lr / lr0 of every parameter group, where lr0 is its learning rate at the start of training, or that it is added
+            with later, see `GroupRates`; None: the learning rate is left to whoever sets it, unless the strategy changes it.
         max_micro_batch_size: the most examples that one device processes at once; a memory limit that does not change the result.
         micro_batch_multiple: the size of a ghost batch, in examples, if the model has ghost batch norm: micro-batches are multiples of it.
         min_micro_batch_size: the fewest examples of a forward pass; None: 2 if the module has a batch norm in training, otherwise 1. Give 1
             if batch norm sees more than one value per channel of each example, as in large images, and may normalise one example by itself.
         seed: the seed of the order of the examples and of the random numbers during training.
+        sampling_weights: one number >= 0 for each example, how likely it is to be drawn; 0: never. None: as the DataLoader draws.
+        replacement: whether a pass draws with replacement, see `Sampling`; None: as torch's samplers do, True with sampling_weights,
+            otherwise as the DataLoader draws. With replacement the noise scale is g = lr N/B.
         weight: batch, as `training_step` gets it -> w, the denominator of its loss: the number of target tokens, the sum of the class
             weights. The gradient of an update is then sum(w_j grad_j) / sum(w_j), see `MicroBatchWeights`; B stays in examples. None: the
             loss is a mean over examples.
@@ -64,8 +76,8 @@ class BatchSizeScheduler(LeanCallback):
 
     Raises:
         ConfigError: something cannot be combined with a plan: manual optimization, DeepSpeed, stochastic weight averaging with batch norm,
-            Lightning's GradientAccumulationScheduler, BatchSizeFinder and LearningRateFinder, an IterableDataset, a learning-rate
-            scheduler beside `schedule`; an update that leaves batch norm with a single example.
+            Lightning's GradientAccumulationScheduler and Tuner, an IterableDataset, a learning-rate scheduler beside `schedule`, a
+            checkpoint from inside an epoch of a training without this callback; an update that leaves batch norm with a single example.
 
     Source: on why the weighting is needed, Lightning issue 19987: the mean of means is not the mean if the parts differ in size.
     """
@@ -79,6 +91,8 @@ class BatchSizeScheduler(LeanCallback):
         micro_batch_multiple: int = 1,
         min_micro_batch_size: int | None = None,
         seed: int = 0,
+        sampling_weights: Sequence[float] | torch.Tensor | None = None,
+        replacement: bool | None = None,
         weight: Callable[[Any], Any] | None = None,
         check_cuts: bool = True,
     ) -> None:
@@ -90,6 +104,7 @@ class BatchSizeScheduler(LeanCallback):
         self.max_micro_batch_size, self.micro_batch_multiple = max_micro_batch_size, micro_batch_multiple
         self.min_micro_batch_size = min_micro_batch_size
         self.seed = seed
+        self.sampling = chosen_sampling(sampling_weights, replacement)
         self.check_cuts = check_cuts
         self._weights = None if weight is None else MicroBatchWeights(weight)
         if weight is None:
@@ -97,20 +112,25 @@ class BatchSizeScheduler(LeanCallback):
         self.loader: PlannedLoader | None = None
         self.examples_before = 0  # this fit: examples seen by the run that it resumes
         self._installation: Installation | None = None
+        self._stops: Stops | None = None
         self._saved: dict[str, Any] = {}
         self._gradients: dict[str, torch.Tensor] | None = None
         self._norms: RunningStatistics | None = None
         self._statistics: dict[str, torch.Tensor] = {}
+        self._metrics: dict[str, torch.Tensor] = {}
         self._inside_batch = False
         self._zeroed = False
         self._backwards = 0
         self._silenced: list[RemovableHandle] = []
         self._steps_before = 0
         self._said_count = False
+        self._rates = GroupRates()
+        self._has_optimizer = False
+        self._unplanned: Unplanned | None = None
 
     @property
     def plan(self) -> Plan:
-        """The plan that is carried out; known once training has started."""
+        """The plan that is carried out; known from `configure_optimizers` on."""
         return self._opened.plan
 
     @property
@@ -127,13 +147,16 @@ class BatchSizeScheduler(LeanCallback):
         check_compatibility(trainer, pl_module, self.writes_rate)
         check_trainer_limits(trainer.max_steps, trainer.limit_train_batches)
         limit = trainer.limit_train_batches  # read here, because Installation removes the limit from the trainer
+        self._saved, self._gradients = {}, None  # an earlier `fit` may have failed before it used them
+        self._has_optimizer = False  # there may still be one of an earlier `fit`
+        self._rates = GroupRates(relative=any(isinstance(callback, BaseFinetuning) for callback in untyped(trainer).callbacks))
 
         def make_plan(num_examples: int) -> Plan:
             return plan_for_trainer(
                 self.schedule,
                 self.strategy,
                 num_examples,
-                optimizer=type(trainer.optimizers[0]).__name__,
+                optimizer=type(trainer.optimizers[0]).__name__ if self._has_optimizer else None,
                 max_epochs=trainer.max_epochs,
                 max_steps=trainer.max_steps,
                 limit_train_batches=limit,
@@ -144,12 +167,24 @@ class BatchSizeScheduler(LeanCallback):
                 min_micro_batch_size=self.min_micro_batch_size or min_micro_batch_size(pl_module, trainer.world_size),
             )
 
-        self._installation = Installation(trainer, make_plan, self.seed, previous=self.loader)
+        self._unplanned = Unplanned.of_trainer(trainer) if self.loader is None else None
+        self._installation = Installation(trainer, make_plan, self.seed, previous=self.loader, sampling=self.sampling)
         self.loader = self._installation.loader
+        self._stops = Stops(trainer, self.loader)
         untyped(trainer).callbacks = [self, *(callback for callback in untyped(trainer).callbacks if callback is not self)]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._has_optimizer = True
         plan = self._opened.open()
+        if self._installation is not None:
+            self._installation.forget_length(trainer)
+            for note in self._installation.notes():
+                rank_zero_warn(note)
+        if self._saved:  # again, because the trainer's epoch was not restored yet if Lightning has asked for the length before
+            self._opened.restore(self._saved["loader"])
+        if self._unplanned is not None:
+            self._unplanned.go_on(self._opened)
+        check_interval(trainer, self._opened)
         if self._saved and self._saved["num_examples"] != plan.num_examples:
             had = self._saved["num_examples"]
             raise ConfigError("num_examples", plan.num_examples, f"the checkpoint was trained on {had}", "resume on the same data")
@@ -171,8 +206,11 @@ class BatchSizeScheduler(LeanCallback):
             name = type(trainer.lr_scheduler_configs[0].scheduler).__name__
             remedy = "give BatchSizeScheduler no schedule, or remove the module's scheduler"
             raise ConfigError("lr_scheduler", name, "the plan sets the learning rate", remedy)
-        for group in trainer.optimizers[0].param_groups:
-            group.setdefault("initial_lr", group["lr"])
+        for note in horizon_warnings(trainer.lr_scheduler_configs, self.plan):
+            rank_zero_warn(note)
+        self._rates.start(trainer.optimizers[0])
+        if self._installation is not None:
+            self._installation.length_is_known()
         if self.check_cuts:
             check_cuts(trainer, pl_module, self._opened, None if self._weights is None else self._weights.of)
         if self._gradients is not None:
@@ -181,8 +219,11 @@ class BatchSizeScheduler(LeanCallback):
         self._norms = RunningStatistics(pl_module)
         if self._gradients is None:  # the update starts from its first micro-batch, although the run that was saved had begun it
             self._norms.restore(self._statistics)
-        self._gradients, self._saved, self._statistics = None, {}, {}
+        for name, value in self._metrics.items():
+            trainer.callback_metrics[name] = value.to(pl_module.device)
+        self._gradients, self._metrics, self._saved, self._statistics = None, {}, {}, {}
         self.examples_before = self._opened.cursor.examples_seen
+        self._opened.begin()
 
     # -- training -------------------------------------------------------------------------------------------------------------
 
@@ -200,8 +241,7 @@ class BatchSizeScheduler(LeanCallback):
             if self._weights is not None:
                 self._weights.start_update()
             if self.writes_rate:
-                for group in trainer.optimizers[0].param_groups:
-                    _write_rate(group, group["initial_lr"] * micro.update.lr_factor)
+                self._rates.write(trainer.optimizers[0], micro.update.lr_factor)
         if self._weights is not None:
             self._opened.weight = self._weights.take(batch, micro.size, micro.update.effective_batch_size, trainer)
         assert self._norms is not None
@@ -260,6 +300,23 @@ class BatchSizeScheduler(LeanCallback):
         self._norms.after(micro, self._opened.plan, trainer)
         self._opened.advance()
         self._inside_batch = False
+        if micro.is_last and self._stops is not None:
+            self._stops.end_update()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._stops is not None:
+            self._stops.start_validation()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._stops is not None:
+            self._stops.end_validation()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._stops is not None:
+            self._stops.end_epoch()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._opened.close()
 
     def _listen_again(self) -> None:
         """Undo `without_gradient`."""
@@ -268,13 +325,18 @@ class BatchSizeScheduler(LeanCallback):
         self._silenced = []
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if stage == "fit" and self._installation is not None:
+        if stage == "fit" and self._installation is not None and self._stops is not None:
+            self._stops.undo()
             self._installation.undo(trainer)
             self._installation = None
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self._listen_again()
+        if self._inside_batch and trainer.global_step > self._steps_before:  # the optimizer has stepped, so the update is done
+            self._opened.advance()
+            self._inside_batch = False
         self.teardown(trainer, pl_module, "fit")
+        remove_searches(trainer)
 
     # -- state ----------------------------------------------------------------------------------------------------------------
 
@@ -292,9 +354,9 @@ class BatchSizeScheduler(LeanCallback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from `state_dict`."""
-        self._saved = state_dict
-        if state_dict:
+        """Continue from `state_dict`, in a `fit`; the weights of a checkpoint can also be tested and validated."""
+        if self._installation is not None:
+            self._saved = state_dict
             self._opened.restore(state_dict["loader"])
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -303,9 +365,17 @@ class BatchSizeScheduler(LeanCallback):
             save_gradient(pl_module, checkpoint)
         if self._norms is not None and self.loader is not None and (self.loader.micro_batches_done or self._inside_batch):
             self._norms.save(checkpoint)
+        if self._stops is not None:
+            self._stops.settle(checkpoint)
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._gradients, self._statistics = load_gradient(checkpoint), RunningStatistics.load(checkpoint)
+        if self._installation is None:  # not in a `fit`
+            return
+        self._gradients, self._metrics = load_gradient(checkpoint), load_metrics(checkpoint)
+        self._statistics = RunningStatistics.load(checkpoint)
+        self._unplanned = Unplanned.of_checkpoint(checkpoint, self.state_key, trainer.ckpt_path)
+        if self._unplanned is not None and self._has_optimizer:  # some strategies, such as FSDP, restore after on_fit_start
+            self._unplanned.go_on(self._opened)
 
     def _cutting(self) -> tuple[int, int]:
         """(k, W) of the current or next update, which decide how its examples are cut into micro-batches."""
@@ -319,11 +389,7 @@ class BatchSizeScheduler(LeanCallback):
         return micro
 
     def _enter(self, trainer: pl.Trainer, k: int) -> None:
-        trainer.accumulate_grad_batches = Window(k, self._opened.batches_before_update)
-
-
-def _write_rate(group: dict[str, Any], lr: float) -> None:
-    if isinstance(group["lr"], torch.Tensor):
-        group["lr"].fill_(lr)
-    else:
-        group["lr"] = lr
+        count = self._installation.count if self._installation is not None else None
+        trainer.accumulate_grad_batches = Window(k, self._opened.batches_before_update, count)
+        if self._stops is not None:
+            self._stops.start_update()

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import BatchSizeFinder, GradientAccumulationScheduler, LearningRateFinder, StochasticWeightAveraging
+from pytorch_lightning.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from noisescale.errors import ConfigError
+from noisescale.execution.tuner import refuse_searches
 
 __all__ = ["check_compatibility", "untyped"]
 
@@ -29,6 +30,7 @@ def check_compatibility(trainer: pl.Trainer, pl_module: pl.LightningModule, writ
     Raises:
         ConfigError: the first conflict.
     """
+    refuse_searches(trainer)
     if not pl_module.automatic_optimization:
         raise ConfigError("automatic_optimization", False, "a plan needs automatic optimization", "let Lightning step the optimizer")
     if trainer.strategy.handles_gradient_accumulation:
@@ -45,11 +47,6 @@ def check_compatibility(trainer: pl.Trainer, pl_module: pl.LightningModule, writ
         name = type(callback).__name__
         if isinstance(callback, GradientAccumulationScheduler):
             raise ConfigError("callbacks", name, "changes accumulate_grad_batches, and so does the plan", "use plans.MultiStep")
-        if isinstance(callback, BatchSizeFinder):
-            raise ConfigError("callbacks", name, "searches with other batches than the plan's", "find the micro-batch size before training")
-        if isinstance(callback, LearningRateFinder):
-            problem = "would search while the batch size changes as planned"
-            raise ConfigError("callbacks", name, problem, "find the learning rate before training")
         if isinstance(callback, StochasticWeightAveraging):
             if any(isinstance(module, _BatchNorm) for module in pl_module.modules()):
                 raise ConfigError("callbacks", name, "steps the optimizer while it updates batch norm", "use WeightAveraging")

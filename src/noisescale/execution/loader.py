@@ -1,4 +1,4 @@
-"""The loader that carries out a plan: the index list of each micro-batch, the permutation of each pass, and the position of the run.
+"""The loader that carries out a plan: the index list of each micro-batch, the order of each pass, and the position of the run.
 
 An index list goes from the plan through a batch sampler to a DataLoader, and nowhere else. The order of pass p depends only on (seed, p),
 and the random numbers of a micro-batch only on (seed, step, micro-batch, rank). What is loaded is therefore independent of the number of
@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
-from torch.utils.data.distributed import DistributedSampler
+from torch.utils.data import DataLoader, Dataset
 
-from noisescale.errors import ConfigError
 from noisescale.execution.batched import BatchedDataset
 from noisescale.execution.fetching import CountingCollate, SeededDataset, SeededList, length_of
+from noisescale.execution.sampling import Sampling, sampling_of
 from noisescale.plans.plan import Cursor, Plan, Update
 from noisescale.seeding import derive_seed
 
@@ -48,6 +47,16 @@ class MicroBatch:
         """Whether it is the last one before the optimizer steps."""
         return self.index == self.update.accumulate_grad_batches - 1
 
+    @property
+    def share(self) -> float:
+        """n/B: what its mean loss is multiplied by, so that the gradients of the update add up to that of one big batch."""
+        return self.size / self.update.effective_batch_size
+
+    @property
+    def lr_factor(self) -> float:
+        """lr / lr0 of its update."""
+        return self.update.lr_factor
+
 
 class PlannedLoader:
     """Iterates over the micro-batches that the plan gives to device `rank`, one epoch at a time, from the position of the run.
@@ -58,10 +67,11 @@ class PlannedLoader:
     Args:
         source: returns the user's DataLoader; called once, when the loader is first used. The dataset, collate_fn and workers of that
             DataLoader are kept, its batch size is not used.
-        make_plan: N -> the plan.
-        seed: the seed of the permutations and of the random numbers drawn while loading.
+        make_plan: N -> the plan, apart from its `replacement`, which depends on how the source draws.
+        seed: the seed of the orders of the passes and of the random numbers drawn while loading.
         rank: the rank of this device, 0 to world_size - 1.
         trainer_epoch: returns the trainer's current epoch; when it changes, the loader starts a new epoch too.
+        sampling: how a pass draws its examples; None: as the source does.
 
     Attributes:
         current: the micro-batch that was loaded last; None before the first.
@@ -74,20 +84,26 @@ class PlannedLoader:
     """
 
     def __init__(
-        self, source: Callable[[], Any], make_plan: Callable[[int], Plan], seed: int, rank: int, trainer_epoch: Callable[[], int]
+        self,
+        source: Callable[[], Any],
+        make_plan: Callable[[int], Plan],
+        seed: int,
+        rank: int,
+        trainer_epoch: Callable[[], int],
+        sampling: Sampling | None = None,
     ) -> None:
-        self._source, self._make_plan = source, make_plan
+        self._source, self._make_plan, self._chosen = source, make_plan, sampling
         self.seed, self.rank, self._trainer_epoch = seed, rank, trainer_epoch
         self._loader: DataLoader[Any] | None = None
         self._plan: Plan | None = None
-        self._shuffle = True
+        self._sampling = Sampling()
         self.current: MicroBatch | None = None
         self.handed_out = 0
         self.weight: float | None = None
-        # The position of the run: its epoch, the current or next update, how many micro-batches of it are done, and how many batches the
-        # trainer counted in this epoch before it.
+        # The position of the run: its epoch and where that starts, the current or next update, how many micro-batches of it are done,
+        # and how many batches the trainer counted in this epoch before it.
         self.epoch, self.trainer_epoch = 0, 0
-        self.cursor = Cursor()
+        self.epoch_start = self.cursor = Cursor()
         self.micro_batches_done = 0
         self.batches_before_update = 0
         self._to_come: tuple[tuple[int, Cursor], list[Update]] | None = None
@@ -98,9 +114,10 @@ class PlannedLoader:
         """Get the DataLoader from the source, unless that is done already; returns the plan."""
         if self._plan is None or self._loader is None:
             loader = self._source()
-            self._shuffle = _is_shuffled(loader)
-            self._plan = self._make_plan(len(loader.dataset))
-            self._permutation = lru_cache(maxsize=2)(self._permute)
+            self._sampling = sampling_of(loader, self._chosen)
+            plan = self._make_plan(self._sampling.num_examples(len(loader.dataset)))
+            self._plan = replace(plan, replacement=self._sampling.replacement)
+            self._pass = lru_cache(maxsize=2)(self._order)
             self._dataset: Dataset[Any] = loader.dataset
             self._collate: Callable[[Any], Any] = loader.collate_fn
             self._loader = DataLoader(
@@ -121,7 +138,7 @@ class PlannedLoader:
     @property
     def plan(self) -> Plan:
         """The plan that is carried out."""
-        return self.open()
+        return self.open() if self._plan is None else self._plan
 
     @property
     def dataset(self) -> Dataset[Any]:
@@ -132,12 +149,12 @@ class PlannedLoader:
     def indices(self, position: int, size: int) -> torch.Tensor:
         """The examples at `position` to `position + size - 1` of the stream of passes, int64 (size,).
 
-        Pass p is a permutation that depends only on (seed, p).
+        Pass p depends only on (seed, p), see `Sampling`.
         """
         n, parts = self.plan.num_examples, []
         while size > 0:
             number, offset = divmod(position, n)
-            parts.append(self._permutation(number)[offset : offset + size])
+            parts.append(self._pass(number)[offset : offset + size])
             position, size = position + len(parts[-1]), size - len(parts[-1])
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -163,11 +180,8 @@ class PlannedLoader:
         parts = [copy.deepcopy(examples[start:end]) for start, end in ranges]
         return [(sum(example is not None for example in part), self._collate(part)) for part in parts]
 
-    def _permute(self, number: int) -> torch.Tensor:
-        n = self.plan.num_examples
-        if not self._shuffle:
-            return torch.arange(n)
-        return torch.randperm(n, generator=torch.Generator().manual_seed(derive_seed("permutation", self.seed, number)))
+    def _order(self, number: int) -> torch.Tensor:
+        return self._sampling.order(len(self._dataset), self.seed, number)  # type: ignore[arg-type]
 
     def micro_batches(self) -> Iterator[MicroBatch]:
         """The micro-batches of this device from the position of the run to the end of the epoch."""
@@ -182,16 +196,42 @@ class PlannedLoader:
         """The updates from the position of the run to the end of the epoch."""
         place = self.epoch, self.cursor
         if self._to_come is None or self._to_come[0] != place:  # Lightning asks for the length several times in each epoch.
-            self._to_come = place, self.plan.updates_of_epoch(self.epoch, self.cursor)
+            self._to_come = place, self._whole_epochs().updates_of_epoch(self.epoch, self.cursor)
         return self._to_come[1]
+
+    def _whole_epochs(self) -> Plan:
+        """The plan without its `max_updates`: an epoch inside which the trainer stops is not a shorter epoch, see `stops`."""
+        return self.plan if self.plan.max_updates is None else replace(self.plan, max_updates=None)
+
+    def updates_of_epoch(self) -> list[Update]:
+        """All updates of the epoch of the run, including those that are done."""
+        return self._whole_epochs().updates_of_epoch(self.epoch, self.epoch_start)
+
+    @property
+    def epoch_is_over(self) -> bool:
+        """Whether all updates of the epoch are done, and no other epoch has begun."""
+        return self.cursor != self.epoch_start and self.plan.epoch_of(self.cursor) != self.epoch
+
+    @property
+    def inside_epoch(self) -> bool:
+        """Whether some micro-batches of the epoch are done and others are not."""
+        begun = self.cursor != self.epoch_start or self.micro_batches_done > 0
+        return begun and not self.epoch_is_over
+
+    @property
+    def batches_done(self) -> int:
+        """The micro-batches of the epoch that are done, as the trainer counts them."""
+        return self.batches_before_update + self.micro_batches_done
 
     # -- what a trainer sees --------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         plan, trainer_epoch = self.plan, self._trainer_epoch()
-        if trainer_epoch != self.trainer_epoch:
+        ended = self._loader is None or plan.finished(self.cursor)  # Lightning asks for the length even then
+        if trainer_epoch != self.trainer_epoch and self.epoch_is_over and not ended:
             # An epoch-end hook could not do this: a run that is resumed at the last batch of an epoch never calls it.
             self.epoch, self.trainer_epoch, self.batches_before_update = plan.epoch_of(self.cursor), trainer_epoch, 0
+            self.epoch_start = self.cursor
         return self.batches_before_update + sum(update.accumulate_grad_batches for update in self._updates_to_come())
 
     def __iter__(self) -> Iterator[Any]:
@@ -213,6 +253,11 @@ class PlannedLoader:
     def _hand_out(self, micro: MicroBatch, count: int) -> None:
         self.current, self.handed_out = micro, count if micro.size else 0
 
+    def begin(self) -> None:
+        """Take over the trainer's current epoch, unless the run is somewhere in one: the trainer may have trained without this loader."""
+        if not self.epoch_is_over and not self.inside_epoch:
+            self.trainer_epoch = self._trainer_epoch()
+
     def advance(self) -> None:
         """Move on after the current micro-batch, which is done."""
         assert self.current is not None
@@ -233,6 +278,7 @@ class PlannedLoader:
         return {
             "epoch": self.epoch,
             "trainer_epoch": self.trainer_epoch,
+            "epoch_start": asdict(self.epoch_start),
             "cursor": asdict(self.cursor),
             "micro_batches_done": self.micro_batches_done,
             "batches_before_update": self.batches_before_update,
@@ -241,7 +287,7 @@ class PlannedLoader:
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from where `state` was taken."""
         self.epoch, self.trainer_epoch = state["epoch"], state["trainer_epoch"]
-        self.cursor = Cursor(**state["cursor"])
+        self.epoch_start, self.cursor = Cursor(**state["epoch_start"]), Cursor(**state["cursor"])
         self.micro_batches_done = state["micro_batches_done"]
         self.batches_before_update = state["batches_before_update"]
 
@@ -272,26 +318,3 @@ class _IndexLists:
         for micro in loader.micro_batches():
             seed = derive_seed("loading", loader.seed, micro.update.start.step, micro.index, loader.rank)
             yield SeededList(loader.indices_of(micro).tolist(), seed)
-
-
-def _is_shuffled(loader: Any) -> bool:
-    """Whether the user's loader is shuffled; raises `ConfigError` for a loader that a plan cannot replace."""
-    remedy = "give one DataLoader over a data set with a length, with shuffle=True or False"
-    if not isinstance(loader, DataLoader):
-        raise ConfigError("train_dataloader", type(loader).__name__, "must be one torch DataLoader", remedy)
-    if isinstance(loader.dataset, IterableDataset) or not hasattr(loader.dataset, "__len__"):
-        raise ConfigError(
-            "train_dataloader", type(loader.dataset).__name__, "an IterableDataset cannot be cut into planned batches", remedy
-        )
-    if loader.batch_sampler is None:
-        raise ConfigError("train_dataloader", "batch_size=None", "must collate examples into batches", remedy)
-    sampler = loader.sampler
-    if type(loader.batch_sampler) is torch.utils.data.BatchSampler:
-        if type(sampler) is SequentialSampler:
-            return False
-        if type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == len(loader.dataset):
-            return True
-        if type(sampler) is DistributedSampler:
-            return bool(sampler.shuffle)
-    name = type(sampler if type(loader.batch_sampler) is torch.utils.data.BatchSampler else loader.batch_sampler).__name__
-    raise ConfigError("train_dataloader", name, "a sampler of its own decides which examples are drawn, and so does the plan", remedy)

@@ -12,14 +12,14 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.data import extract_batch_size
-from torch.utils.data import DataLoader, IterableDataset
-from torch.utils.data.distributed import DistributedSampler
 
-from noisescale.errors import ConfigError, check_count
+from noisescale.errors import check_count
 from noisescale.execution.lean import LeanCallback
 from noisescale.execution.loader import PlannedLoader
 from noisescale.files import AppendedRows
 from noisescale.measures.dashboards import Scalars, add_layout, log_scalars
+from noisescale.measures.population import Population, population_of
+from noisescale.measures.step_file import examples_before, open_step_file
 from noisescale.plans.noise import sgd_noise_scale, with_momentum
 
 __all__ = ["NoiseScaleMonitor"]
@@ -42,11 +42,13 @@ class NoiseScaleMonitor(LeanCallback):
     | TensorBoard | also each of these as by_examples/..., over examples seen |
 
     B counts the examples that the data set gave for the update on all devices, before they are collated; the loss is the mean over them.
-    lr and m are those of the first parameter group. Rows are buffered and written together, so that no update waits for them.
+    lr and m are those of the first parameter group. If examples are drawn with replacement, as by WeightedRandomSampler, g = lr N/B, and N
+    is the number of examples that can be drawn, not the number of draws. Rows are buffered and written together, so that no update waits
+    for them.
 
     Args:
         path: the CSV file; None: steps.csv in the trainer's log_dir; False: no file.
-        num_examples: N; None: the number of examples that one pass of the train DataLoader draws from.
+        num_examples: N; None: the number of examples that the train DataLoader draws from.
         write_every: updates between two writes, >= 1.
 
     Raises:
@@ -62,9 +64,9 @@ class NoiseScaleMonitor(LeanCallback):
         self.path, self.num_examples, self.write_every = path, num_examples, write_every
         self._file: AppendedRows | None = None
         self._rows: list[_Row] = []
-        self._n = 0
+        self._population = Population(0)
         self._examples_seen = 0
-        self._restored = False
+        self._restored, self._fitting = False, True
         self._window: list[_MicroBatch] = []  # the micro-batches of the current update
         self._rates: tuple[float, float] = (math.nan, 0.0)
         self._announced = False
@@ -73,18 +75,20 @@ class NoiseScaleMonitor(LeanCallback):
     # -- collecting -----------------------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._n = self.num_examples or _examples_of_a_pass(trainer)
-        self._steps = trainer.global_step
-        self._announced = False
-        if trainer.global_step == 0 and not self._restored:  # the monitor may have been used in another run
-            self._examples_seen, self._window = 0, []
-        self._restored = False
+        self._population = population_of(trainer.train_dataloader, self.num_examples)
+        goes_on = self._restored or 0 < trainer.global_step == self._steps
+        if not goes_on:  # the monitor may have been used in another run
+            self._examples_seen, self._window, self._rates = examples_before(trainer, self._population.num_examples), [], (math.nan, 0.0)
+        self._steps, self._announced, self._restored = trainer.global_step, False, False
         if self.path is not False and not getattr(trainer, "fast_dev_run", False):
             # reading log_dir is a collective operation, so every device has to do it
             folder = trainer.log_dir or trainer.default_root_dir if self.path in (None, True) else None
             path = Path(folder) / "steps.csv" if folder is not None else Path(str(self.path))
             columns = COLUMNS if _weight(trainer) is None else (*COLUMNS, "weight")
-            self._file = AppendedRows(path, columns, start=trainer.global_step) if trainer.is_global_zero else None
+            if trainer.is_global_zero:
+                seen = self._examples_seen if trainer.world_size == 1 else None  # of several devices a checkpoint has the planned number
+                last = (self._rates[0], seen) if goes_on else None
+                self._file = open_step_file(path, columns, self._steps, last, shared=folder == trainer.default_root_dir)
         add_layout(trainer)
 
     def on_before_zero_grad(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
@@ -141,11 +145,16 @@ class NoiseScaleMonitor(LeanCallback):
         """The number of examples seen, including rows that are not written yet, and the micro-batches of an unfinished update."""
         seen = self._examples_seen + sum(row.expected for row in self._rows)
         window = [(micro.examples, micro.weight, None if micro.loss is None else float(micro.loss)) for micro in self._window]
-        return {"examples_seen": seen, "window": window}
+        return {"examples_seen": seen, "window": window, "lr": self._rates[0]}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._fitting = stage == "fit"
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if not self._fitting:  # the weights of a checkpoint are tested or validated
+            return
         self._restored = True
-        self._examples_seen = state_dict["examples_seen"]
+        self._examples_seen, self._rates = state_dict["examples_seen"], (state_dict.get("lr", math.nan), 0.0)
         self._window = [
             _MicroBatch(n, weight, None if loss is None else torch.tensor(loss, dtype=torch.float64))
             for n, weight, loss in state_dict["window"]
@@ -158,8 +167,8 @@ class NoiseScaleMonitor(LeanCallback):
         written, scalars = [], []
         for row, (effective, weight, loss) in zip(rows, _totals(trainer, rows, together), strict=True):
             seen, self._examples_seen = self._examples_seen, self._examples_seen + effective
-            epoch = seen / self._n if row.epoch is None else row.epoch
-            g = sgd_noise_scale(row.lr, self._n, effective) if effective else math.nan  # the data set gave nothing at all
+            epoch = seen / self._population.num_examples if row.epoch is None else row.epoch
+            g = self._noise(row.lr, effective) if effective else math.nan  # the data set gave nothing at all
             weights = () if weight is None else (weight,)
             written.append((row.step, epoch, seen, row.lr, effective, row.micro, row.accumulate, g, loss, *weights))
             values = {
@@ -195,7 +204,11 @@ class NoiseScaleMonitor(LeanCallback):
             micro, k, devices = extract_batch_size(batch), int(trainer.accumulate_grad_batches), trainer.world_size
             effective = micro * k * devices
             words = f"effective {effective} = {micro} micro x {k} accumulate x {devices} device{'s' if devices > 1 else ''}"
-        return f"{words}; N {self._n}; lr {lr:.4g}; g {sgd_noise_scale(lr, self._n, effective):.4g}"
+        device = _device_in_words(trainer.strategy.root_device)
+        return f"{words}; {self._population.in_words()}; lr {lr:.4g}; g {self._noise(lr, effective):.4g}; {device}"
+
+    def _noise(self, lr: float, batch_size: int) -> float:
+        return sgd_noise_scale(lr, self._population.num_examples, batch_size, self._population.replacement)
 
 
 class _MicroBatch(NamedTuple):
@@ -259,21 +272,14 @@ def _totals(trainer: pl.Trainer, rows: list[_Row], together: bool) -> list[tuple
     ]
 
 
+def _device_in_words(device: torch.device) -> str:
+    """`on the CPU`, or the name of the GPU."""
+    if device.type == "cpu":
+        return "on the CPU"
+    return f"on {torch.cuda.get_device_name(device)}" if device.type == "cuda" else f"on {device}"
+
+
 def _weight(trainer: pl.Trainer) -> float | None:
     """The weight of the current micro-batch; None if micro-batches are weighted by their numbers of examples."""
     loader = trainer.train_dataloader
     return loader.weight if isinstance(loader, PlannedLoader) else None
-
-
-def _examples_of_a_pass(trainer: pl.Trainer) -> int:
-    """N: the number of examples that one pass of the train DataLoader draws from, over all devices."""
-    loader = trainer.train_dataloader
-    if isinstance(loader, PlannedLoader):
-        return loader.plan.num_examples
-    remedy = "give NoiseScaleMonitor(num_examples=...)"
-    if not isinstance(loader, DataLoader):
-        raise ConfigError("train_dataloader", type(loader).__name__, "does not say how many examples it has", remedy)
-    if isinstance(loader.dataset, IterableDataset):
-        raise ConfigError("train_dataloader", type(loader.dataset).__name__, "has no number of examples", remedy)
-    drawn: Any = loader.sampler.dataset if isinstance(loader.sampler, DistributedSampler) else loader.sampler
-    return len(drawn if hasattr(drawn, "__len__") else loader.dataset)  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from noisescale.execution.lean import LeanModule
+from noisescale.execution.partial_gradient import load_gradient
 from noisescale.plans.checks import check_label_smoothing
 
 __all__ = ["Classifier"]
@@ -38,6 +39,9 @@ class Classifier(LeanModule):
     Source: Szegedy et al. 2016, arXiv:1512.00567, section 7.
     """
 
+    metric_names = ("train/loss", "train/acc", "val/loss", "val/acc")
+    """What a callback with a `monitor` can go by; any LightningModule may say so."""
+
     def __init__(
         self,
         net: nn.Module,
@@ -59,6 +63,8 @@ class Classifier(LeanModule):
         self._sums: Tensor | None = None  # of loss x examples, and of correct predictions
         self._count = 0
         self._recent: list[tuple[Tensor, Tensor, int]] = []  # (loss, correct predictions, examples) that are not in the sums yet
+        self._finished = 0  # how many of these are of finished updates
+        self._update = -1  # the update of the others
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.net(images)
@@ -72,36 +78,51 @@ class Classifier(LeanModule):
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         correct = (logits.detach().argmax(1) == labels).sum()
+        if self._update != self.global_step:
+            self._update, self._finished = self.global_step, len(self._recent)
+            if self._finished >= SUMMED_TOGETHER:
+                self._sum_up()
         # A copy, because BatchSizeScheduler multiplies the loss in place before the backward pass.
         self._recent.append((loss.detach().clone(), correct, len(labels)))
-        if len(self._recent) == SUMMED_TOGETHER:
-            self._sum_up()
         return loss
 
-    def _sum_up(self) -> None:
-        if not self._recent:
+    def _sum_up(self, count: int | None = None) -> None:
+        """Move the first `count` of the recent micro-batches into the sums; None: all of them."""
+        recent, self._recent = self._recent[:count], [] if count is None else self._recent[count:]
+        self._finished = 0
+        if not recent:
             return
-        losses, correct, counts = zip(*self._recent, strict=True)
-        self._recent = []
+        losses, correct, counts = zip(*recent, strict=True)
         examples = torch.tensor(counts, dtype=torch.float64, device=losses[0].device)
         sums = torch.stack((torch.stack(losses).double() @ examples, torch.stack(correct).sum().double()))
         # `to`, because sums from a checkpoint are restored before the module is on its device.
         self._sums = sums if self._sums is None else self._sums.to(sums.device) + sums
         self._count += sum(counts)
 
+    def _totals(self) -> list[float]:
+        """The sums over the epoch so far, over all devices: loss x examples, correct predictions, examples.
+
+        After an exception they are those of this device, because the others may be gone.
+        """
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device) if self._sums is None else self._sums.to(self.device)
+        totals = torch.cat((sums, sums.new_tensor([self._count])))
+        if torch.distributed.is_available() and torch.distributed.is_initialized() and not self.trainer.interrupted:
+            totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
+        return [float(total) for total in totals.tolist()]
+
+    def on_train_epoch_start(self) -> None:
+        # Not at the end of an epoch: a run that stops inside an epoch saves its last checkpoint after Lightning has called that hook.
+        self._sums, self._count, self._recent, self._finished = None, 0, [], 0
+
     def on_train_epoch_end(self) -> None:
         self._sum_up()
-        if self._sums is None:
+        loss, correct, count = self._totals()
+        if not count:
             return
-        totals = torch.cat((self._sums, self._sums.new_tensor([self._count])))
-        if self.trainer.world_size > 1:
-            totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
-        loss, correct, count = totals.tolist()
         several = self.trainer.world_size > 1  # sync_dist changes nothing: the means are already equal on all devices
         self.log("train/acc", correct / count, prog_bar=True, sync_dist=several)
         # Not sent to the logger, which uses train/loss for the loss of each update.
         self.log("train/loss", loss / count, logger=False, prog_bar=True, sync_dist=several)
-        self._sums, self._count = None, 0
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._evaluate("val", batch)
@@ -121,10 +142,13 @@ class Classifier(LeanModule):
         self.log_dict(metrics, on_step=False, on_epoch=True, prog_bar=stage == "val", batch_size=len(labels))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._sum_up()
-        checkpoint["epoch_sums"] = None if self._sums is None else (self._sums.tolist(), self._count)
+        if self._update != self.global_step:
+            self._finished = len(self._recent)
+        # Without its gradient in the checkpoint, an update that is not finished is repeated from its first micro-batch.
+        self._sum_up(self._finished if load_gradient(checkpoint) is None else None)
+        checkpoint["epoch_sums"] = self._totals()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # Only on rank 0, whose sums were saved: on other devices as well they would be counted more than once.
+        # Only on rank 0: the sums are those of all devices, and would be counted more than once.
         if (sums := checkpoint.get("epoch_sums")) is not None and self.global_rank == 0:
-            self._sums, self._count = torch.tensor(sums[0], dtype=torch.float64, device=self.device), sums[1]
+            self._sums, self._count = torch.tensor(sums[:2], dtype=torch.float64, device=self.device), int(sums[2])

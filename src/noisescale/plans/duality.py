@@ -63,14 +63,19 @@ class Matched(BatchStrategy):
         if self.size == num_examples:
             raise ConfigError("size", self.size, f"must be below N = {num_examples}: a full batch has no noise to match", "use batch=full")
 
+    def check_replacement(self) -> None:
+        if self.match == "exact":
+            problem = "keeps lr (N/B - 1), the noise of batches drawn without replacement"
+            raise ConfigError("match", "exact", problem, "set it to ratio, which is exact with replacement")
+
     def lr_factor(self, epoch: float, factor: float, size: int, num_examples: int) -> float:
         noise = self._noise(size, num_examples)
         if noise == 0.0:  # B = N, chosen only at level 0: no learning rate gives it noise
             return self._quoted(self.size)
         return self._quoted(self.size) * self.level(epoch, factor) * self._power(self._noise(self.size, num_examples) / noise)
 
-    def resized(self, planned: int, size: int, num_examples: int) -> float:
-        """(n(planned) / n(size))^p."""
+    def resized(self, planned: int, size: int, num_examples: int, match: str = "exact") -> float:
+        """(n(planned) / n(size))^p, with the n(B) of this strategy."""
         return self._power(self._noise(planned, num_examples) / self._noise(size, num_examples))
 
     def _noise(self, size: float, num_examples: int) -> float:
@@ -183,9 +188,16 @@ class CyclicBatch(Matched):
         return self._size_with(self._cycle(epoch), num_examples, num_examples)
 
 
-def resolve_rule(strategy: BatchStrategy, optimizer: str) -> BatchStrategy:
-    """`strategy`, with an open rule set to the rule of the optimizer, which is given by its class name."""
+def resolve_rule(strategy: BatchStrategy, optimizer: str | None) -> BatchStrategy:
+    """`strategy`, with an open rule set to the rule of the optimizer, which is given by its class name.
+
+    Raises:
+        ConfigError: the rule is open, and there is no optimizer yet.
+    """
     if isinstance(strategy, Matched) and strategy.rule is None:
+        if optimizer is None:
+            problem = "the optimizer decides it, and with it the number of updates, but is not built yet"
+            raise ConfigError("rule", None, problem, "give the strategy rule='sgd', or 'adaptive' for Adam and its kin")
         return replace(strategy, rule=noise_rule_of(optimizer))
     return strategy
 
@@ -222,11 +234,11 @@ def counterpart(plan: Plan, rule: str = "sgd") -> Plan | None:
     if first >= n:
         return None
     if isinstance(strategy, Fixed):
-        return replace(plan, strategy=Dual(first, rule=rule, **common))
+        return replace(plan, strategy=Dual(first, rule=rule, match=plan.match, **common))
 
     def level(epoch: float, factor: float) -> float:
         size = strategy.size_at(epoch, factor, n)
-        share = batch_noise("exact", n, size) / batch_noise("exact", n, first)
+        share = batch_noise(plan.match, n, size) / batch_noise(plan.match, n, first)
         return strategy.lr_factor(epoch, factor, size, n) * float(share ** NOISE_RULES[rule])
 
     common |= {"lr_rule": "none", "reference_size": None}  # the level includes them already

@@ -31,25 +31,29 @@ NOISE_MATCHES = ("exact", "ratio")
 """The two forms of n(B), see `batch_noise`."""
 
 
-def sgd_noise_scale(lr: float, num_examples: int, batch_size: float) -> float:
-    """g = lr (N/B - 1), in units of the learning rate; 0 for a full batch.
+def sgd_noise_scale(lr: float, num_examples: int, batch_size: float, replacement: bool = False) -> float:
+    """g = lr (N/B - 1), in units of the learning rate, and 0 for a full batch; with replacement g = lr N/B, which is lr for B = N.
 
-    The -1 is the finite-population correction for sampling WITHOUT replacement: Var(mean of B of N) ~ 1/B - 1/N. About lr N/B for B << N.
+    The -1 is the finite-population correction for sampling WITHOUT replacement: Var(mean of B of N) ~ 1/B - 1/N. With replacement the
+    variance is ~ 1/B, whatever N is, and B may exceed N; with unequal probabilities it is that of the weighted draw, and so is the
+    gradient whose noise g scales. About lr N/B in both cases for B << N.
     Not to be confused with the gradient noise scale tr(Sigma)/|G|^2, which is measured and has the unit of examples.
 
     Args:
         lr: learning rate used with a MEAN loss.
         num_examples: N, the number of examples that one pass really draws from.
         batch_size: B, the examples of one update, over all micro-batches and devices.
+        replacement: whether an example can come more than once in a batch.
 
     Source: Smith & Le 1710.06451; Smith, Kindermans, Ying & Le 1711.00489.
     """
-    return lr * (num_examples - batch_size) / batch_size
+    return lr * (num_examples if replacement else num_examples - batch_size) / batch_size
 
 
 def batch_noise(match: str, num_examples: int, batch_size: float) -> float:
     """n(B) = N/B - 1 (exact) or N/B (ratio, its limit for B << N): the variance of a batch mean, in units of 1/N of one example's variance.
 
+    exact is for batches drawn without replacement; with replacement, ratio is exact.
     SGD has the noise lr n(B): exact keeps g, ratio keeps lr/B. An adaptive optimizer divides its update by the size of the gradient, which
     is proportional to n(B)^(1/2) where noise dominates; its effective learning rate is lr n^(-1/2), and its noise lr n^(1/2). With ratio
     that keeps lr/sqrt(B), as do Malladi et al. 2205.10287 and Seesaw, 2510.14717. The -1 for adaptive optimizers is not from any paper: it
@@ -84,14 +88,14 @@ def noise_depends_on_batch(optimizer: str) -> bool:
 
 
 def batch_size_for_noise(noise: float, lr: float, num_examples: int) -> float:
-    """B = N / (1 + g/lr), in (0, N]: the batch size (not rounded) that gives noise g at learning rate lr."""
+    """B = N / (1 + g/lr), in (0, N]: the batch size (not rounded) that gives noise g at learning rate lr, without replacement."""
     check_number("lr", lr, above=0)
     check_number("noise", noise, at_least=0)
     return num_examples / (1.0 + noise / lr)
 
 
 def lr_for_noise(noise: float, num_examples: int, batch_size: float) -> float:
-    """lr = g / (N/B - 1): the learning rate that gives noise g with batch size B < N."""
+    """lr = g / (N/B - 1): the learning rate that gives noise g with batch size B < N, without replacement."""
     remedy = "a full batch has no noise at any learning rate"
     check_number("batch_size", batch_size, above=0, below=num_examples, unit="examples", remedy=remedy)
     return noise * batch_size / (num_examples - batch_size)

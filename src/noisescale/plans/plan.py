@@ -87,9 +87,11 @@ class Plan:
         min_micro_batch_size: the fewest examples that one forward pass, or one ghost batch, may have: 2 for batch norm, 1 for other models.
         max_updates: the most updates in all; None: no limit.
         max_updates_per_epoch: the most updates in one epoch, after which the clock moves on to the next; None: no limit.
+        replacement: whether a pass is N draws with replacement, so that an example can come several times in it, or not at all; then
+            g = lr N/B.
 
     Raises:
-        ConfigError: a size is above N, or a count is not positive.
+        ConfigError: a size is above N, a count is not positive, or the strategy needs batches that are drawn without replacement.
     """
 
     schedule: Callable[[float], float]
@@ -102,6 +104,7 @@ class Plan:
     min_micro_batch_size: int = 1
     max_updates: int | None = None
     max_updates_per_epoch: int | None = None
+    replacement: bool = False
 
     def __post_init__(self) -> None:
         check_count("num_examples", self.num_examples, unit="examples")
@@ -116,6 +119,8 @@ class Plan:
         check_smallest_micro_batch("max_micro_batch_size", self.max_micro_batch_size, self.min_micro_batch_size)
         check_smallest_micro_batch("micro_batch_size", self.strategy.micro_batch_size, self.min_micro_batch_size)
         self.strategy.check(self.num_examples)
+        if self.replacement:
+            self.strategy.check_replacement()
 
     def __iter__(self) -> Iterator[Update]:
         return self.updates()
@@ -153,7 +158,7 @@ class Plan:
         elif self.strategy.last == "spread":
             size = math.ceil(remaining / math.ceil(remaining / size))
         if size != planned and self.strategy.match_last:
-            lr_factor *= self.strategy.resized(planned, size, self.num_examples)
+            lr_factor *= self.strategy.resized(planned, size, self.num_examples, self.match)
         return Update(cursor, epoch, size, self._accumulate(size), lr_factor, planned)
 
     def after(self, update: Update) -> Cursor:
@@ -236,8 +241,13 @@ class Plan:
         return ConfigError(key, self._limit, problem, f"use {2 * least - 1} or more")
 
     def noise(self, update: Update, lr: float) -> float:
-        """g of `update` for an optimizer with learning rate `lr`: lr lr_factor (N/B - 1)."""
-        return sgd_noise_scale(lr * update.lr_factor, self.num_examples, update.effective_batch_size)
+        """g of `update` for an optimizer with learning rate `lr`: lr lr_factor (N/B - 1); lr lr_factor N/B with replacement."""
+        return sgd_noise_scale(lr * update.lr_factor, self.num_examples, update.effective_batch_size, self.replacement)
+
+    @property
+    def match(self) -> str:
+        """The form of n(B) in g = lr n(B), see `noise.batch_noise`: exact; ratio with replacement."""
+        return "ratio" if self.replacement else "exact"
 
     def in_words(self, update: Update) -> str:
         """`effective 512 = 64 micro x 4 accumulate x 2 devices`; `~` instead of `=` if the micro-batches differ in size."""

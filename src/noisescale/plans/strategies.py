@@ -73,13 +73,16 @@ class BatchStrategy(ABC):
     def check(self, num_examples: int) -> None:
         """Raise `ConfigError` if the strategy cannot be carried out on N examples."""
 
+    def check_replacement(self) -> None:  # noqa: B027 - most strategies can
+        """Raise `ConfigError` if the strategy cannot be carried out with examples that are drawn with replacement."""
+
     def lr_factor(self, epoch: float, factor: float, size: int, num_examples: int) -> float:
         """lr / lr0 without the warm-up, for an update of `size` examples that starts at `epoch`."""
         return factor * self._quoted(size)
 
-    def resized(self, planned: int, size: int, num_examples: int) -> float:
-        """n(planned) / n(size), n(B) = N/B - 1: the factor that keeps g if the end of a pass leaves `size` of `planned` examples."""
-        return batch_noise("exact", num_examples, planned) / batch_noise("exact", num_examples, size)
+    def resized(self, planned: int, size: int, num_examples: int, match: str = "exact") -> float:
+        """n(planned) / n(size), n(B) as `match` says: the factor that keeps g if a pass has only `size` of `planned` examples left."""
+        return batch_noise(match, num_examples, planned) / batch_noise(match, num_examples, size)
 
     def __call__(self, epoch: float, factor: float, num_examples: int, warmup: float = 1.0) -> BatchChoice:
         """The choice for an update that starts at `epoch`, where the schedule is warmup * factor."""
@@ -121,7 +124,7 @@ class Fixed(BatchStrategy):
 
 @dataclass(frozen=True)
 class Full(BatchStrategy):
-    """B(t) = N: gradient descent, with one update per pass and g = 0."""
+    """B(t) = N: gradient descent, with one update per pass and g = 0; a bootstrap sample and g = lr if drawn with replacement."""
 
     def check(self, num_examples: int) -> None:
         micro = self.micro_batch_size

@@ -65,13 +65,13 @@ class PlanSummary:
         return self.plan.noise(update, self.lr)
 
     def matched_noise(self, rate: float, size: int) -> float:
-        """lr n(B)^p: the noise that the plan and its counterpart have in common; g for SGD with match=exact."""
+        """lr n(B)^p: the noise that the plan and its counterpart have in common; g for SGD with match=exact, or with replacement."""
         return rate * float(batch_noise(self.match, self.plan.num_examples, size) ** NOISE_RULES[self.rule])
 
     @property
     def keeps_g(self) -> bool:
         """Whether `matched_noise` is g."""
-        return self.rule == "sgd" and self.match == "exact"
+        return self.rule == "sgd" and self.match == self.plan.match
 
     def matched_noise_formula(self) -> str:
         """The formula of `matched_noise`."""
@@ -123,7 +123,7 @@ def summarize(plan: Plan, lr: float, momentum: float = 0.0, optimizer: str = "SG
         optimizer: its class name, which decides the rule of the noise.
     """
     updates, strategy = list(plan), plan.strategy
-    rule, match = noise_rule_of(optimizer), "exact"
+    rule, match = noise_rule_of(optimizer), plan.match
     if isinstance(strategy, Matched):
         assert strategy.rule is not None
         rule, match = strategy.rule, strategy.match
@@ -153,14 +153,14 @@ def _drift(updates: Sequence[Update], lr: float, end: float) -> Drift:
 
 def write_plan(summary: PlanSummary, path: Path) -> None:
     """Write plan.csv atomically: a row per update, with the columns of steps.csv except the loss."""
-    plan, lr, n = summary.plan, summary.lr, summary.plan.num_examples
+    plan, lr = summary.plan, summary.lr
     micro: dict[int, int] = {}
     lines = ["step,epoch,examples_seen,lr,effective_batch_size,micro_batch_size,accumulate_grad_batches,g"]
     for update in summary.updates:
         size, start, rate = update.effective_batch_size, update.start, lr * update.lr_factor
         if size not in micro:
             micro[size] = plan.micro_batch_size(update)
-        noise = sgd_noise_scale(rate, n, size)
+        noise = sgd_noise_scale(rate, plan.num_examples, size, plan.replacement)
         lines.append(
             f"{start.step},{update.epoch!r},{start.examples_seen},{rate!r},{size},{micro[size]},{update.accumulate_grad_batches},{noise!r}"
         )

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-from noisescale.errors import check_count
+from noisescale.errors import ConfigError, check_count
 from noisescale.plans.duality import resolve_rule
 from noisescale.plans.plan import Cursor, Plan, Update
 from noisescale.plans.strategies import BatchStrategy, Fixed, Full
 from noisescale.schedules import Schedule
 
-__all__ = ["check_pieces", "check_trainer_limits", "plan_for_trainer"]
+__all__ = ["check_max_time", "check_pieces", "check_trainer_limits", "plan_for_trainer"]
 
 LOOK_AHEAD = 100_000
 """Updates of a plan without an end that are checked before training; each later one is checked when it starts."""
@@ -32,12 +33,18 @@ def check_trainer_limits(max_steps: Any, limit_train_batches: Any) -> None:
         check_count("limit_train_batches", limit_train_batches, unit="updates of each epoch", remedy="1.0 for the whole epoch")
 
 
+def check_max_time(max_time: Any) -> None:
+    """Raise `ConfigError` unless `max_time` is None (no limit) or a length of time above 0, as DD:HH:MM:SS."""
+    if max_time is not None and (not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", str(max_time)) or not str(max_time).strip("0:")):
+        raise ConfigError("max_time", max_time, "must be DD:HH:MM:SS, above 0", "for example 00:01:30:00; null for no limit")
+
+
 def plan_for_trainer(
     schedule: Schedule,
     strategy: BatchStrategy,
     num_examples: int,
     *,
-    optimizer: str,
+    optimizer: str | None,
     max_epochs: int | None,
     max_steps: int = -1,
     limit_train_batches: float = 1.0,
@@ -45,14 +52,16 @@ def plan_for_trainer(
     max_micro_batch_size: int | None = None,
     micro_batch_multiple: int = 1,
     min_micro_batch_size: int = 1,
+    replacement: bool = False,
 ) -> Plan:
     """The plan of a training under the limits of a Lightning Trainer, whose argument names it uses.
 
     An open horizon of the schedule becomes `max_epochs`, and an open rule of the strategy becomes the rule of the optimizer.
 
     Args:
-        schedule, strategy, num_examples: as in `Plan`; so are world_size, max_micro_batch_size, micro_batch_multiple, min_micro_batch_size.
-        optimizer: the optimizer's class name.
+        schedule, strategy, num_examples, world_size, max_micro_batch_size, micro_batch_multiple, min_micro_batch_size, replacement: as in
+            `Plan`.
+        optimizer: the optimizer's class name; None: it does not exist yet, and the strategy must have a rule if it needs one.
         max_epochs: number of epochs; None or -1: no limit.
         max_steps, limit_train_batches: see `check_trainer_limits`. 1 is one update per epoch, 1.0 is all updates.
 
@@ -72,6 +81,7 @@ def plan_for_trainer(
         min_micro_batch_size,
         max_updates=None if max_steps == -1 else max_steps,
         max_updates_per_epoch=limit_train_batches if isinstance(limit_train_batches, int) else None,
+        replacement=replacement,
     )
     check_pieces(plan)
     return plan

@@ -1,5 +1,5 @@
 """Warnings about a plan before training: sizes above N/10, caps, cuts that leave the learning rate high, small last windows, a rule that
-does not fit the optimizer. Each warning is one line for users to read."""
+does not fit the optimizer, choices without an effect. Each warning is one line for users to read."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import TypeGuard
 
-from noisescale.plans.duality import CyclicBatch, Dual
-from noisescale.plans.noise import noise_depends_on_batch, noise_rule_of, sgd_noise_scale
+from noisescale.plans.duality import CyclicBatch, Dual, Matched
+from noisescale.plans.noise import batch_noise, noise_depends_on_batch, noise_rule_of
 from noisescale.plans.plan import Plan, Update
-from noisescale.plans.strategies import BatchStrategy, Fixed, Full
+from noisescale.plans.strategies import BatchStrategy, Fixed, Full, MultiStep
 from noisescale.plans.summary import PlanSummary, noise_formula
+from noisescale.schedules import warmup_and_rest
 
-__all__ = ["cap_warnings", "plan_warnings", "rule_warnings"]
+__all__ = ["cap_warnings", "idle_warnings", "plan_warnings", "rule_warnings"]
 
+_GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 _CUT = 0.9
 """It is a cut if B grows by more than 1/_CUT and the counterpart's lr falls below _CUT of its value, from one full update to the next."""
 
@@ -29,6 +31,7 @@ def plan_warnings(summary: PlanSummary, optimizer: str = "SGD", weight_decay: fl
         weight_decay: the optimizer's weight decay.
     """
     return [
+        *idle_warnings(summary.plan),
         *_size_warnings(summary),
         *_cut_warnings(summary),
         *rule_warnings(summary.plan, optimizer, weight_decay),
@@ -39,6 +42,24 @@ def plan_warnings(summary: PlanSummary, optimizer: str = "SGD", weight_decay: fl
 def carries_by_batch(strategy: BatchStrategy) -> TypeGuard[Dual | CyclicBatch]:
     """Whether the batch carries at least part of the schedule's noise."""
     return isinstance(strategy, CyclicBatch) or (isinstance(strategy, Dual) and strategy.growth > 0)
+
+
+def idle_warnings(plan: Plan) -> list[str]:
+    """Lines about a strategy that has no schedule to carry, and about one that grows the batch beyond N, to which it is clipped."""
+    strategy, n = plan.strategy, plan.num_examples
+    if isinstance(strategy, Matched):
+        # the times have no period, which a wave could have too
+        times = ((plan.epochs or 100) * (i * _GOLDEN % 1.0) for i in range(1000))
+        if len({strategy.level(t, warmup_and_rest(plan.schedule, t)[1]) for t in times}) == 1:
+            name = type(strategy).__name__
+            return [f"{name} keeps B = {strategy.size} and the learning rate, because there is no schedule whose noise it could carry"]
+    if isinstance(strategy, MultiStep) and strategy.max_size is None:
+        for number, milestone in enumerate(strategy.milestones, start=1):
+            size = round(strategy.size * strategy.factor**number)
+            if size > n and (plan.epochs is None or milestone < plan.epochs):
+                where = f"from epoch {milestone:g} on"
+                return [f"{where} B would be {size} and is clipped to N = {n}, the full batch; max_size sets a lower cap"]
+    return []
 
 
 def _size_warnings(summary: PlanSummary) -> list[str]:
@@ -159,7 +180,7 @@ def _last_window_warnings(summary: PlanSummary) -> list[str]:
         return []
 
     def spike(update: Update) -> float:
-        return sgd_noise_scale(1.0, n, update.effective_batch_size) / sgd_noise_scale(1.0, n, update.planned_batch_size)
+        return batch_noise(plan.match, n, update.effective_batch_size) / batch_noise(plan.match, n, update.planned_batch_size)
 
     worst = max(small, key=spike)
     if spike(worst) < 2:

@@ -25,7 +25,8 @@ def print_plan(summary: PlanSummary) -> None:
     """Print the phases of a plan, its totals, its drift, and what momentum does to its noise."""
     plan = summary.plan
     devices = f"{plan.world_size} device{'s' if plan.world_size > 1 else ''}"
-    print(f"N = {plan.num_examples}, {plan.epochs} epochs; B = micro x accumulate x {devices}")
+    drawn = ", drawn with replacement" if plan.replacement else ""
+    print(f"N = {plan.num_examples}{drawn}, {plan.epochs} epochs; B = micro x accumulate x {devices}")
     terminal = sys.stdout.isatty()
     console = Console() if terminal else Console(width=_width(), file=StringIO())
     console.print(_table(summary))

@@ -1,0 +1,308 @@
+"""A run that is stopped anywhere, by whatever cause, and resumed is bitwise equal to the run that was never stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, Timer
+from torch.utils.data import DataLoader
+
+from noisescale import schedules
+from noisescale.callbacks import BatchSizeScheduler, EpochRecorder, NoiseScaleMonitor
+from noisescale.files import read_rows
+from noisescale.plans import strategies as batching
+from tests.helpers.regression import Plain, Regression, Validated, network, sgd
+from tests.helpers.trainings import Stop, fit, ignored, quiet_trainer, weights
+
+pytestmark = [pytest.mark.filterwarnings(line) for line in (*ignored, "ignore:.*callbacks used to create the checkpoint.*")]
+
+STRATEGIES: dict[str, batching.BatchStrategy] = {
+    "growing": batching.MultiStep(size=11, milestones=[0.7, 1.6], factor=2, last="partial"),
+    "carry": batching.Linear(size=6, max_size=40, epochs=3, last="carry"),
+    "drop": batching.Fixed(size=10, last="drop"),
+    "spread": batching.Fixed(size=10, last="spread"),
+}
+"""The first has 9, 4 and 3 updates in its epochs."""
+
+HOOKS = (
+    *("on_train_epoch_start", "on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward"),
+    *("on_before_optimizer_step", "on_train_batch_end", "on_validation_start", "on_validation_batch_start", "on_validation_batch_end"),
+    *("on_validation_epoch_end", "on_validation_end"),
+)
+
+
+class At(pl.Callback):
+    """Does something at the `count`-th call of one of its hooks."""
+
+    def __init__(self, hook: str, count: int, action: Callable[[pl.Trainer], None]) -> None:
+        self.hook, self.left, self.action = hook, count, action
+
+    def called(self, hook: str, trainer: pl.Trainer) -> None:
+        self.left -= hook == self.hook
+        if hook == self.hook and self.left == 0:
+            self.action(trainer)
+
+
+for _name in HOOKS:
+    setattr(At, _name, lambda self, trainer, *_, hook=_name, **__: self.called(hook, trainer))
+
+
+def stop(trainer: pl.Trainer) -> None:
+    trainer.should_stop = True
+
+
+def fail(trainer: pl.Trainer) -> None:
+    raise Stop
+
+
+class Validations(pl.Callback):
+    """Counts what happened, as any stateful callback of a user's might."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Any, ...]] = []
+
+    def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.seen.append(("validation", trainer.global_step, float(trainer.callback_metrics["val/loss"])))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.seen.append(("epoch", trainer.current_epoch, trainer.global_step))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seen = [tuple(each) for each in state_dict["seen"]]
+
+
+class Scheduled(Validated):
+    """A module with a scheduler of its own, stepped after each `interval`; None: none."""
+
+    interval: str | None = None
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer(self.net.parameters())
+        if self.interval is None:
+            return optimizer
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 3 if self.interval == "step" else 1, 0.7)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": self.interval}}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training with everything that a stop can disturb."""
+
+    strategy: str = "growing"
+    interval: float = 1.0
+    every: int | None = 1
+    updates: int | None = None
+    scheduler: str | None = None
+    weighted: bool = False
+
+    def fit(self, folder: Path, *callbacks: pl.Callback, ckpt_path: Path | None = None, **options: Any) -> tuple[pl.Trainer, Plain]:
+        module = Scheduled(network(dropout=0.3))
+        module.interval = self.scheduler
+        schedule = None if self.scheduler else schedules.Cosine()
+        weight = (lambda batch: float(batch[1].abs().sum())) if self.weighted else None
+        batches = BatchSizeScheduler(STRATEGIES[self.strategy], schedule, max_micro_batch_size=4, seed=5, weight=weight, check_cuts=False)
+        recorders = NoiseScaleMonitor(folder / "steps.csv"), EpochRecorder(folder / "epochs.csv")
+        trainer = fit(
+            module,
+            *(batches, *recorders, Validations(), EarlyStopping("val/loss", patience=100)),
+            *callbacks,
+            enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+            val_check_interval=self.interval,
+            check_val_every_n_epoch=self.every,
+            limit_train_batches=1.0 if self.updates is None else self.updates,
+            ckpt_path=ckpt_path,
+            **options,
+        )
+        return trainer, module
+
+
+def result(trainer: pl.Trainer, module: Plain, folder: Path) -> dict[str, Any]:
+    callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]
+    waiting = next(callback for callback in callbacks if isinstance(callback, EarlyStopping))
+    return {
+        "weights": weights(module).tolist(),
+        "optimizer": str(trainer.optimizers[0].state_dict()),
+        "schedulers": [str(config.scheduler.state_dict()) for config in trainer.lr_scheduler_configs],
+        "steps.csv": (folder / "steps.csv").read_text(),
+        "epochs.csv": [{name: row[name] for name in row if "second" not in name} for row in read_rows(folder / "epochs.csv")],
+        "validations": next(callback.seen for callback in callbacks if isinstance(callback, Validations)),
+        "early stopping": (waiting.wait_count, float(waiting.best_score)),
+        "counts": (trainer.current_epoch, trainer.global_step, trainer.fit_loop.epoch_loop._batches_that_stepped),
+    }
+
+
+@cache
+def whole(job: Job) -> dict[str, Any]:
+    with TemporaryDirectory() as folder:
+        return result(*job.fit(Path(folder)), Path(folder))
+
+
+class StopBelow(EarlyStopping):
+    """Early stopping beside that of every job."""
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__("val/loss", stopping_threshold=threshold)
+
+
+class SaveAtTheEnd(pl.Callback):
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.save_checkpoint(self.path)
+
+
+def stopped(job: Job, folder: Path, saved: str, *callbacks: pl.Callback, **options: Any) -> Path:
+    """The checkpoint of a run that was stopped: saved at the end of Lightning's epoch, of its training, after it, or at an exception."""
+    path, keep = folder / "saved.ckpt", {"filename": "saved", "enable_version_counter": False}
+    savers: dict[str, pl.Callback] = {
+        "epoch": ModelCheckpoint(folder, save_on_train_epoch_end=True, **keep),  # type: ignore[arg-type]
+        "train end": SaveAtTheEnd(path),
+        "exception": ModelCheckpoint(folder, save_top_k=0, save_on_exception=True, **keep),  # type: ignore[arg-type]
+    }
+    if saved == "exception":
+        with pytest.raises(Stop):
+            job.fit(folder, *callbacks, savers[saved], **options)
+    else:
+        trainer, _ = job.fit(folder, *callbacks, *([savers[saved]] if saved in savers else []), **options)
+        if saved == "afterwards":
+            trainer.save_checkpoint(path)
+    return path
+
+
+class OneSecondPerMicroBatch(Timer):
+    """Lightning's timer, which `max_time` adds, with another clock."""
+
+    seconds = 0
+
+    def on_train_batch_end(self, *arguments: Any, **named: Any) -> None:
+        self.seconds += 1
+        super().on_train_batch_end(*arguments, **named)
+
+    def time_elapsed(self, stage: Any = "train") -> float:
+        return float(self.seconds)
+
+
+CAUSES: dict[str, tuple[Job, list[Callable[[], pl.Callback]], dict[str, Any]]] = {
+    "max_steps": (Job(), [], {"max_steps": 10}),
+    "max_steps with a weight": (Job(weighted=True), [], {"max_steps": 10}),
+    "max_steps at a validation": (Job(interval=2), [], {"max_steps": 10}),
+    "max_time": (Job(), [lambda: OneSecondPerMicroBatch({"seconds": 31})], {}),
+    "early stopping inside an epoch": (Job(interval=2), [lambda: StopBelow(0.43)], {}),
+    "a callback inside an update": (Job("carry", 0.3), [lambda: At("on_before_backward", 40, stop)], {}),
+    "a callback before the epoch": (Job("drop"), [lambda: At("on_train_epoch_start", 2, stop)], {}),
+    "a callback in the last update of an epoch": (Job("spread", 5), [lambda: At("on_train_batch_start", 33, stop)], {}),
+    "a callback and limit_train_batches": (Job(updates=4, interval=3), [lambda: At("on_train_batch_start", 17, stop)], {}),
+}
+
+
+@pytest.mark.parametrize(
+    ("cause", "saved"),
+    [
+        *(("max_steps", saved) for saved in ("epoch", "train end", "afterwards")),
+        *zip(list(CAUSES)[1:], ("epoch", "train end", "afterwards", "epoch", "train end", "afterwards", "train end", "epoch"), strict=True),
+    ],
+)
+def test_a_run_that_was_stopped_and_resumed_is_the_whole_run(cause: str, saved: str, tmp_path: Path) -> None:
+    job, callbacks, options = CAUSES[cause]
+    path = stopped(job, tmp_path, saved, *(callback() for callback in callbacks), **options)
+    assert len(read_rows(tmp_path / "steps.csv")) < len(whole(job)["steps.csv"].splitlines()) - 1
+    assert result(*job.fit(tmp_path, ckpt_path=path), tmp_path) == whole(job)
+
+
+@pytest.mark.parametrize("scheduler", ["epoch", "step"])
+def test_a_scheduler_of_the_module_takes_no_step_for_a_part_of_an_epoch(scheduler: str, tmp_path: Path) -> None:
+    job = Job("spread", scheduler=scheduler)
+    path = stopped(job, tmp_path, "epoch", max_steps=15)
+    assert result(*job.fit(tmp_path, ckpt_path=path), tmp_path) == whole(job)
+
+
+def test_a_run_is_stopped_and_resumed_again_and_again(tmp_path: Path) -> None:
+    job, path = Job("carry", 2), None
+    for steps in (3, 4, 9, 11, 12):
+        trainer, _ = job.fit(tmp_path, ckpt_path=path, max_steps=steps)
+        path = tmp_path / f"{steps}.ckpt"
+        trainer.save_checkpoint(path)
+    assert result(*job.fit(tmp_path, ckpt_path=path), tmp_path) == whole(job)
+
+
+@pytest.mark.parametrize(("hook", "count"), [(hook, 1 + i % 2) for i, hook in enumerate(HOOKS)])
+def test_a_run_that_failed_anywhere_and_was_resumed_is_the_whole_run(hook: str, count: int, tmp_path: Path) -> None:
+    per_update = "validation" in hook or hook in ("on_before_zero_grad", "on_before_optimizer_step")
+    times = count + 1 if hook == "on_train_epoch_start" else count * (3 if per_update else 17)
+    job = Job("carry", 0.5) if count == 1 else Job("growing", 2)
+    path = stopped(job, tmp_path, "exception", At(hook, times, fail))
+    assert result(*job.fit(tmp_path, ckpt_path=path), tmp_path) == whole(job)
+
+
+def test_a_failure_in_the_validation_of_the_last_update_of_an_epoch(tmp_path: Path) -> None:
+    """The resumed run repeats that validation, and then ends the epoch."""
+    for job, count in ((Job(), 2), (Job(every=2), 1), (Job(interval=5, every=None), 1)):
+        folder = tmp_path / str(job.every)
+        path = stopped(job, folder, "exception", At("on_validation_batch_end", count, fail))
+        assert result(*job.fit(folder, ckpt_path=path), folder) == whole(job)
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_start", "on_before_backward", "on_after_backward", "on_train_batch_end"])
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_a_stop_waits_for_the_end_of_the_update(hook: str, count: int) -> None:
+    trainer = fit(Plain(network()), BatchSizeScheduler(STRATEGIES["growing"], max_micro_batch_size=4), At(hook, count, stop))
+    updates = 1 if count <= 3 else 2  # an update has three micro-batches
+    assert (trainer.global_step, trainer.fit_loop.epoch_loop.total_batch_idx + 1) == (updates, 3 * updates)
+    assert trainer.min_steps is None
+
+
+def test_the_trainers_own_least_number_of_updates_is_respected() -> None:
+    batches = BatchSizeScheduler(STRATEGIES["growing"], max_micro_batch_size=4)
+    trainer = fit(Plain(network()), batches, At("on_train_batch_start", 1, stop), min_steps=11)
+    assert (trainer.global_step, trainer.min_steps) == (11, 11)
+
+
+def test_the_validation_at_a_stop_is_not_counted_by_the_resumed_run(tmp_path: Path) -> None:
+    """Lightning validates where it stops; early stopping must not count that, but the metrics of the stopped run are those of its end."""
+    job = Job()
+    trainer, _ = job.fit(tmp_path, max_steps=10)
+    trainer.save_checkpoint(tmp_path / "saved.ckpt")
+    states = torch.load(tmp_path / "saved.ckpt", weights_only=True)["callbacks"]
+    assert [each[:2] for each in states["Validations"]["seen"]] == [("validation", 9), ("epoch", 0)]
+    seen = next(callback.seen for callback in trainer.callbacks if isinstance(callback, Validations))  # type: ignore[attr-defined]
+    assert [each[:2] for each in seen] == [("validation", 9), ("epoch", 0), ("validation", 10), ("epoch", 1)]
+    assert float(trainer.callback_metrics["val/loss"]) == seen[2][2]
+
+
+@pytest.mark.parametrize("at", [3, 9, 10])
+def test_the_same_trainer_goes_on_without_a_checkpoint(at: int) -> None:
+    expected = Plain(network(dropout=0.3))
+    fit(expected, BatchSizeScheduler(STRATEGIES["growing"], schedules.Cosine(), max_micro_batch_size=4, seed=5))
+    module = Plain(network(dropout=0.3))
+    trainer = quiet_trainer(BatchSizeScheduler(STRATEGIES["growing"], schedules.Cosine(), max_micro_batch_size=4, seed=5), max_steps=at)
+    loader = DataLoader(Regression(), shuffle=True)
+    trainer.fit(module, loader)
+    assert trainer.global_step == at
+    trainer.fit_loop.epoch_loop.max_steps = -1
+    optimizer = trainer.optimizers[0].state_dict()
+    module.make_optimizer = lambda parameters: _restored(parameters, optimizer)
+    trainer.fit(module, loader)
+    assert (trainer.global_step, trainer.current_epoch) == (16, 3)
+    assert torch.equal(weights(module), weights(expected))
+
+
+def _restored(parameters: Any, state: dict[str, Any]) -> torch.optim.Optimizer:
+    """The optimizer with its momentum: Lightning makes a new one in each `fit`."""
+    optimizer = sgd(parameters)
+    optimizer.load_state_dict(state)
+    for group in optimizer.param_groups:
+        del group["initial_lr"]
+        group["lr"] = 0.1
+    return optimizer
