@@ -76,7 +76,7 @@ def test_plan_and_training_have_the_noise_of_draws_with_replacement(root: Path, 
 
 
 def test_the_default_is_that_of_the_options() -> None:
-    assert "\nbalanced: false\n" in (CONF / "data" / "_common.yaml").read_text()
+    assert "\nbalanced: false\n" in (CONF / "data" / "_images.yaml").read_text()
     assert "balanced" not in COMMON
     assert folder("x").balanced is False
     error_of(lambda: folder("x", balanced="yes"), "balanced", "must be true or false")

@@ -30,7 +30,7 @@ OTHERS: dict[str, Callable[..., Any]] = {
     "RAdam": partial(torch.optim.RAdam, betas=(0.9, 0.98)),  # with .999 it would still be warming up
 }
 """Optimizers without a file in conf/."""
-NAMES = [*sorted(path.stem for path in OPTIMIZERS.glob("*.yaml")), *OTHERS]
+NAMES = [*sorted({path.stem for path in OPTIMIZERS.glob("*.yaml")} - {"own"}), *OTHERS]
 
 
 class Weights(nn.Module):

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from noisescale.app.composed import num_examples
 from noisescale.app.config import build
-from noisescale.data import ImageDataModule
+from noisescale.data import DiabetesData, ImageDataModule
 from noisescale.errors import ConfigError
 from noisescale.plans.dataset_size import TRAINING_EXAMPLES, split_sizes
 from tests.helpers.repository import CONF
@@ -43,32 +43,41 @@ def front_door(cfg: DictConfig, **data: Any) -> Iterator[DictConfig]:
         HydraConfig.instance().cfg = None
 
 
-def data_of(cfg: DictConfig) -> ImageDataModule:
+def data_of(cfg: DictConfig) -> ImageDataModule | DiabetesData:
     data = build(cfg, "data")
-    assert isinstance(data, ImageDataModule)
+    assert isinstance(data, (ImageDataModule, DiabetesData))
     return data
 
 
 def test_every_option_whose_size_is_known_is_in_the_table() -> None:
     options = {file.stem for file in (CONF / "data").glob("[!_]*.yaml")}
-    assert set(TRAINING_EXAMPLES) == options - {"imagefolder"}
+    assert set(TRAINING_EXAMPLES) == options - {"imagefolder", "own"}
 
 
 def test_the_sizes_are_the_published_ones() -> None:
-    """1797 digits without the 360 test digits; MNIST and Fashion-MNIST 60 000, CIFAR 50 000."""
-    published = {"digits": 1797 - 360, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000, "cifar100": 50_000}
+    """1797 digits without the 360 test digits; 442 patients without the 88 of the test; MNIST and Fashion-MNIST 60 000, CIFAR 50 000."""
+    published = {
+        "digits": 1797 - 360,
+        "mnist": 60_000,
+        "fashion_mnist": 60_000,
+        "cifar10": 50_000,
+        "cifar100": 50_000,
+        "diabetes": 442 - 88,
+    }
     assert published == TRAINING_EXAMPLES
 
 
 @pytest.mark.parametrize("name", TRAINING_EXAMPLES)
 def test_the_table_has_what_the_data_say_of_themselves(name: str, composed: dict[str, DictConfig]) -> None:
     with front_door(composed[name]) as cfg:
-        assert data_of(cfg).train_examples() == TRAINING_EXAMPLES[name]
+        data = data_of(cfg)
+        known = data.NUM_TRAIN if isinstance(data, DiabetesData) else data.train_examples()
+        assert known == TRAINING_EXAMPLES[name]
 
 
 @pytest.mark.parametrize("name", TRAINING_EXAMPLES)
 def test_a_front_doors_n_is_that_of_the_data(name: str, composed: dict[str, DictConfig]) -> None:
-    for subset_size, val_fraction in product([None, 2, 7, 200, 1437], [0.0, 0.1, 0.25, 0.45]):
+    for subset_size, val_fraction in product([None, 2, 7, 200, TRAINING_EXAMPLES[name]], [0.0, 0.1, 0.25, 0.45]):
         with front_door(composed[name], subset_size=subset_size, val_fraction=val_fraction) as cfg:
             assert num_examples(cfg) == data_of(cfg).train_size()
 
