@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,6 +76,7 @@ def carry_out(cfg: DictConfig, script: Path) -> Trained:
     if not is_child():
         for note in (*run.notes, *rule_warnings(plan, run.optimizer, run.weight_decay), *cap_warnings(plan, plan)):
             print(f"note: {note}", file=sys.stderr)
+            warnings.filterwarnings("ignore", message=re.escape(note))  # BatchSizeScheduler says some of them, too
         with errors_under("data"):
             data.prepare_data()
     with other_ranks(devices, script, output_dir()):

@@ -181,7 +181,7 @@ class BatchSizeScheduler(LeanCallback):
         plan = self._opened.open()
         if self._installation is not None:
             self._installation.forget_length(trainer)
-            for note in self._installation.notes():
+            for note in self._installation.notes(trainer.optimizers[0]):
                 rank_zero_warn(note)
         if self._saved:  # again, because the trainer's epoch was not restored yet if Lightning has asked for the length before
             self._opened.restore(self._saved["loader"])
