@@ -147,6 +147,7 @@ def test_the_best_checkpoint_goes_by_a_metric_of_the_module(tmp_path: Path) -> N
     assert [(tmp_path / run / "checkpoints" / "best.ckpt").exists() for run in "ab"] == [False, True]
 
 
+@pytest.mark.filterwarnings("ignore:.* which is not the noise of .*")
 def test_the_rule_of_a_modules_own_optimizer_is_followed(tmp_path: Path) -> None:
     """OnlyTraining makes Adam: at the first update that is not the first of an epoch, B is that of the adaptive rule."""
     words = [*typed(module="OnlyTraining", data="OnlyTrain"), "batch=dual", "batch.size=8", "batch.max_size=64", "epochs=4"]
