@@ -8,7 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset, random_split
+from torch.utils.data import DataLoader, IterableDataset, Sampler, TensorDataset, random_split
 
 SLOPE = torch.tensor([1.0, -2.0, 0.5])
 
@@ -153,6 +153,28 @@ class Data(pl.LightningDataModule):
 
     def test_dataloader(self) -> Any:
         return DataLoader(self.parts["test"], batch_size=30)
+
+
+class Dropping(Data):
+    """Its loader would leave out the last batch."""
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(self.parts["train"], batch_size=self.batch_size, shuffle=True, drop_last=True)
+
+
+class OwnSampler(Data):
+    """Draws its examples in a way of its own."""
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(self.parts["train"], batch_size=self.batch_size, sampler=_Backwards())
+
+
+class _Backwards(Sampler[int]):
+    def __iter__(self) -> Any:
+        return iter(range(99, -1, -1))
+
+    def __len__(self) -> int:
+        return 100
 
 
 class Described(Data):

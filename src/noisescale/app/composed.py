@@ -50,6 +50,10 @@ class Composed:
         """The number of examples that micro-batches must be multiples of; 1 without ghost batch norm."""
         return ghost_batch_size(self.cfg)
 
+    @property
+    def _replacement(self) -> bool:
+        return is_ours(self.cfg, "data") and bool(self.cfg.data.get("balanced", False))
+
     def plan(self, num_examples: int, at_least: int | None = None) -> Plan:
         """The plan of the training on N = num_examples.
 
@@ -73,24 +77,27 @@ class Composed:
                 world_size=trainer.devices,
                 max_micro_batch_size=self.cfg.max_micro_batch_size,
                 micro_batch_multiple=self.ghost_batch_size,
-                replacement=is_ours(self.cfg, "data") and self.cfg.data.get("balanced", False),
+                replacement=self._replacement,
                 min_micro_batch_size=at_least or min_micro_batch_size(self.cfg),
             )
         except ConfigError as error:
-            raise _in_terms_of_the_config(error) from error
+            raise _in_terms_of_the_config(error, self._replacement) from error
         with errors_under("trainer"):
             first = replace(plan, max_updates=None).updates_of_epoch(0, Cursor())
             check_first_epoch(trainer.get("val_check_interval"), trainer.get("check_val_every_n_epoch"), len(first))
         return plan
 
 
-def _in_terms_of_the_config(error: ConfigError) -> ConfigError:
+def _in_terms_of_the_config(error: ConfigError, balanced: bool) -> ConfigError:
     """An error of a plan with the key that the user typed: most are keys of `batch`."""
     match error.key:
         case "max_micro_batch_size":
             return error
         case "micro_batch_multiple":
             return ConfigError("model.ghost_batch_size", error.value, error.problem, error.remedy)
+        case "match" if balanced:
+            problem = f"draws with replacement, but batch.match={error.value} {error.problem}"
+            return ConfigError("data.balanced", True, problem, error.remedy.replace("set it to ", "set batch.match="))
     return error.under("batch")
 
 
