@@ -131,6 +131,21 @@ def test_a_loader_that_is_none_is_no_validation(tmp_path: Path) -> None:
     assert "val_error" not in results
 
 
+def test_a_module_keeps_its_own_scheduler_without_one_of_the_plan(tmp_path: Path) -> None:
+    words = typed(module="WithScheduler", data="Data")
+    line = refusal(*words, folder=tmp_path / "both")
+    assert line == "lr_scheduler=StepLR: the plan sets the learning rate; choose scheduler=none, or remove the module's scheduler"
+    note = "note: scheduler=none leaves the learning rate to the module's own scheduler; the plan takes it as constant"
+    outcome = run(*words, *SHORT, "scheduler=none", "epochs=2", run_dir(tmp_path))
+    assert outcome.status == 0, outcome.err
+    assert note in outcome.lines
+    rates = [float(row["lr"]) for row in read_rows(tmp_path / "steps.csv")]
+    assert rates == pytest.approx([0.1] * 4 + [0.01] * 3)
+    outcome = plan(*words, "scheduler=none", "epochs=2", run_dir(tmp_path / "plan"))
+    assert note in outcome.lines
+    assert {row["lr"] for row in read_rows(tmp_path / "plan" / "plan.csv")} == {"1.0"}
+
+
 @pytest.mark.filterwarnings("ignore:.*returned `None`, this fit will run with no optimizer")
 @pytest.mark.parametrize(("name", "given"), [("TwoOptimizers", "several"), ("ReturnsNoOptimizer", "nothing")])
 def test_a_module_must_make_exactly_one_optimizer(name: str, given: str, tmp_path: Path) -> None:

@@ -67,6 +67,14 @@ class Module(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=self.lr)
 
 
+class WithScheduler(Module):
+    """It decays its learning rate itself, tenfold after each epoch."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = super().configure_optimizers()
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.1)]
+
+
 class WithOptimizer(Module):
     """It takes the optimizer of the config."""
 
