@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from noisescale.app.config import in_sweep
+from noisescale.app.flags import flags_first
 from noisescale.app.listing import config_folders, list_options_only
 from noisescale.app.messages import INPUT_ERRORS, composition_line, line, say
 from noisescale.app.own_words import make_importable, words_for_hydra
@@ -72,7 +73,7 @@ class Command:
             os.environ[_FULL_ERROR] = "1"
         os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises errors instead of printing them
         list_options_only()
-        sys.argv[1:] = words_for_hydra(sys.argv[1:])
+        sys.argv[1:] = words_for_hydra(flags_first(sys.argv[1:]))
         make_importable([Path.cwd(), *config_folders(self._conf)[1:]])
         run = functools.update_wrapper(functools.partial(self._run), self._function)
         try:
