@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from omegaconf import OmegaConf
 
-from noisescale.app.own_words import words_for_hydra
+from noisescale.app.own_words import words_as_typed, words_for_hydra
 from noisescale.callbacks import BatchSizeScheduler
 from noisescale.files import read_rows
 from noisescale.plans import Fixed
@@ -68,6 +69,22 @@ def test_the_keys_of_a_class_need_no_plus(words: str, expected: str) -> None:
     once = words_for_hydra(words.split())
     assert " ".join(once) == expected
     assert words_for_hydra(once) == once
+    assert words_for_hydra(words_as_typed(once)) == once
+
+
+def test_what_a_run_keeps_are_the_words_as_typed_and_the_groups_that_count(tmp_path: Path) -> None:
+    words = [*typed(module="Module", data="Data"), "module.width=5", *SHORT, "trainer.max_steps=1"]
+    assert run(*words, f"hydra.run.dir={tmp_path}/a").status == 0
+    results = results_of(tmp_path / "a")
+    assert results["overrides"] == words
+    assert not {"task", "model", "optimizer"} & set(results["choices"])
+    assert (results["choices"]["module"], results["choices"]["module.width"]) == ("own", 5)
+    given = [*typed(module="WithOptimizer", data="Data"), *SHORT, "trainer.max_steps=1", "optimizer=adam", "logger=tensorboard"]
+    assert run(*given, f"hydra.run.dir={tmp_path}/b").status == 0
+    assert results_of(tmp_path / "b")["choices"]["optimizer"] == "adam"
+    logged = OmegaConf.load(tmp_path / "b" / "hparams.yaml")
+    assert not {"task", "model", "task/option", "model/option"} & set(logged)
+    assert {"module", "optimizer", "optimizer/option"} <= set(logged)
 
 
 # -- module -------------------------------------------------------------------------------------------------------------------
