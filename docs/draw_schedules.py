@@ -37,7 +37,7 @@ def options(group: str) -> list[str]:
 
 def main() -> None:
     """Draw and save the figure."""
-    panels = [(f"scheduler={name}", [f"scheduler={name}"], "lr") for name in options("scheduler")]
+    panels = [(f"scheduler={name}", [f"scheduler={name}"], "lr") for name in options("scheduler") if name != "none"]
     panels += [
         (f"scheduler=cosine warmup={name}", ["scheduler=cosine", f"warmup={name}"], "lr") for name in options("warmup") if name != "none"
     ]

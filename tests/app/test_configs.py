@@ -37,7 +37,7 @@ N = 1293
 """Number of training examples of the default data set."""
 
 PROMISED = {
-    "scheduler": "constant step multistep inverse exponential polynomial linear cosine cosine_restarts cyclic onecycle wsd",
+    "scheduler": "constant step multistep inverse exponential polynomial linear cosine cosine_restarts cyclic onecycle wsd none",
     "warmup": "none linear constant",
     "optimizer": "sgd momentum nesterov adagrad rmsprop rmsprop_nesterov adadelta adam adamw own",
     "batch": "small large full accumulate multistep linear dual hybrid split seesaw cyclic",
@@ -122,7 +122,7 @@ def test_schedulers(name: str) -> None:
     factors = [schedule.with_horizon(cfg.epochs)(epoch / 4) for epoch in range(4 * cfg.epochs)]
     assert max(factors) == pytest.approx(1, rel=0.01)
     assert min(factors) >= 0
-    assert (len(set(factors)) == 1) == (name == "constant")
+    assert (len(set(factors)) == 1) == (name in ("constant", "none"))
 
 
 def test_a_schedulers_rate_is_the_optimizers() -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from omegaconf import OmegaConf
 
-from noisescale.app.own_words import words_for_hydra
+from noisescale.app.own_words import words_as_typed, words_for_hydra
 from noisescale.callbacks import BatchSizeScheduler
 from noisescale.files import read_rows
 from noisescale.plans import Fixed
@@ -68,6 +69,22 @@ def test_the_keys_of_a_class_need_no_plus(words: str, expected: str) -> None:
     once = words_for_hydra(words.split())
     assert " ".join(once) == expected
     assert words_for_hydra(once) == once
+    assert words_for_hydra(words_as_typed(once)) == once
+
+
+def test_what_a_run_keeps_are_the_words_as_typed_and_the_groups_that_count(tmp_path: Path) -> None:
+    words = [*typed(module="Module", data="Data"), "module.width=5", *SHORT, "trainer.max_steps=1"]
+    assert run(*words, f"hydra.run.dir={tmp_path}/a").status == 0
+    results = results_of(tmp_path / "a")
+    assert results["overrides"] == words
+    assert not {"task", "model", "optimizer"} & set(results["choices"])
+    assert (results["choices"]["module"], results["choices"]["module.width"]) == ("own", 5)
+    given = [*typed(module="WithOptimizer", data="Data"), *SHORT, "trainer.max_steps=1", "optimizer=adam", "logger=tensorboard"]
+    assert run(*given, f"hydra.run.dir={tmp_path}/b").status == 0
+    assert results_of(tmp_path / "b")["choices"]["optimizer"] == "adam"
+    logged = OmegaConf.load(tmp_path / "b" / "hparams.yaml")
+    assert not {"task", "model", "task/option", "model/option"} & set(logged)
+    assert {"module", "optimizer", "optimizer/option"} <= set(logged)
 
 
 # -- module -------------------------------------------------------------------------------------------------------------------
@@ -129,6 +146,21 @@ def test_a_loader_that_is_none_is_no_validation(tmp_path: Path) -> None:
     results = trained(tmp_path, *typed(module="Module", data="NoneToValidate"))
     assert "test_error" in results
     assert "val_error" not in results
+
+
+def test_a_module_keeps_its_own_scheduler_without_one_of_the_plan(tmp_path: Path) -> None:
+    words = typed(module="WithScheduler", data="Data")
+    line = refusal(*words, folder=tmp_path / "both")
+    assert line == "lr_scheduler=StepLR: the plan sets the learning rate; choose scheduler=none, or remove the module's scheduler"
+    note = "note: scheduler=none leaves the learning rate to the module's own scheduler; the plan takes it as constant"
+    outcome = run(*words, *SHORT, "scheduler=none", "epochs=2", run_dir(tmp_path))
+    assert outcome.status == 0, outcome.err
+    assert note in outcome.lines
+    rates = [float(row["lr"]) for row in read_rows(tmp_path / "steps.csv")]
+    assert rates == pytest.approx([0.1] * 4 + [0.01] * 3)
+    outcome = plan(*words, "scheduler=none", "epochs=2", run_dir(tmp_path / "plan"))
+    assert note in outcome.lines
+    assert {row["lr"] for row in read_rows(tmp_path / "plan" / "plan.csv")} == {"1.0"}
 
 
 @pytest.mark.filterwarnings("ignore:.*returned `None`, this fit will run with no optimizer")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
@@ -21,6 +22,8 @@ from torchmetrics import Metric
 
 import train
 from noisescale.app.config import build
+from noisescale.app.outcome import Outcome as EndOfRun
+from noisescale.app.outcome import judge
 from noisescale.files import read_rows
 from noisescale.models import Classifier
 from tests.helpers.front_door import Outcome, checkpoint_of, losses_of, process, results_of, run, run_dir
@@ -346,6 +349,36 @@ def test_weights_that_diverge_in_the_very_last_update_are_found_by_the_test(tmp_
     assert results["test/loss"] is None
     assert outcome.lines[-1] == results["reason"]
     assert "training diverged: the last update left weights that give test/loss" in results["reason"]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "status", "said"),
+    [
+        ({"train/loss": 1.0, "test/loss": math.nan}, "diverged", "the last update left weights that give test/loss nan; lower"),
+        ({"train/loss": math.inf, "test/loss": math.nan}, "diverged", "diverged: train/loss inf, test/loss nan; lower optimizer.lr"),
+        ({"train/loss": 1.0, "val/loss": math.nan}, "diverged", "weights that give val/loss nan"),
+        ({"train/loss": 1.0, "val/loss": math.nan, "test/loss": 1.0}, "completed", "note: not finite: val/loss nan"),
+        ({"train/loss": 1.0, "val/loss": 1.0, "test/loss": 1.0, "test_auc": math.nan}, "completed", "note: not finite: test_auc nan"),
+    ],
+)
+def test_only_the_losses_of_the_weights_at_the_end_show_that_they_diverged(
+    metrics: dict[str, float], status: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = Classifier(torch.nn.Flatten(), lambda net: torch.optim.SGD(net.parameters()))
+    assert status_of(module, metrics)[0] == status
+    assert said in status_of(module, metrics)[1] + capsys.readouterr().err
+
+
+def test_nothing_is_read_into_the_metrics_of_another_module(capsys: pytest.CaptureFixture[str]) -> None:
+    module = pl.LightningModule()
+    assert status_of(module, {"train/loss": math.nan, "test/loss": math.inf, "test_auc": math.nan})[0] == "completed"
+    assert capsys.readouterr().err == "note: not finite: train/loss nan, test/loss inf, test_auc nan\n"
+
+
+def status_of(module: pl.LightningModule, metrics: dict[str, float]) -> tuple[str, str]:
+    outcome = EndOfRun(metrics=dict(metrics))
+    judge(outcome, module)
+    return outcome.status, outcome.reason
 
 
 def test_an_example_whose_loss_is_nan_is_not_left_out_of_the_mean() -> None:

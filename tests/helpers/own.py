@@ -8,7 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset, random_split
+from torch.utils.data import DataLoader, IterableDataset, Sampler, TensorDataset, random_split
 
 SLOPE = torch.tensor([1.0, -2.0, 0.5])
 
@@ -65,6 +65,14 @@ class Module(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+
+class WithScheduler(Module):
+    """It decays its learning rate itself, tenfold after each epoch."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = super().configure_optimizers()
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.1)]
 
 
 class WithOptimizer(Module):
@@ -153,6 +161,28 @@ class Data(pl.LightningDataModule):
 
     def test_dataloader(self) -> Any:
         return DataLoader(self.parts["test"], batch_size=30)
+
+
+class Dropping(Data):
+    """Its loader would leave out the last batch."""
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(self.parts["train"], batch_size=self.batch_size, shuffle=True, drop_last=True)
+
+
+class OwnSampler(Data):
+    """Draws its examples in a way of its own."""
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(self.parts["train"], batch_size=self.batch_size, sampler=_Backwards())
+
+
+class _Backwards(Sampler[int]):
+    def __iter__(self) -> Any:
+        return iter(range(99, -1, -1))
+
+    def __len__(self) -> int:
+        return 100
 
 
 class Described(Data):

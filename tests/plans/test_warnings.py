@@ -45,6 +45,15 @@ def test_a_strategy_that_has_no_schedule_to_carry_is_named() -> None:
     assert not notes_of(plan_of(schedules.Constant(), Fixed(32)), "no schedule")
 
 
+@pytest.mark.parametrize("schedule", [schedules.Step(5, 0.1), schedules.MultiStep([3, 30], 0.1), schedules.Warmup(1, 0.1, mode="shift")])
+def test_a_schedule_that_does_not_change_before_the_end_is_there_all_the_same(schedule: Any) -> None:
+    if isinstance(schedule, schedules.Warmup):
+        schedule = schedule.before(schedules.Step(1, 0.1), 2)
+    note = "Dual keeps B = 32 and the learning rate, because the schedule is constant up to epoch 2"
+    assert notes_of(Plan(schedule, Dual(32, rule="sgd"), N, 2), "keeps B") == [note]
+    assert not notes_of(Plan(schedule, Dual(32, rule="sgd"), N, 31), "keeps B")
+
+
 @pytest.mark.parametrize(
     ("strategy", "line"),
     [

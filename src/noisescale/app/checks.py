@@ -36,6 +36,7 @@ def check_config(cfg: DictConfig) -> None:
     _check_run(cfg)
     _check_trainer(cfg)
     _check_model(cfg)
+    _check_early_stopping(cfg)
     if is_ours(cfg, "data"):
         _check_bool("data.balanced", cfg.data.get("balanced", False))
     with errors_under("optimizer"):
@@ -125,6 +126,17 @@ def _check_model(cfg: DictConfig) -> None:
     compiled = cfg.model.get("compile", False)
     if not isinstance(compiled, bool) and compiled not in COMPILE_MODES:
         raise ConfigError("model.compile", compiled, f"must be one of false, true, {', '.join(COMPILE_MODES)}")
+
+
+def _check_early_stopping(cfg: DictConfig) -> None:
+    """Check what Lightning compares without a look: with a patience of -3 it would stop at once, with a min_delta of nan never improve."""
+    found = {"early_stopping": cfg.early_stopping} | {f"callbacks.{name}": node for name, node in cfg.callbacks.items()}
+    for key, node in found.items():
+        if not isinstance(node, DictConfig) or str(node.get("_target_")) != "pytorch_lightning.callbacks.EarlyStopping":
+            continue
+        with errors_under(key):
+            check_count("patience", node.get("patience", 0), at_least=0, unit="validations")
+            check_number("min_delta", node.get("min_delta", 0.0), at_least=0)
 
 
 def check_precision(cfg: DictConfig, accelerator: str) -> None:

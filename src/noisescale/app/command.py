@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn
 from omegaconf import DictConfig
 
 from noisescale.app.config import in_sweep
+from noisescale.app.flags import flags_first
 from noisescale.app.listing import config_folders, list_options_only
 from noisescale.app.messages import INPUT_ERRORS, composition_line, line, say
 from noisescale.app.own_words import make_importable, words_for_hydra
@@ -48,6 +49,19 @@ class _RunRefused(Exception):
     """One run of a sweep had invalid input; it has printed its error, and the sweep continues."""
 
 
+@functools.cache
+def _without_a_second_line() -> None:
+    """Let Hydra print nothing about a run that was refused, which has printed its own line. Hydra has no setting for this."""
+    returned: Any = JobReturn.return_value
+
+    def return_value(job: JobReturn) -> Any:
+        if isinstance(job._return_value, _RunRefused):
+            raise job._return_value
+        return returned.fget(job)
+
+    JobReturn.return_value = property(return_value, returned.fset)  # type: ignore[method-assign, assignment]
+
+
 class Command:
     """The command that `front_door` makes: called without arguments, it reads the command line, runs and exits."""
 
@@ -72,7 +86,8 @@ class Command:
             os.environ[_FULL_ERROR] = "1"
         os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises errors instead of printing them
         list_options_only()
-        sys.argv[1:] = words_for_hydra(sys.argv[1:])
+        _without_a_second_line()
+        sys.argv[1:] = words_for_hydra(flags_first(sys.argv[1:]))
         make_importable([Path.cwd(), *config_folders(self._conf)[1:]])
         run = functools.update_wrapper(functools.partial(self._run), self._function)
         try:
@@ -103,7 +118,7 @@ class Command:
             if _full_error():
                 raise
             if in_sweep():
-                say(f"{line(error)}  (run: {what_differs() or HydraConfig.get().job.override_dirname})")
+                say(f"{line(error)}  (run: {what_differs()})")
                 raise _RunRefused(str(error)) from None  # Hydra continues with the other runs
             say(line(error))
             sys.exit(BAD_INPUT)

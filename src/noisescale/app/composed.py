@@ -32,6 +32,7 @@ class Composed:
         optimizer: the class name of the optimizer; SGD, as an assumption, if a module of the user's own makes its own.
         lr, momentum, weight_decay: the numbers of the optimizer; 0 if it has no such option. With a module's own optimizer lr is 1.
         own_optimizer: the choice of a module that makes its own optimizer, as the user typed it; empty otherwise.
+        sets_rate: whether the plan sets the learning rate; scheduler=none leaves it to the module.
         notes: one line each for users to read, about what was filled in or looks like a mistake.
     """
 
@@ -44,11 +45,16 @@ class Composed:
     weight_decay: float
     notes: tuple[str, ...]
     own_optimizer: str = ""
+    sets_rate: bool = True
 
     @property
     def ghost_batch_size(self) -> int:
         """The number of examples that micro-batches must be multiples of; 1 without ghost batch norm."""
         return ghost_batch_size(self.cfg)
+
+    @property
+    def _replacement(self) -> bool:
+        return is_ours(self.cfg, "data") and bool(self.cfg.data.get("balanced", False))
 
     def plan(self, num_examples: int, at_least: int | None = None) -> Plan:
         """The plan of the training on N = num_examples.
@@ -73,24 +79,27 @@ class Composed:
                 world_size=trainer.devices,
                 max_micro_batch_size=self.cfg.max_micro_batch_size,
                 micro_batch_multiple=self.ghost_batch_size,
-                replacement=is_ours(self.cfg, "data") and self.cfg.data.get("balanced", False),
+                replacement=self._replacement,
                 min_micro_batch_size=at_least or min_micro_batch_size(self.cfg),
             )
         except ConfigError as error:
-            raise _in_terms_of_the_config(error) from error
+            raise _in_terms_of_the_config(error, self._replacement) from error
         with errors_under("trainer"):
             first = replace(plan, max_updates=None).updates_of_epoch(0, Cursor())
             check_first_epoch(trainer.get("val_check_interval"), trainer.get("check_val_every_n_epoch"), len(first))
         return plan
 
 
-def _in_terms_of_the_config(error: ConfigError) -> ConfigError:
+def _in_terms_of_the_config(error: ConfigError, balanced: bool) -> ConfigError:
     """An error of a plan with the key that the user typed: most are keys of `batch`."""
     match error.key:
         case "max_micro_batch_size":
             return error
         case "micro_batch_multiple":
             return ConfigError("model.ghost_batch_size", error.value, error.problem, error.remedy)
+        case "match" if balanced:
+            problem = f"draws with replacement, but batch.match={error.value} {error.problem}"
+            return ConfigError("data.balanced", True, problem, error.remedy.replace("set it to ", "set batch.match="))
     return error.under("batch")
 
 
@@ -107,7 +116,10 @@ def read_config(cfg: DictConfig) -> Composed:
     schedule, warmup, strategy = build(cfg, "scheduler"), build(cfg, "warmup"), build(cfg, "batch")
     if not own_optimizer:  # otherwise an open rule is that of the optimizer that the module makes
         strategy = resolve_rule(strategy, optimizer)
+    sets_rate = options().get("scheduler") != "none"
     _check_warmup(warmup, strategy)
+    if not sets_rate:
+        _check_left_alone(warmup, strategy)
     with errors_under("warmup"):
         schedule = warmup.before(schedule, cfg.epochs)
     return Composed(
@@ -118,8 +130,9 @@ def read_config(cfg: DictConfig) -> Composed:
         1.0 if own_optimizer else cfg.optimizer.lr,
         0.0 if own_optimizer else cfg.optimizer.get("momentum") or 0.0,
         0.0 if own_optimizer else cfg.optimizer.get("weight_decay") or 0.0,
-        (*_warmup_notes(cfg, warmup), *_rule_notes(cfg, strategy, own_optimizer), *_own_notes(cfg)),
+        (*_schedule_notes(sets_rate), *_warmup_notes(cfg, warmup), *_rule_notes(cfg, strategy, own_optimizer), *_own_notes(cfg)),
         own_optimizer,
+        sets_rate,
     )
 
 
@@ -159,6 +172,18 @@ def _check_warmup(warmup: Warmup, strategy: BatchStrategy) -> None:
         raise ConfigError("warmup.epochs", warmup.epochs, "contradicts warmup=none", "choose warmup=linear, or set warmup.epochs=0")
     if warmup.epochs > 0 and warmup.mode == "shift" and isinstance(strategy, CyclicBatch):
         raise ConfigError("warmup.mode", "shift", "delays the schedule, but not the wave of batch=cyclic", "set warmup.mode=overlap")
+
+
+def _check_left_alone(warmup: Warmup, strategy: BatchStrategy) -> None:
+    """Raise `ConfigError` if something else would set the learning rate that scheduler=none leaves to the module."""
+    for group, sets in (("warmup", warmup.epochs > 0), ("batch", strategy.moves_rate)):
+        if sets:
+            problem = f"leaves the learning rate to the module, but {group}={options()[group]} sets it"
+            raise ConfigError("scheduler", "none", problem, "choose one of the two; scheduler=constant is a schedule that stays at 1")
+
+
+def _schedule_notes(sets_rate: bool) -> list[str]:
+    return [] if sets_rate else ["scheduler=none leaves the learning rate to the module's own scheduler; the plan takes it as constant"]
 
 
 def _warmup_notes(cfg: DictConfig, warmup: Warmup) -> list[str]:

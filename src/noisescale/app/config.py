@@ -14,6 +14,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from noisescale.app.own_words import words_as_typed
 from noisescale.errors import ConfigError
 
 __all__ = ["as_plain", "build", "errors_under", "in_sweep", "options", "output_dir", "overrides", "refusal", "typed"]
@@ -92,13 +93,13 @@ def output_dir() -> Path:
 
 
 def overrides() -> list[str]:
-    """What the user typed for this run, as Hydra has it: `scheduler=step`, `optimizer.lr=0.1`, `++model.width=3` for their own class."""
+    """The words of this run as Hydra has them: `scheduler=step`, `optimizer.lr=0.1`, `++model.width=3` for a class of the user's own."""
     return [str(word) for word in HydraConfig.get().overrides.task] if HydraConfig.initialized() else []
 
 
-def typed() -> str:
-    """What the user typed after the name of the command."""
-    return " ".join(word.removeprefix("++") for word in overrides())
+def typed() -> list[str]:
+    """The words of this run as the user typed them: `model.width=3`."""
+    return words_as_typed(overrides())
 
 
 def _option(group: str) -> tuple[str, str]:

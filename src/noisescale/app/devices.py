@@ -7,6 +7,7 @@ import os
 from omegaconf import DictConfig
 
 from noisescale.app.checks import check_precision
+from noisescale.app.config import options
 from noisescale.app.libraries import import_libraries
 from noisescale.errors import ConfigError, check_count
 
@@ -46,6 +47,10 @@ def accelerator_of(cfg: DictConfig) -> str:
         _check_processes(cfg)
         check_precision(cfg, CPU)
         return CPU
+    if available == 0:
+        option = options().get("trainer", AUTO)
+        typed = ("trainer.accelerator", chosen) if option in (AUTO, CPU, "ddp_cpu") else ("trainer", option)
+        raise ConfigError(*typed, "this machine has no GPU that torch can use", "use trainer=cpu or ddp_cpu")
     if wanted > available:
         raise ConfigError("trainer.devices", wanted, f"this machine has {available} GPUs", "use trainer=cpu or ddp_cpu")
     return GPU

@@ -14,6 +14,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from noisescale.app.listing import options_of
 from noisescale.app.own_words import OWN_GROUPS
+from noisescale.app.spelling import as_typed
 from noisescale.errors import ConfigError
 
 __all__ = ["INPUT_ERRORS", "composition_line", "line", "say"]
@@ -92,7 +93,7 @@ def say(words: str) -> None:
 def line(error: BaseException) -> str:
     """The message of an error, in one line: the key, the value, what is valid, what to do instead."""
     if isinstance(error, ConfigError):
-        return _one_line(ConfigError(error.key, _as_typed(error.value), error.problem, error.remedy))
+        return as_typed(_one_line(ConfigError(error.key, _in_yaml(error.value), error.problem, error.remedy)))
     if isinstance(error, OverrideParseException):
         reason = _one_line(error).partition(" See http")[0]
         return f"{error.override}: is not an override ({reason}); write key=value, and quote a value that is not plain: 'key=\"a=b\"'"
@@ -172,7 +173,7 @@ def _did_you_mean(name: str, valid: list[str]) -> str:
     return f", did you mean {close[0]}?" if close else ""
 
 
-def _as_typed(value: Any) -> Any:
+def _in_yaml(value: Any) -> Any:
     """The value, with None, True and False as they are written in YAML."""
     return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else value
 

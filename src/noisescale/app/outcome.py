@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pytorch_lightning as pl
@@ -15,8 +16,9 @@ from noisescale.app.monitors import missing_metric
 from noisescale.app.own_data import explain, has_loader, has_step
 from noisescale.callbacks import BatchSizeScheduler, TrainingDiverged
 from noisescale.errors import ConfigError
+from noisescale.models.tasks import Task
 
-__all__ = ["Outcome", "fit_and_test"]
+__all__ = ["Outcome", "fit_and_test", "judge"]
 
 
 @dataclass
@@ -78,7 +80,7 @@ def fit_and_test(
 
 
 def _test(outcome: Outcome, trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule) -> None:
-    """Add the metrics of the test. If one of them is not finite, the last update made the weights diverge."""
+    """Add the metrics of the test, which may be the first to show that the training diverged."""
     lacking = [
         f"{type(owner).__name__} has no {name}"
         for owner, name, there in (
@@ -96,10 +98,30 @@ def _test(outcome: Outcome, trainer: pl.Trainer, module: pl.LightningModule, dat
         print(f"note: no test: {' and '.join(lacking)}", file=sys.stderr)
     if tested:
         outcome.metrics |= {name: float(value) for name, value in tested[0].items()}
-    bad = ", ".join(f"{name} {value}" for name, value in outcome.metrics.items() if not math.isfinite(value))
-    if bad:
+    judge(outcome, module)
+
+
+def judge(outcome: Outcome, module: pl.LightningModule) -> None:
+    """Call a run diverged if a loss of its end is nan or inf, and name any other metric that is."""
+    bad = {name: f"{name} {value}" for name, value in outcome.metrics.items() if not math.isfinite(value)}
+    lost = {name: bad.pop(name) for name in _judged(module, outcome.metrics) if name in bad}
+    if lost:
         outcome.status = "diverged"
-        outcome.reason = f"training diverged: the last update left weights that give {bad}; lower optimizer.lr"
+        where = "" if "train/loss" in lost else "the last update left weights that give "
+        outcome.reason = f"training diverged: {where}{', '.join(lost.values())}; lower optimizer.lr"
+    elif bad and module.global_rank == 0:
+        print(f"note: not finite: {', '.join(bad.values())}", file=sys.stderr)
+
+
+def _judged(module: pl.LightningModule, metrics: Mapping[str, float]) -> tuple[str, ...]:
+    """The losses of which none may be nan or inf.
+
+    Nothing is known of what another module logs, and a metric may be nan for reasons of its own, such as an area under a curve with one
+    class. A validation may be of an earlier moment, so that its loss counts only where there is no test.
+    """
+    if not isinstance(module, Task):
+        return ()
+    return ("train/loss", "test/loss" if "test/loss" in metrics else "val/loss")
 
 
 def _has_started(batches: BatchSizeScheduler) -> bool:

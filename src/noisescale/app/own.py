@@ -27,6 +27,7 @@ __all__ = [
     "needed",
     "parameters_of",
     "refuse_words_without_effect",
+    "replaced_groups",
     "stand_in_size",
 ]
 
@@ -223,6 +224,13 @@ def makes_own_optimizer(cfg: DictConfig) -> bool:
     if cfg.module.get("_target_") is None:
         return False
     return "optimizer" not in parameters_of(locate("module._target_", cfg.module._target_))
+
+
+def replaced_groups(cfg: DictConfig) -> tuple[str, ...]:
+    """The groups that have no effect, because a module of the user's own is trained in their place."""
+    if cfg.module.get("_target_") is None:
+        return ()
+    return ("task", "model", "optimizer") if makes_own_optimizer(cfg) else ("task", "model")
 
 
 def refuse_words_without_effect(cfg: DictConfig) -> None:

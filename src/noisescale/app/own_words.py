@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-__all__ = ["OWN_GROUPS", "make_importable", "words_for_hydra"]
+__all__ = ["OWN_GROUPS", "make_importable", "words_as_typed", "words_for_hydra"]
 
 OWN_GROUPS = ("task", "model", "module", "data", "optimizer")
 """Groups with an option `own`, which has no keys but those of any class."""
@@ -34,6 +34,16 @@ def words_for_hydra(words: Sequence[str]) -> list[str]:
         else:
             found.append(word)
     return found
+
+
+def words_as_typed(words: Sequence[str]) -> list[str]:
+    """The inverse of `words_for_hydra`: `model=own model._target_=my.Net ++model.width=64` -> `model._target_=my.Net model.width=64`."""
+    opened = {group for group in OWN_GROUPS if any(word.startswith(f"{group}._target_=") for word in words)}
+    found = [word for word in words if word not in {f"{group}=own" for group in opened}]
+    return [
+        word.removeprefix("++") if word.removeprefix("++").startswith((*(f"{group}." for group in opened), "task.loss.")) else word
+        for word in found
+    ]
 
 
 def make_importable(folders: Iterable[Path]) -> None:

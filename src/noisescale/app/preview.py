@@ -30,7 +30,7 @@ def preview(cfg: DictConfig) -> int:
     plan = run.plan(num_examples(cfg))
     summary = summarize(plan, run.lr, run.momentum, run.optimizer)
     if in_sweep():
-        print(f"{typed()}: {summary.comparison()}")
+        print(f"{' '.join(typed())}: {summary.comparison()}")
     else:
         from noisescale.studies.plan_table import print_plan
 
@@ -44,7 +44,7 @@ def preview(cfg: DictConfig) -> int:
     write_plan(summary, output_dir() / "plan.csv")
     from noisescale.studies.plan_figure import draw_plan
 
-    draw_plan(summary, typed() or "the default plan", output_dir() / "plan.png")
+    draw_plan(summary, " ".join(typed()) or "the default plan", output_dir() / "plan.png")
     run_dir = os.path.relpath(output_dir())
     print(f"{run_dir}/plan.csv\n{run_dir}/plan.png")
     return 0

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from noisescale import __version__
-from noisescale.app.choices import choices, overrides
-from noisescale.app.config import in_sweep, output_dir
+from noisescale.app.choices import choices
+from noisescale.app.config import in_sweep, output_dir, typed
 from noisescale.app.ending import PLANS_END
 from noisescale.app.headline import headline
 from noisescale.app.outcome import Outcome
@@ -48,7 +48,7 @@ def leave_results(cfg: DictConfig, outcome: Outcome, num_examples: int) -> None:
         "status": outcome.status,
         "reason": outcome.reason,
         "seed": cfg.seed,
-        "overrides": overrides(),
+        "overrides": typed(),
         "choices": choices(cfg),
         **versions(),
     }

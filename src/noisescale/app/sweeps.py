@@ -22,7 +22,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from noisescale.app.choices import key_of, overrides
-from noisescale.app.config import in_sweep, output_dir
+from noisescale.app.config import in_sweep, output_dir, typed
 from noisescale.app.headline import headline
 from noisescale.app.messages import INPUT_ERRORS
 from noisescale.files import write_atomically
@@ -33,8 +33,8 @@ _SWEEP = "NOISESCALE_SWEEP"
 
 
 def what_differs() -> str:
-    """The overrides that the sweep varies, as they are in this run: `scheduler=step batch=small`; empty outside a sweep."""
-    return " ".join(f"{key}={value}" for key, value in _varied().items())
+    """The words that the sweep varies, as they are in this run: `scheduler=step batch=small`; all words, if it varies none."""
+    return " ".join(f"{key}={value}" for key, value in _varied().items()) or " ".join(typed())
 
 
 @contextmanager

@@ -105,7 +105,7 @@ def _fit_and_report(run: Composed, data: pl.LightningDataModule, plan: Plan, acc
     run.plan(plan.num_examples, min_micro_batch_size(module, plan.world_size))
     batches = BatchSizeScheduler(
         run.strategy,
-        run.schedule,
+        run.schedule if run.sets_rate else None,
         max_micro_batch_size=cfg.max_micro_batch_size,
         micro_batch_multiple=run.ghost_batch_size,
         seed=cfg.seed,

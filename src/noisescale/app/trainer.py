@@ -18,6 +18,7 @@ from noisescale.app.config import as_plain, build, in_sweep, options
 from noisescale.app.module import MONITORED
 from noisescale.app.monitors import TypedPatience, declared_metrics, no_validation, with_their_metrics, without_task_metric
 from noisescale.app.own_data import free_on_resume, has_loader, has_step, sizes
+from noisescale.app.spelling import as_typed
 from noisescale.callbacks import BatchSizeScheduler, SameRun
 from noisescale.errors import ConfigError
 from noisescale.execution.compile_first import CompileFirst
@@ -123,7 +124,9 @@ def quiet_lightning() -> None:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     log = logging.getLogger("pytorch_lightning.utilities.rank_zero")
     log.addFilter(lambda record: "noisescale" in record.pathname)
-    log.addHandler(logging.StreamHandler())
+    handler = logging.StreamHandler()
+    handler.setFormatter(_InOurSpelling())
+    log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
     for message in (
@@ -138,6 +141,13 @@ def quiet_lightning() -> None:
     of_python, package = warnings.formatwarning, str(Path(noisescale.__file__).parent)
 
     def formatwarning(message: Any, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
-        return f"note: {message}\n" if filename.startswith(package) else of_python(message, category, filename, lineno, line)
+        return f"note: {as_typed(str(message))}\n" if filename.startswith(package) else of_python(message, category, filename, lineno, line)
 
     warnings.formatwarning = formatwarning
+
+
+class _InOurSpelling(logging.Formatter):
+    """Lines of the library's log, as warnings have them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return as_typed(super().format(record))

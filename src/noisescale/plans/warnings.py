@@ -13,7 +13,7 @@ from noisescale.plans.noise import batch_noise, noise_depends_on_batch, noise_ru
 from noisescale.plans.plan import Plan, Update
 from noisescale.plans.strategies import BatchStrategy, Fixed, Full, MultiStep
 from noisescale.plans.summary import PlanSummary, noise_formula
-from noisescale.schedules import warmup_and_rest
+from noisescale.schedules import Constant, WarmedUp, warmup_and_rest
 
 __all__ = ["cap_warnings", "idle_warnings", "plan_warnings", "rule_warnings"]
 
@@ -52,7 +52,7 @@ def idle_warnings(plan: Plan) -> list[str]:
         times = ((plan.epochs or 100) * (i * _GOLDEN % 1.0) for i in range(1000))
         if len({strategy.level(t, warmup_and_rest(plan.schedule, t)[1]) for t in times}) == 1:
             name = type(strategy).__name__
-            return [f"{name} keeps B = {strategy.size} and the learning rate, because there is no schedule whose noise it could carry"]
+            return [f"{name} keeps B = {strategy.size} and the learning rate, because {_constant(plan)}"]
     if isinstance(strategy, MultiStep) and strategy.max_size is None:
         for number, milestone in enumerate(strategy.milestones, start=1):
             size = round(strategy.size * strategy.factor**number)
@@ -60,6 +60,14 @@ def idle_warnings(plan: Plan) -> list[str]:
                 where = f"from epoch {milestone:g} on"
                 return [f"{where} B would be {size} and is clipped to N = {n}, the full batch; max_size sets a lower cap"]
     return []
+
+
+def _constant(plan: Plan) -> str:
+    """Why a strategy finds nothing to carry: there is no schedule, or it does not change as long as the training lasts."""
+    schedule = plan.schedule.schedule if isinstance(plan.schedule, WarmedUp) else plan.schedule
+    if isinstance(schedule, Constant):
+        return "there is no schedule whose noise it could carry"
+    return f"the schedule is constant up to epoch {plan.epochs or 100}"
 
 
 def _size_warnings(summary: PlanSummary) -> list[str]:
