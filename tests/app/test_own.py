@@ -142,7 +142,8 @@ def test_a_module_must_make_exactly_one_optimizer(name: str, given: str, tmp_pat
 def test_the_best_checkpoint_goes_by_a_metric_of_the_module(tmp_path: Path) -> None:
     words = typed(module="Module", data="Data")
     outcome = run(*words, *SHORT, run_dir(tmp_path / "a"))
-    assert "note: no best checkpoint, because val/acc is the metric of a task" in outcome.err
+    remedy = "set callbacks.best.monitor=... and callbacks.best.mode=min or max"
+    assert f"note: no best checkpoint: the module's metric is not known; {remedy}\n" in outcome.err
     trained(tmp_path / "b", *words, "callbacks.best.monitor=val_error", "callbacks.best.mode=min")
     assert [(tmp_path / run / "checkpoints" / "best.ckpt").exists() for run in "ab"] == [False, True]
 
