@@ -52,6 +52,12 @@ def names() -> dict[str, Any]:
     return {"my_data": Pairs(Regression(), range(N)), "my_net": network(dropout=0.3), "my_loss": nn.functional.mse_loss}
 
 
+def labelled() -> dict[str, Any]:
+    """The same with a mean over the labels that are not ignored."""
+    loss = nn.functional.cross_entropy
+    return {"my_data": Labelled(Regression(), range(N)), "my_net": network(), "my_loss": loss, "my_sum": partial(loss, reduction="sum")}
+
+
 def trained(scope: dict[str, Any]) -> Tensor:
     return torch.cat([p.detach().flatten() for p in scope["my_net"].parameters()])
 
@@ -69,11 +75,7 @@ def test_the_loop_trains_as_the_callback_does() -> None:
 
 
 def test_the_loop_for_a_mean_over_tokens_trains_as_whole_batches_do() -> None:
-    loss = nn.functional.cross_entropy
-    pieces, whole, naive = (
-        {"my_data": Labelled(Regression(), range(N)), "my_net": network(), "my_loss": loss, "my_sum": partial(loss, reduction="sum")}
-        for _ in range(3)
-    )
+    pieces, whole, naive = (labelled(), labelled(), labelled())
     exec(SETTING_UP + TOKENS, pieces)
     exec(SMALL.replace("max_micro_batch_size=4", "max_micro_batch_size=None"), whole)  # a mean over the terms of each whole batch
     exec(SMALL, naive)

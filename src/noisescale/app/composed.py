@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from noisescale.app.checks import check_config, ghost_batch_size, min_micro_batch_size
 from noisescale.app.config import build, errors_under, options
 from noisescale.app.own import is_ours, makes_own_optimizer, name_of, refuse_words_without_effect, stand_in_size
+from noisescale.app.trainer_keys import check_added_trainer_keys
 from noisescale.errors import ConfigError
 from noisescale.plans.dataset_size import TRAINING_EXAMPLES, split_sizes
 from noisescale.plans.duality import CyclicBatch, Matched, resolve_rule
@@ -101,6 +102,7 @@ def read_config(cfg: DictConfig) -> Composed:
         ConfigError: the config is invalid, whatever the data.
     """
     check_config(cfg)
+    check_added_trainer_keys(cfg)
     refuse_words_without_effect(cfg)
     own_optimizer = name_of(cfg, "module") if makes_own_optimizer(cfg) else ""
     optimizer = "SGD" if own_optimizer else str(cfg.optimizer.get("_target_")).rpartition(".")[2]
