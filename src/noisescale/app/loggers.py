@@ -36,9 +36,8 @@ def check_loggers(cfg: DictConfig) -> None:
         if not callable(make) or (isinstance(make, type) and not issubclass(make, Logger)):
             raise _not_a_logger(key, node)
         for lacking in (each for each in needed(parameters_of(make)) if each not in node and "_args_" not in node):
-            raise ConfigError(
-                f"{key}._target_", node._target_, f"{str(node._target_).rpartition('.')[2]} needs {lacking}", f"add +{key}.{lacking}=..."
-            )
+            name = str(node._target_).rpartition(".")[2]
+            raise ConfigError(f"{key}._target_", node._target_, f"{name} needs {lacking}", f"add +{key}.{lacking}=...")
 
 
 class RunLoggers:
