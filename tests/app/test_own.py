@@ -319,3 +319,20 @@ def test_from_any_folder_in_a_process_of_its_own_and_on_two_devices(tmp_path: Pa
     assert done.returncode == 0, done.stderr
     (results,) = tmp_path.glob("outputs/train/*/results.json")
     assert json.loads(results.read_text())["updates"] == 7
+
+
+@pytest.mark.parametrize(
+    ("words", "noted"),
+    [
+        (typed(module="Module"), True),
+        ([*typed(module="Module"), "data.val_fraction=0"], True),
+        ([*typed(module="Module"), "data=digits"], False),
+        (typed(module="Module", data="Data"), False),
+        ([], False),
+    ],
+)
+def test_a_module_without_data_of_its_own_is_told_what_it_trains_on(words: list[str], noted: bool, tmp_path: Path) -> None:
+    """Without the line, a step for other batches ends in a trace that says nothing about the data."""
+    outcome = plan(*words, run_dir(tmp_path))
+    assert outcome.status == 0, outcome.err
+    assert ("note: data=digits is used; set data._target_ for data of your own\n" in outcome.out + outcome.err) == noted
