@@ -67,9 +67,11 @@ def carry_out(cfg: DictConfig, script: Path) -> Trained:
     import_libraries()
     accelerator = accelerator_of(cfg)
     from noisescale.app.launchers.ranks import is_child, other_ranks
+    from noisescale.app.loggers import check_loggers
     from noisescale.app.module import check_task
     from noisescale.app.own_data import build_data, train_size
 
+    check_loggers(cfg)
     data = build_data(cfg)
     check_task(cfg, data)
     plan = run.plan(train_size(cfg, data, prepare=not is_child()))
