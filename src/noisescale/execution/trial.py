@@ -32,7 +32,7 @@ def on_device(trainer: pl.Trainer, module: pl.LightningModule, twin: pl.Lightnin
     if module.dtype == torch.float64:
         batch = trainer.precision_plugin.convert_input(batch)
     batch = hook("on_before_batch_transfer", batch, 0)
-    batch = hook("transfer_batchon_device", batch, trainer.strategy.root_device, 0)
+    batch = hook("transfer_batch_to_device", batch, trainer.strategy.root_device, 0)
     return apply_to_collection(hook("on_after_batch_transfer", batch, 0), Tensor, _in_full_precision)
 
 
