@@ -65,6 +65,10 @@ def test_a_call_trains_as_the_command_does(tmp_path: Path) -> None:
         (("batch=128",), {}, "batch=128: no such option; valid: "),
         (("scheduler",), {}, "scheduler: is not an override "),
         ((), {"batch.size": 5000}, "batch.size=5000: must be at most N = 1293"),
+        (("--config-dir=a",), {}, "--config-dir=a: is an option of the command line, which a notebook does not have; write run("),
+        (("-m", "seed=1,2"), {}, "-m: is an option of the command line, which a notebook does not have; call run once for each run"),
+        (("--cfg", "job"), {}, "--cfg: is an option of the command line, which a notebook does not have; write key=value"),
+        ((), {"config_dir": "nowhere"}, "config_dir=nowhere: no such folder; give the folder with your options"),
         (("trainer=ddp_cpu",), {}, "trainer.devices=2: a notebook trains on one device; use train.py for several"),
     ],
 )
@@ -104,6 +108,23 @@ def test_a_run_that_diverges_is_returned_and_one_that_is_interrupted_is_not() ->
     with pytest.raises(ValueError, match="a bug of the user's"):
         run("+callbacks.end._target_=tests.helpers.callbacks.RaisesValueError", epochs=1, **QUICK)
     assert HydraConfig.instance().cfg is config
+
+
+def test_classes_and_words_of_ones_own(tmp_path: Path) -> None:
+    """A module in the current folder is found, and so are the modules and the options in `config_dir`, with a space in its name."""
+    source = "from noisescale.data import DigitsData\n\n\nclass Mine(DigitsData):\n    pass\n"
+    (tmp_path / "code_of_here.py").write_text(source)
+    own = tmp_path / "it's mine"
+    (own / "data").mkdir(parents=True)
+    (own / "code_of_mine.py").write_text(source)
+    (own / "data" / "ours.yaml").write_text("defaults: [digits, _self_]\n_target_: code_of_mine.Mine\nsubset_size: 200\n")
+    quick: dict[str, Any] = {key: value for key, value in QUICK.items() if not key.startswith("data.")}
+    here = run("data=digits", "data._target_=code_of_here.Mine", "data.subset_size=200", epochs=1, **quick)
+    mine = run("data=ours", config_dir="it's mine", epochs=1, **quick)
+    assert [type(found.data).__module__ for found in (here, mine)] == ["code_of_here", "code_of_mine"]
+    assert here.results["test/acc"] == mine.results["test/acc"]
+    with pytest.raises(ValueError, match=r"^data=ours: no such option"):
+        run("data=ours", epochs=1, **quick)
 
 
 def test_values_are_written_as_hydra_reads_them(tmp_path: Path) -> None:

@@ -174,11 +174,13 @@ def test_a_module_must_make_exactly_one_optimizer(name: str, given: str, tmp_pat
 def test_the_best_checkpoint_goes_by_a_metric_of_the_module(tmp_path: Path) -> None:
     words = typed(module="Module", data="Data")
     outcome = run(*words, *SHORT, run_dir(tmp_path / "a"))
-    assert "note: no best checkpoint, because val/acc is the metric of a task" in outcome.err
+    remedy = "set callbacks.best.monitor=... and callbacks.best.mode=min or max"
+    assert f"note: no best checkpoint: the module's metric is not known; {remedy}\n" in outcome.err
     trained(tmp_path / "b", *words, "callbacks.best.monitor=val_error", "callbacks.best.mode=min")
     assert [(tmp_path / run / "checkpoints" / "best.ckpt").exists() for run in "ab"] == [False, True]
 
 
+@pytest.mark.filterwarnings("ignore:.* which is not the noise of .*")
 def test_the_rule_of_a_modules_own_optimizer_is_followed(tmp_path: Path) -> None:
     """OnlyTraining makes Adam: at the first update that is not the first of an epoch, B is that of the adaptive rule."""
     words = [*typed(module="OnlyTraining", data="OnlyTrain"), "batch=dual", "batch.size=8", "batch.max_size=64", "epochs=4"]
@@ -350,3 +352,20 @@ def test_from_any_folder_in_a_process_of_its_own_and_on_two_devices(tmp_path: Pa
     assert done.returncode == 0, done.stderr
     (results,) = tmp_path.glob("outputs/train/*/results.json")
     assert json.loads(results.read_text())["updates"] == 7
+
+
+@pytest.mark.parametrize(
+    ("words", "noted"),
+    [
+        (typed(module="Module"), True),
+        ([*typed(module="Module"), "data.val_fraction=0"], True),
+        ([*typed(module="Module"), "data=digits"], False),
+        (typed(module="Module", data="Data"), False),
+        ([], False),
+    ],
+)
+def test_a_module_without_data_of_its_own_is_told_what_it_trains_on(words: list[str], noted: bool, tmp_path: Path) -> None:
+    """Without the line, a step for other batches ends in a trace that says nothing about the data."""
+    outcome = plan(*words, run_dir(tmp_path))
+    assert outcome.status == 0, outcome.err
+    assert ("note: data=digits is used; set data._target_ for data of your own\n" in outcome.out + outcome.err) == noted

@@ -258,10 +258,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(full: Finished, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("choice", "line"),
     [
-        (
-            "model.widths=[8]",
-            r"ckpt_path=\S+: does not fit this run \(Error\(s\) in loading state_dict for Classifier: .*\); resume with .*",
-        ),
+        ("model.widths=[8]", r"model\.widths=\[8\]: the checkpoint was trained with model\.widths=.*; resume with the same, or start anew"),
         ("optimizer=adam", r"optimizer\.\S+=\S+: the checkpoint was trained with .*; resume with the same, or start anew"),
         ("optimizer.lr=0.3", r"optimizer\.lr=0\.3: the checkpoint was trained with optimizer\.lr=\S+; resume with the same, or start anew"),
         ("data.subset_size=500", r"data\.subset_size=500: the checkpoint was trained with .*; resume with the same, or start anew"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from noisescale.callbacks import BatchSizeScheduler
 from noisescale.execution.cuts import Cuts, Pass
@@ -73,7 +74,7 @@ SAID = {
     "dropout and a sum": (lambda: Loss(summed, dropout=0.5), r"dropout draws other masks.*; the loss is a sum"),
     "batch norm and weights": (
         lambda: Loss(weighted, norm=True),
-        r"batch norm sees each micro-batch alone; the loss is a mean over something other",
+        r"batch norm sees each micro-batch alone .*; the loss is a mean over something other",
     ),
 }
 
@@ -125,6 +126,28 @@ def test_a_batch_that_grows_beyond_the_limit_late_is_checked_before_training() -
         fit(NextToken("token mean", torch.float64), BatchSizeScheduler(growing, max_micro_batch_size=20), max_epochs=3)
 
 
+RARE = torch.tensor([1.0, 9.0])
+
+
+class RareClass(Plain):
+    """Class weights, where one of two classes is rare: most micro-batches have none of it, and then a plain mean is right."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.cross_entropy(self.net(batch[0]), batch[1], weight=RARE)
+
+
+@pytest.mark.parametrize("limit", [4, 8, 16, 32])
+def test_several_batches_are_tried_so_that_a_rare_class_is_found(limit: int) -> None:
+    """One example in fifty: 256 examples without any are found with a probability of 0.6 %; for these seeds there are none."""
+    generator = torch.Generator().manual_seed(4)
+    x, y = torch.randn(1000, 5, generator=generator), (torch.rand(1000, generator=generator) < 0.02).long()
+    for seed in range(10):
+        batches = BatchSizeScheduler(batching.Fixed(size=64), max_micro_batch_size=limit, seed=seed)
+        loader = DataLoader(TensorDataset(x, y), shuffle=True)
+        with pytest.warns(UserWarning, match="the loss is a mean over something other than examples"):
+            fit(RareClass(network(torch.float32)), batches, loader=loader, max_steps=1)
+
+
 def test_data_that_are_sorted_are_compared_all_over() -> None:
     """The first examples all have the same weight; a micro-batch from the start of the data would show nothing."""
     data = Regression()
@@ -152,11 +175,10 @@ class Images(pl.LightningModule):
 
 
 def test_ghost_batch_norm_does_not_depend_on_the_cut() -> None:
-    """Cuts are made between ghost batches; a ghost batch size that the scheduler does not know is found."""
-    batches = BatchSizeScheduler(batching.Fixed(size=16), max_micro_batch_size=8, micro_batch_multiple=4)
-    fit(Images(), batches, max_epochs=1)
+    """Cuts are made between ghost batches, whose size is that of the layers; for another multiple it does."""
+    fit(Images(), BatchSizeScheduler(batching.Fixed(size=16), max_micro_batch_size=8), max_epochs=1)
     with pytest.warns(UserWarning, match="batch norm sees each micro-batch alone"):
-        fit(Images(), BatchSizeScheduler(batching.Fixed(size=16), max_micro_batch_size=8), max_epochs=1)
+        fit(Images(), BatchSizeScheduler(batching.Fixed(size=16), max_micro_batch_size=8, micro_batch_multiple=1), max_epochs=1)
 
 
 class NeedsItsLogger(Plain):
@@ -170,6 +192,11 @@ class CannotBeCopied(Plain):
         raise TypeError("cannot be copied")
 
 
+class DrawsInItsHook(Plain):
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return batch[0] + torch.randn_like(batch[0]), *batch[1:]
+
+
 class DrawsItself(Plain):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         return F.mse_loss(self.net(F.dropout(batch[0], 0.5)), batch[1])
@@ -179,6 +206,7 @@ UNCHECKED = {
     NeedsItsLogger: "'NoneType' object has no attribute 'experiment'",
     CannotBeCopied: "cannot be copied",
     DrawsItself: "draws random numbers",
+    DrawsInItsHook: "draws random numbers",
 }
 
 
@@ -195,6 +223,56 @@ def test_a_module_that_cannot_be_run_this_way_is_said_to_be_unchecked(
     assert len(said) == 1
     assert said[0].startswith("BatchSizeScheduler could not check whether the gradient depends on how a batch is cut (")
     assert UNCHECKED[module] in said[0]  # type: ignore[index]
+
+
+def masks_at_random(examples: list[Any]) -> Any:
+    x, y, index = default_collate(examples)
+    return x * (torch.rand_like(x) < 0.8), y, index
+
+
+def test_a_collate_function_that_draws_random_numbers_is_said_to_be_unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("noisescale.execution.cut_check.rank_zero_info", said.append)
+    fit(Plain(network()), scheduler(), loader=DataLoader(Regression(), collate_fn=masks_at_random), max_epochs=1)
+    assert len(said) == 1
+    assert "draws random numbers" in said[0]
+
+
+class OpenedAtFirstUse(Regression):
+    """Notes in which process it was first used, as a file that is opened then would belong to that process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened: int | None = None
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
+        self.opened = self.opened or os.getpid()
+        assert self.opened == os.getpid()
+        return super().__getitem__(index)
+
+
+def test_with_workers_this_process_does_not_touch_the_data_set() -> None:
+    data = OpenedAtFirstUse()
+    fit(Plain(network()), scheduler(), data=data, workers=1, max_epochs=1)
+    assert data.opened is None
+
+
+@pytest.mark.filterwarnings("ignore:.*before `optimizer.step.*")
+def test_the_rates_of_a_scheduler_of_the_module_do_not_move() -> None:
+    class Steps(Plain):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            if (found := self.lr_schedulers()) is not None:
+                found.step()  # type: ignore[union-attr]
+            return super().training_step(batch, batch_idx)
+
+        def configure_optimizers(self) -> Any:
+            optimizer = self.make_optimizer(self.net.parameters())
+            return [optimizer], [{"scheduler": torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.99), "interval": "epoch"}]
+
+    modules = [Steps(network()), Steps(network())]
+    for module, check in zip(modules, (True, False), strict=True):
+        fit(module, scheduler(check_cuts=check), max_epochs=1)
+    assert torch.equal(weights(modules[0]), weights(modules[1]))
 
 
 class Logs(Plain):

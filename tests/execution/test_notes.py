@@ -138,3 +138,14 @@ def test_the_users_own_filters_are_as_before(tmp_path: Path) -> None:
         before = list(warnings.filters)
         training()
         assert list(warnings.filters) == before
+
+
+def test_an_optimizer_whose_noise_the_batch_does_not_carry_is_named() -> None:
+    module = Plain(network(), lambda parameters: torch.optim.Adagrad(parameters, lr=0.1))
+    strategy = Dual(size=3, max_size=30, match="ratio", last="carry")
+    lines = lines_of(lambda: fit(module, BatchSizeScheduler(strategy, schedules.Cosine())))
+    assert [line for line in lines if "Adagrad divides by the root of the sum of all squared gradients" in line]
+    rule = Dual(size=3, max_size=30, rule="sgd", last="carry")
+    module = Plain(network(), lambda parameters: torch.optim.Adam(parameters, lr=0.01))
+    lines = lines_of(lambda: fit(module, BatchSizeScheduler(rule, schedules.Cosine())))
+    assert [line for line in lines if "which is not the noise of Adam, whose rule is adaptive" in line]

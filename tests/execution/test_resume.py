@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
@@ -15,7 +17,7 @@ from noisescale.files import read_rows
 from noisescale.plans import strategies as batching
 from tests.helpers.regression import N, Plain, Regression, Validated, network
 from tests.helpers.rounding import assert_equal_to_rounding
-from tests.helpers.trainings import SaveAndDie, Stop, fit, ignored, weights
+from tests.helpers.trainings import GradientErrors, SaveAndDie, Stop, fit, ignored, weights
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in (*ignored, "ignore:.*callbacks used to create the checkpoint.*")]
 
@@ -120,3 +122,56 @@ def test_the_rows_of_a_resumed_run_are_those_of_the_whole(tmp_path: Path, at: in
         file.write("97,1.0,5,")  # a line that was cut off by a crash
     fit(Plain(network(dropout=0.3)), planned(), NoiseScaleMonitor(tmp_path / "parts.csv"), ckpt_path=tmp_path / "in.ckpt")
     assert read_rows(tmp_path / "parts.csv") == read_rows(tmp_path / "whole.csv")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"micro_batch_multiple": 2},
+        {"strategy": batching.Fixed(size=7)},
+        {"max_micro_batch_size": 3},
+        {"sampling_weights": torch.linspace(1, 2, N).tolist(), "replacement": False},
+    ],
+    ids=["multiple", "size", "limit", "order"],
+)
+def test_a_gradient_of_other_pieces_is_not_used(tmp_path: Path, other: dict[str, Any]) -> None:
+    """8 examples in two micro-batches; the checkpoint has the gradient of the first one, which no other cut has."""
+    options: dict[str, Any] = {"strategy": batching.Fixed(size=8), "max_micro_batch_size": 4, "seed": 5}
+    with pytest.raises(Stop):
+        fit(Plain(network()), BatchSizeScheduler(**options), SaveAndDie(1, tmp_path / "in.ckpt"))
+    errors = GradientErrors(Regression())
+    fit(Plain(network()), BatchSizeScheduler(**{**options, **other}), errors, ckpt_path=tmp_path / "in.ckpt")
+    assert max(errors.errors) < 1e-14
+
+
+def test_another_seed_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        fit(Plain(network()), planned(), SaveAndDie(7, tmp_path / "in.ckpt"))
+    with pytest.raises(ConfigError, match=r"^seed=6: the checkpoint was trained with seed=5, which decides the order of the examples"):
+        fit(Plain(network()), BatchSizeScheduler(GROWING, schedules.Cosine(), seed=6), ckpt_path=tmp_path / "in.ckpt")
+
+
+def test_what_a_failed_fit_has_loaded_is_not_used_by_the_next(tmp_path: Path) -> None:
+    class Fails(pl.Callback):
+        def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            raise Stop
+
+    with pytest.raises(Stop):
+        fit(Plain(network(norm=True)), planned(), SaveAndDie(7, tmp_path / "in.ckpt"))
+    used, unused = planned(), planned()
+    with pytest.raises(Stop):
+        fit(Plain(network(norm=True)), used, Fails(), ckpt_path=tmp_path / "in.ckpt")
+    modules = [Plain(network(norm=True)), Plain(network(norm=True))]
+    for module, batches in zip(modules, (used, unused), strict=True):
+        fit(module, batches, max_steps=2)
+    for one, other in zip(modules[0].state_dict().values(), modules[1].state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_scheduler_of_another_trainer_starts_anew() -> None:
+    used = planned()
+    fit(Plain(network()), used, max_steps=5)
+    module, expected = Plain(network()), Plain(network())
+    fit(module, used)
+    fit(expected, planned())
+    assert torch.equal(weights(module), weights(expected))

@@ -276,12 +276,12 @@ class Twice(WeightedRandomSampler):
 @pytest.mark.parametrize(
     ("given", "options", "words"),
     [
-        (loader(Mine()), {}, "train_dataloader=Mine: a sampler of its own decides which examples are drawn"),
-        (loader(Mine()), {"sampling_weights": UNEQUAL}, "train_dataloader=Mine: a sampler of its own"),
-        (loader(Twice(UNEQUAL, N)), {}, "train_dataloader=Twice: a sampler of its own"),
-        (DataLoader(Regression(), batch_sampler=[[0, 1], [2]]), {}, "train_dataloader=list: a sampler of its own"),
-        (in_batches(Mine()), {}, "train_dataloader=Mine: a sampler of its own"),
-        (loader(SubsetRandomSampler([1, 2, 2])), {}, "train_dataloader=SubsetRandomSampler: a sampler of its own"),
+        (loader(Mine()), {}, "train_dataloader=Mine: has a sampler of its own, but the plan draws the examples"),
+        (loader(Mine()), {"sampling_weights": UNEQUAL}, "train_dataloader=Mine: has a sampler of its own"),
+        (loader(Twice(UNEQUAL, N)), {}, "train_dataloader=Twice: has a sampler of its own"),
+        (DataLoader(Regression(), batch_sampler=[[0, 1], [2]]), {}, "train_dataloader=list: has a sampler of its own"),
+        (in_batches(Mine()), {}, "train_dataloader=Mine: has a sampler of its own"),
+        (loader(SubsetRandomSampler([1, 2, 2])), {}, "train_dataloader=SubsetRandomSampler: has a sampler of its own"),
         (loader(WeightedRandomSampler(UNEQUAL, 10 * N)), {}, f"draws {10 * N} examples in an epoch, but an epoch of a plan is N = {N}"),
         (loader(WeightedRandomSampler(UNEQUAL, 10 * N)), {}, f"let it draw {N}, and train for 10 times as many epochs"),
         (loader(WeightedRandomSampler(SOME_NEVER, N)), {}, f"an epoch of a plan is N = {sum(w > 0 for w in SOME_NEVER)}"),

@@ -19,7 +19,8 @@ from noisescale import schedules
 from noisescale.callbacks import BatchSizeScheduler, EpochRecorder, NoiseScaleMonitor
 from noisescale.files import read_rows
 from noisescale.plans import strategies as batching
-from tests.helpers.regression import Plain, Regression, Validated, network, sgd
+from noisescale.plans.plan import Plan, Update
+from tests.helpers.regression import N, Plain, Regression, Validated, network, sgd
 from tests.helpers.trainings import Stop, fit, ignored, quiet_trainer, weights
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in (*ignored, "ignore:.*callbacks used to create the checkpoint.*")]
@@ -91,6 +92,9 @@ class Scheduled(Validated):
         optimizer = self.make_optimizer(self.net.parameters())
         if self.interval is None:
             return optimizer
+        if self.interval == "plateau":
+            plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", patience=0, factor=0.5)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss"}}
         scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 3 if self.interval == "step" else 1, 0.7)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": self.interval}}
 
@@ -221,7 +225,7 @@ def test_a_run_that_was_stopped_and_resumed_is_the_whole_run(cause: str, saved: 
     assert result(*job.fit(tmp_path, ckpt_path=path), tmp_path) == whole(job)
 
 
-@pytest.mark.parametrize("scheduler", ["epoch", "step"])
+@pytest.mark.parametrize("scheduler", ["epoch", "step", "plateau"])
 def test_a_scheduler_of_the_module_takes_no_step_for_a_part_of_an_epoch(scheduler: str, tmp_path: Path) -> None:
     job = Job("spread", scheduler=scheduler)
     path = stopped(job, tmp_path, "epoch", max_steps=15)
@@ -296,6 +300,26 @@ def test_the_same_trainer_goes_on_without_a_checkpoint(at: int) -> None:
     trainer.fit(module, loader)
     assert (trainer.global_step, trainer.current_epoch) == (16, 3)
     assert torch.equal(weights(module), weights(expected))
+
+
+@pytest.mark.parametrize("at", [5, 9, 10])
+def test_the_same_trainer_goes_on_from_a_checkpoint(at: int, tmp_path: Path) -> None:
+    """Also one of the last update of an epoch (9), which is validated before Lightning stops."""
+    trainer = quiet_trainer(
+        BatchSizeScheduler(STRATEGIES["growing"], schedules.Cosine(), max_micro_batch_size=4, seed=5),
+        At("on_train_batch_end", sum(update.accumulate_grad_batches for update in _plan()[:at]), stop),
+        val_check_interval=0.4,
+    )
+    trainer.fit(module := Validated(network()), DataLoader(Regression(), shuffle=True))
+    assert trainer.global_step == at
+    trainer.save_checkpoint(tmp_path / "saved.ckpt")
+    trainer.fit(module, DataLoader(Regression(), shuffle=True), ckpt_path=tmp_path / "saved.ckpt", weights_only=False)
+    assert (trainer.global_step, trainer.current_epoch) == (16, 3)
+
+
+def _plan() -> list[Update]:
+    plan = Plan(schedules.Cosine(3), STRATEGIES["growing"], N, 3, max_micro_batch_size=4)
+    return list(plan)
 
 
 def _restored(parameters: Any, state: dict[str, Any]) -> torch.optim.Optimizer:

@@ -180,8 +180,18 @@ def test_a_run_that_is_resumed_with_another_limit_repeats_the_update(limits: tup
 
 @pytest.mark.parametrize("value", [-1, math.nan, math.inf, torch.tensor(-0.5)])
 def test_a_weight_that_is_none_is_refused(value: Any) -> None:
-    with pytest.raises(ConfigError, match=r"weight=.*: must be a finite number >= 0"):
+    with pytest.raises(ConfigError, match=r"weight=.*: must return a finite number >= 0"):
         fit(NextToken("token mean", torch.float64), scheduler(weight=lambda batch: value))
+
+
+def test_what_is_no_weight_is_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"^weight=5: must be a function batch -> number; for example"):
+        scheduler(weight=5)
+    for value, name in (("x", "str"), (None, "NoneType"), (torch.ones(2), "Tensor")):
+        with pytest.raises(ConfigError, match=rf"^weight={name}: must return a number; return the denominator"):
+            fit(NextToken("token mean", torch.float64), scheduler(weight=lambda batch, value=value: value))
+    with pytest.raises(ConfigError, match=r"^strategy=32: must be a batch strategy; for example"):
+        BatchSizeScheduler(32)  # type: ignore[arg-type]
 
 
 def test_the_reference_is_a_power_of_two_near_the_expected_sum() -> None:
@@ -191,6 +201,27 @@ def test_the_reference_is_a_power_of_two_near_the_expected_sum() -> None:
     assert w == 300.0
     assert sums.factor(w, 16) == 300.0 * 16 / 4096
     assert json.loads(json.dumps(sums.state())) == {"reference": 4096.0, "per_example": None, "total": 300.0}
+
+
+def test_a_parameter_that_is_only_in_the_optimizer_is_divided_too() -> None:
+    """As that of a loss which is kept in a plain list."""
+
+    class Scaled(NextToken):
+        def __init__(self) -> None:
+            super().__init__("token mean", torch.float64)
+            self.outside = [torch.nn.Parameter(torch.ones((), dtype=torch.float64))]
+
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            tokens, targets = batch
+            return self.loss(self.outside[0] * self.net(tokens).flatten(0, 1), targets.flatten())
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD([*self.parameters(), *self.outside], lr=self.lr)
+
+    whole, cut = Scaled(), Scaled()
+    fit(whole, scheduler(limit=None))
+    fit(cut, scheduler(limit=1))
+    torch.testing.assert_close(cut.outside[0], whole.outside[0], rtol=1e-11, atol=1e-13)
 
 
 def test_sparse_gradients_are_divided_too() -> None:

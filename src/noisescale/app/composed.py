@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from omegaconf import DictConfig
 
 from noisescale.app.checks import check_config, ghost_batch_size, min_micro_batch_size
-from noisescale.app.config import build, errors_under, options
+from noisescale.app.config import build, errors_under, options, overrides
 from noisescale.app.own import is_ours, makes_own_optimizer, name_of, refuse_words_without_effect, stand_in_size
+from noisescale.app.trainer_keys import check_added_trainer_keys
 from noisescale.errors import ConfigError
 from noisescale.plans.dataset_size import TRAINING_EXAMPLES, split_sizes
 from noisescale.plans.duality import CyclicBatch, Matched, resolve_rule
@@ -110,6 +111,7 @@ def read_config(cfg: DictConfig) -> Composed:
         ConfigError: the config is invalid, whatever the data.
     """
     check_config(cfg)
+    check_added_trainer_keys(cfg)
     refuse_words_without_effect(cfg)
     own_optimizer = name_of(cfg, "module") if makes_own_optimizer(cfg) else ""
     optimizer = "SGD" if own_optimizer else str(cfg.optimizer.get("_target_")).rpartition(".")[2]
@@ -202,11 +204,14 @@ def _rule_notes(cfg: DictConfig, strategy: BatchStrategy, own_optimizer: str) ->
 
 
 def _own_notes(cfg: DictConfig) -> list[str]:
-    """Lines about what has no effect beside classes of the user's own: parts of an experiment, and the batch size of their loader."""
+    """Lines about what is used, or has no effect, beside classes of the user's own."""
     notes, experiment = [], options().get("experiment", "None")
     if cfg.module.get("_target_") is not None and experiment not in ("None", ""):
         parts = "task, model and optimizer" if makes_own_optimizer(cfg) else "task and model"
         notes.append(f"{parts} of experiment={experiment} have no effect: {name_of(cfg, 'module')} replaces them")
+    data_typed = any(word.lstrip("+").startswith(("data=", "data._target_=")) for word in overrides())
+    if cfg.module.get("_target_") is not None and experiment in ("None", "") and not data_typed:
+        notes.append(f"data={options().get('data', '')} is used; set data._target_ for data of your own")
     if "batch_size" in cfg.data:
         size, batch = cfg.data.batch_size, options().get("batch", "")
         notes.append(f"data.batch_size={size} does not decide the batches of the training, which batch={batch} does")

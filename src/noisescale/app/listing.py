@@ -9,8 +9,9 @@ from pathlib import Path
 from hydra._internal.utils import get_args_parser
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigSource
+from omegaconf import DictConfig, OmegaConf
 
-__all__ = ["config_folders", "list_options_only", "options_of"]
+__all__ = ["config_folders", "list_options_only", "options_of", "options_with"]
 
 
 @cache
@@ -46,3 +47,20 @@ def options_of(group: str, conf: Path) -> list[str]:
             for file in (folder / group).rglob("[!_]*.yaml")
         }
     )
+
+
+def options_with(group: str, key: str, conf: Path) -> list[str]:
+    """The options of a group that have a key, in sorted order. A key of `logger`, where several can be chosen, is the name of an option."""
+    options = options_of(group, conf)
+    if group == "logger":
+        return [option for option in options if option == key]
+    return [option for option in options if any(key in _keys(folder / group / f"{option}.yaml") for folder in config_folders(conf))]
+
+
+def _keys(file: Path) -> set[str]:
+    """The keys of an option, with those of the files of its own folder that its defaults list names."""
+    found = OmegaConf.load(file) if file.is_file() else None
+    if not isinstance(found, DictConfig):
+        return set()
+    shared = [str(name) for name in found.get("defaults", []) if isinstance(name, str) and name != "_self_"]
+    return {str(key) for key in found}.union(*(_keys(file.parent / f"{name}.yaml") for name in shared))

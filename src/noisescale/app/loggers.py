@@ -17,12 +17,27 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from noisescale.app.choices import hyperparameters
 from noisescale.app.config import refusal
+from noisescale.app.own import locate, needed, parameters_of
 from noisescale.errors import ConfigError
 
-__all__ = ["RunLoggers"]
+__all__ = ["RunLoggers", "check_loggers"]
 
 _EXTRAS = ("wandb", "mlflow")
 """Loggers whose package is an extra of the same name."""
+
+
+def check_loggers(cfg: DictConfig) -> None:
+    """Raise `ConfigError` for a logger whose class is not named, cannot be found, or lacks an argument. Opens none."""
+    for key, node in _nodes(cfg).items():
+        name = key.rpartition(".")[2]
+        if name in _EXTRAS and find_spec(name) is None:
+            raise ConfigError("logger", name, f"needs the package {name}", f'pip install "noisescale[{name}]"')
+        make = locate(f"{key}._target_", node._target_)
+        if not callable(make) or (isinstance(make, type) and not issubclass(make, Logger)):
+            raise _not_a_logger(key, node)
+        for lacking in (each for each in needed(parameters_of(make)) if each not in node and "_args_" not in node):
+            name = str(node._target_).rpartition(".")[2]
+            raise ConfigError(f"{key}._target_", node._target_, f"{name} needs {lacking}", f"add +{key}.{lacking}=...")
 
 
 class RunLoggers:
@@ -97,6 +112,9 @@ def _nodes(cfg: DictConfig) -> dict[str, DictConfig]:
     named = {
         str(name): value for name, value in cfg.logger.items_ex(resolve=False) if isinstance(value, DictConfig) and "_target_" in value
     }
+    if OmegaConf.is_missing(cfg.logger, "_target_"):
+        example = "logger._target_=pytorch_lightning.loggers.CSVLogger +logger.save_dir=outputs/mine"
+        raise ConfigError("logger", "other", "needs the class of the logger", f"for example {example}")
     rest = [name for name in cfg.logger if name not in named and not (cfg.logger._get_node(name)._is_none())]
     found: dict[str, DictConfig] = {}
     if "_target_" in rest:
@@ -110,16 +128,17 @@ def _nodes(cfg: DictConfig) -> dict[str, DictConfig]:
 
 
 def _built(cfg: DictConfig, key: str, node: DictConfig) -> Logger:
-    name = key.rpartition(".")[2]
-    if name in _EXTRAS and find_spec(name) is None:
-        raise ConfigError("logger", name, f"needs the package {name}", f'pip install "noisescale[{name}]"')
     try:
         logger = instantiate(node)
     except InstantiationException as error:
         raise refusal(cfg, key, error.__cause__) or _not_opened(key, error.__cause__ or error) from error
     if not isinstance(logger, Logger):
-        raise ConfigError(f"{key}._target_", node._target_, "is not a logger", "it must be a subclass of Lightning's Logger")
+        raise _not_a_logger(key, node)
     return logger
+
+
+def _not_a_logger(key: str, node: DictConfig) -> ConfigError:
+    return ConfigError(f"{key}._target_", node._target_, "is not a logger", "it must be a subclass of Lightning's Logger")
 
 
 def _open(cfg: DictConfig, key: str, logger: Logger) -> None:

@@ -12,9 +12,10 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from noisescale.app.listing import options_of
+from noisescale.app.listing import options_of, options_with
 from noisescale.app.own_words import OWN_GROUPS
 from noisescale.app.spelling import as_typed
+from noisescale.app.trainer_keys import instead_of
 from noisescale.errors import ConfigError
 
 __all__ = ["INPUT_ERRORS", "composition_line", "line", "say"]
@@ -90,8 +91,13 @@ def say(words: str) -> None:
     print(f"error: {words}", file=sys.stderr)
 
 
-def line(error: BaseException) -> str:
-    """The message of an error, in one line: the key, the value, what is valid, what to do instead."""
+def line(error: BaseException, conf: Path | None = None) -> str:
+    """The message of an error, in one line: the key, the value, what is valid, what to do instead.
+
+    Args:
+        error: the error.
+        conf: the folder of config.yaml, where that is known: an unknown key may be one of another option.
+    """
     if isinstance(error, ConfigError):
         return as_typed(_one_line(ConfigError(error.key, _in_yaml(error.value), error.problem, error.remedy)))
     if isinstance(error, OverrideParseException):
@@ -99,7 +105,7 @@ def line(error: BaseException) -> str:
         return f"{error.override}: is not an override ({reason}); write key=value, and quote a value that is not plain: 'key=\"a=b\"'"
     if isinstance(error, ConfigCompositionException) and isinstance(error.__cause__, OmegaConfBaseException):
         if isinstance(error.__cause__, (ConfigKeyError, ConfigAttributeError)):
-            return _unknown_key(_quoted(str(error)), error.__cause__)
+            return _unknown_key(_quoted(str(error)), error.__cause__, conf)
         return f"{_one_line(error)}: {str(error.__cause__).splitlines()[0]}"
     if isinstance(error, OmegaConfBaseException):
         problem = str(error).splitlines()[0]
@@ -118,7 +124,7 @@ def composition_line(error: Exception, conf: Path, words: Sequence[str] | None =
         words: what was typed; None: the arguments of this process.
     """
     if isinstance(error, (*INPUT_ERRORS, OSError)):
-        return _no_such_option(error, conf) or line(error)
+        return _no_such_option(error, conf) or line(error, conf)
     return _not_an_option(conf, sys.argv[1:] if words is None else words) or line(error)
 
 
@@ -144,20 +150,33 @@ def _not_an_option(conf: Path, words: Sequence[str]) -> str:
     return ""
 
 
-def _unknown_key(override: str, cause: OmegaConfBaseException) -> str:
+def _unknown_key(override: str, cause: OmegaConfBaseException, conf: Path | None) -> str:
     parent, key = cause.parent_node, str(cause.key)
     where = str(cause.full_key or key).rpartition(".")[0]
     hidden = ("hydra", "output_dir")
     valid = [str(name) for name in parent if not str(name).startswith("_") and name not in hidden] if isinstance(parent, DictConfig) else []
     if not where:
         valid += ["debug", "experiment"]  # groups without keys of their own
+    other = _other_option(where, key, conf)
     if not valid:
         own = f"; name a class first, with {where}._target_=..." if where in OWN_GROUPS else ""
-        return f"{override}: unknown key; {where} has none{own}"
-    suggestion = _suggestion(key, where, parent, valid) if isinstance(parent, DictConfig) else ""
+        added = f"; add a key of its class with +{override}=..." if where == "logger" else ""
+        return f"{override}: unknown key{other or f'; {where} has none'}{own}{added}"
+    if where == "trainer" and instead_of(key):
+        return f"{override}: {instead_of(key)}"
+    suggestion = other or (_suggestion(key, where, parent, valid) if isinstance(parent, DictConfig) else "")
     inside = f"keys of {where}" if where else "keys"
-    add = f"; Lightning's other keys can be added: +{override}=..." if where == "trainer" and not suggestion else ""
+    add = f"; Lightning's other keys can be added: +{override}=..." if where == "trainer" and suggestion in ("", other) else ""
     return f"{override}: unknown key{suggestion}; {inside}: {', '.join(valid)}{add}"
+
+
+def _other_option(group: str, key: str, conf: Path | None) -> str:
+    """`; choose logger=wandb first`, if other options of the group have the key; may be empty."""
+    found = options_with(group, key, conf) if conf is not None and group else []
+    if group == "logger" and found:
+        found.append(f"[tensorboard,{key}]")
+    *most, last = found or [""]
+    return f"; choose {group}={', '.join(most)}{' or ' if most else ''}{last} first" if found else ""
 
 
 def _suggestion(key: str, where: str, parent: DictConfig, valid: list[str]) -> str:

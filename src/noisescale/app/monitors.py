@@ -70,8 +70,8 @@ def without_task_metric(cfg: DictConfig, callbacks: Mapping[str, pl.Callback], m
     if _monitor(best) != cfg.task.monitor or cfg.task.monitor in (metrics or ()):
         return dict(callbacks)
     if is_first():
-        remedy = f"choose one of the module's: {key}=... callbacks.best.mode=min"
-        print(f"note: no best checkpoint, because {cfg.task.monitor} is the metric of a task; {remedy}", file=sys.stderr)
+        remedy = f"set {key}=... and callbacks.best.mode=min or max"
+        print(f"note: no best checkpoint: the module's metric is not known; {remedy}", file=sys.stderr)
     return {name: callback for name, callback in callbacks.items() if callback is not best}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from noisescale.app.config import output_dir
 from noisescale.app.messages import INPUT_ERRORS, composition_line
-from noisescale.app.own_words import words_for_hydra
+from noisescale.app.own_words import make_importable, words_for_hydra
 from noisescale.app.train import carry_out
 from noisescale.errors import ConfigError
 
@@ -49,7 +49,7 @@ class Run:
         return f"Run({str(self.folder)!r}, status={self.results['status']!r})"
 
 
-def run(*words: str, conf: str | Path | None = None, **values: Any) -> Run:
+def run(*words: str, conf: str | Path | None = None, config_dir: str | Path | None = None, **values: Any) -> Run:
     """Train as `python train.py WORDS` does: `run("scheduler=cosine", "batch=small", epochs=2)`.
 
     The run leaves the same files, under `outputs/` in the current folder. A run that diverges is returned with that status. Hydra's global
@@ -59,16 +59,20 @@ def run(*words: str, conf: str | Path | None = None, **values: Any) -> Run:
         words: overrides as on the command line; a run at a time, so no sweeps.
         conf: the folder of config.yaml; None: `conf/` in the current folder or in one above it, else that of the repository from which the
             package is imported.
+        config_dir: a folder with options and modules of your own, as `--config-dir`. Modules in the current folder are found without it.
         values: keys without a dot that are set to a value: a number, a string, None, True, False, or a list of these. Keys with a dot are
             among the words, or in a dict: `run(**{"optimizer.lr": 0.1})`.
 
     Raises:
         ConfigError: the config is invalid.
-        ValueError: Hydra cannot compose it; the message is the line of the command line.
+        ValueError: Hydra cannot compose it, or a word is an option such as `-m`; the message is the line of the command line.
         KeyboardInterrupt: the run was interrupted; its files have been written.
     """
-    folder = find_conf(conf)
+    folder, own = find_conf(conf), _own_folder(config_dir)
+    _refuse_options(words)
+    make_importable([Path.cwd(), *own])
     overrides = words_for_hydra([*words, *(f"{key}={_written(value)}" for key, value in values.items())])
+    searched = [f"hydra.searchpath={_written([f'file://{each}' for each in own])}"] if own else []
     ended: list[Run | BaseException] = []
 
     def job(cfg: DictConfig) -> None:
@@ -81,7 +85,7 @@ def run(*words: str, conf: str | Path | None = None, **values: Any) -> Run:
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         try:
-            hydra.run("config", job, overrides, with_log_configuration=False)
+            hydra.run("config", job, [*overrides, *searched], with_log_configuration=False)
         except (*INPUT_ERRORS, ValueError) as error:
             raise ValueError(composition_line(error, folder, overrides)) from error
     (run,) = ended
@@ -123,6 +127,24 @@ def find_conf(conf: str | Path | None = None) -> Path:
             return place.resolve()
     given = "null" if conf is None else conf
     raise ConfigError("conf", given, "no folder with a config.yaml", f"give the folder conf/ of the repository: run(..., conf={'PATH'!r})")
+
+
+def _own_folder(config_dir: str | Path | None) -> list[Path]:
+    if config_dir is None:
+        return []
+    if not Path(config_dir).is_dir():
+        raise ConfigError("config_dir", config_dir, "no such folder", "give the folder with your options and modules, or leave it out")
+    return [Path(config_dir).resolve()]
+
+
+def _refuse_options(words: Sequence[str]) -> None:
+    """Refuse what belongs on the command line only, in the words of a notebook."""
+    instead = {"--config-dir": "write run(..., config_dir=...)", "-cd": "write run(..., config_dir=...)"}
+    instead |= dict.fromkeys(("-m", "--multirun"), "call run once for each run, or use train.py -m")
+    for word in words:
+        if word.startswith("-"):
+            remedy = instead.get(word.partition("=")[0], "write key=value")
+            raise ValueError(f"{word}: is an option of the command line, which a notebook does not have; {remedy}")
 
 
 def _written(value: Any) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,15 +67,18 @@ def carry_out(cfg: DictConfig, script: Path) -> Trained:
     import_libraries()
     accelerator = accelerator_of(cfg)
     from noisescale.app.launchers.ranks import is_child, other_ranks
+    from noisescale.app.loggers import check_loggers
     from noisescale.app.module import check_task
     from noisescale.app.own_data import build_data, train_size
 
+    check_loggers(cfg)
     data = build_data(cfg)
     check_task(cfg, data)
     plan = run.plan(train_size(cfg, data, prepare=not is_child()))
     if not is_child():
         for note in (*run.notes, *rule_warnings(plan, run.optimizer, run.weight_decay), *cap_warnings(plan, plan)):
             print(f"note: {note}", file=sys.stderr)
+            warnings.filterwarnings("ignore", message=re.escape(note))  # BatchSizeScheduler says some of them, too
         with errors_under("data"):
             data.prepare_data()
     with other_ranks(devices, script, output_dir()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from noisescale.execution.loader import MicroBatch
 from noisescale.plans.plan import Plan
 
-__all__ = ["RunningStatistics", "min_micro_batch_size"]
+__all__ = ["RunningStatistics", "ghost_batch_size", "min_micro_batch_size"]
 
 _KEY = "running_statistics"
 
@@ -32,6 +33,13 @@ def min_micro_batch_size(module: nn.Module, world_size: int) -> int:
         if layer.training or layer.running_mean is None:
             return 2
     return 1
+
+
+def ghost_batch_size(module: nn.Module) -> int:
+    """The least common multiple of the `ghost_batch_size` of the batch norms of `module` in training; 1 if none has one."""
+    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.training]
+    sizes = [size for layer in layers if isinstance(size := getattr(layer, "ghost_batch_size", None), int)]
+    return math.lcm(*sizes)
 
 
 class RunningStatistics:

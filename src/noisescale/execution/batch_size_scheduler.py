@@ -12,9 +12,9 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch.utils.hooks import RemovableHandle
 
 from noisescale.errors import ConfigError, check_count
-from noisescale.execution.batch_norm import RunningStatistics, min_micro_batch_size
+from noisescale.execution.batch_norm import RunningStatistics, ghost_batch_size, min_micro_batch_size
 from noisescale.execution.compatibility import check_compatibility, check_optimizers, untyped
-from noisescale.execution.cut_check import check_cuts
+from noisescale.execution.cut_check import warn_about_cuts
 from noisescale.execution.guards import Guards
 from noisescale.execution.horizons import horizon_warnings
 from noisescale.execution.installation import Installation
@@ -45,7 +45,7 @@ class BatchSizeScheduler(LeanCallback):
     The gradient of each update is (1/B) sum over its B examples. The loss of each micro-batch, a mean over its n examples, is multiplied
     by n k W / B; Lightning divides it by k and averages the gradients over W devices, so that its weight in the gradient is n/B.
     `training_step` must return a mean over the examples of its batch; for a mean over anything else, `weight` gives its denominator. Before
-    training, `CutCheck` warns if the gradient of a batch depends on how the batch is cut. The random number generators (for dropout) are
+    training, it warns if the gradient of a batch depends on how the batch is cut. The random number generators (for dropout) are
     seeded for each micro-batch with (seed, step, j, rank), so a resumed run draws the same numbers.
 
     It replaces the train DataLoader of the datamodule, the module or `trainer.fit`, and keeps its dataset, collate_fn and workers; the
@@ -61,7 +61,8 @@ class BatchSizeScheduler(LeanCallback):
         schedule: clock -> lr / lr0 of every parameter group, where lr0 is its learning rate at the start of training, or that it is added
             with later, see `GroupRates`; None: the learning rate is left to whoever sets it, unless the strategy changes it.
         max_micro_batch_size: the most examples that one device processes at once; a memory limit that does not change the result.
-        micro_batch_multiple: the size of a ghost batch, in examples, if the model has ghost batch norm: micro-batches are multiples of it.
+        micro_batch_multiple: micro-batches are multiples of it, in examples, so that ghost batch norm sees the same examples together.
+            None: the `ghost_batch_size` of the module's layers, if there are any.
         min_micro_batch_size: the fewest examples of a forward pass; None: 2 if the module has a batch norm in training, otherwise 1. Give 1
             if batch norm sees more than one value per channel of each example, as in large images, and may normalise one example by itself.
         seed: the seed of the order of the examples and of the random numbers during training.
@@ -72,7 +73,8 @@ class BatchSizeScheduler(LeanCallback):
             weights. The gradient of an update is then sum(w_j grad_j) / sum(w_j), see `MicroBatchWeights`; B stays in examples. None: the
             loss is a mean over examples.
         check_cuts: whether to check before training, on a copy of the module, that the gradient of a batch does not depend on how the
-            batch is cut; only if the plan accumulates. Training is bitwise the same with it and without it.
+            batch is cut; only if the plan accumulates. Training is bitwise the same with it and without it, unless the data set keeps a
+            state of its own.
 
     Raises:
         ConfigError: something cannot be combined with a plan: manual optimization, DeepSpeed, stochastic weight averaging with batch norm,
@@ -88,7 +90,7 @@ class BatchSizeScheduler(LeanCallback):
         schedule: Schedule | None = None,
         *,
         max_micro_batch_size: int | None = None,
-        micro_batch_multiple: int = 1,
+        micro_batch_multiple: int | None = None,
         min_micro_batch_size: int | None = None,
         seed: int = 0,
         sampling_weights: Sequence[float] | torch.Tensor | None = None,
@@ -98,6 +100,8 @@ class BatchSizeScheduler(LeanCallback):
     ) -> None:
         if max_micro_batch_size is not None:
             check_count("max_micro_batch_size", max_micro_batch_size, unit="examples", remedy="None for no limit")
+        if not isinstance(strategy, BatchStrategy):
+            raise ConfigError("strategy", strategy, "must be a batch strategy", "for example plans.Fixed(size=64)")
         self.strategy = strategy
         self.writes_rate = schedule is not None or strategy.moves_rate
         self.schedule = schedule if schedule is not None else Constant()
@@ -143,7 +147,7 @@ class BatchSizeScheduler(LeanCallback):
         check_compatibility(trainer, pl_module, self.writes_rate)
         check_trainer_limits(trainer.max_steps, trainer.limit_train_batches)
         limit = trainer.limit_train_batches  # read here, because Installation removes the limit from the trainer
-        self._saved, self._gradients = {}, None  # an earlier `fit` may have failed before it used them
+        self._saved, self._gradients, self._metrics, self._statistics = {}, None, {}, {}  # an earlier `fit` may have left them
         self._has_optimizer = False  # there may still be one of an earlier `fit`
         self._rates = GroupRates(relative=any(isinstance(callback, BaseFinetuning) for callback in untyped(trainer).callbacks))
 
@@ -158,13 +162,15 @@ class BatchSizeScheduler(LeanCallback):
                 limit_train_batches=limit,
                 world_size=trainer.world_size,
                 max_micro_batch_size=self.max_micro_batch_size,
-                micro_batch_multiple=self.micro_batch_multiple,
+                micro_batch_multiple=self.micro_batch_multiple or ghost_batch_size(pl_module),
                 # here and not in `setup`, because the module may build its layers after that
                 min_micro_batch_size=self.min_micro_batch_size or min_micro_batch_size(pl_module, trainer.world_size),
             )
 
-        self._unplanned = Unplanned.of_trainer(trainer) if self.loader is None else None
-        self._installation = Installation(trainer, make_plan, self.seed, previous=self.loader, sampling=self.sampling)
+        # It may have been used in another trainer.
+        previous = self.loader if self.loader is not None and self.loader.cursor.step == trainer.global_step else None
+        self._unplanned = Unplanned.of_trainer(trainer) if previous is None else None
+        self._installation = Installation(trainer, make_plan, self.seed, previous=previous, sampling=self.sampling)
         self.loader = self._installation.loader
         self._stops = Stops(trainer, self.loader)
         untyped(trainer).callbacks = [self, *(callback for callback in untyped(trainer).callbacks if callback is not self)]
@@ -175,7 +181,7 @@ class BatchSizeScheduler(LeanCallback):
         plan = self._opened.open()
         if self._installation is not None:
             self._installation.forget_length(trainer)
-            for note in self._installation.notes():
+            for note in self._installation.notes(trainer.optimizers[0]):
                 rank_zero_warn(note)
         if self._saved:  # again, because the trainer's epoch was not restored yet if Lightning has asked for the length before
             self._opened.restore(self._saved["loader"])
@@ -185,11 +191,12 @@ class BatchSizeScheduler(LeanCallback):
         if self._saved and self._saved["num_examples"] != plan.num_examples:
             had = self._saved["num_examples"]
             raise ConfigError("num_examples", plan.num_examples, f"the checkpoint was trained on {had}", "resume on the same data")
+        if self._saved and self._saved["seed"] != self.seed:
+            problem = f"the checkpoint was trained with seed={self._saved['seed']}, which decides the order of the examples"
+            raise ConfigError("seed", self.seed, problem, "resume with the same")
         weighted = self._saved.get("weights")
         if self._opened.micro_batches_done and (
-            self._gradients is None
-            or (self._saved["accumulate_grad_batches"], self._saved["world_size"]) != self._cutting()
-            or (weighted is None) != (self._weights is None)
+            self._gradients is None or self._saved["pieces"] != self._pieces() or (weighted is None) != (self._weights is None)
         ):
             self._gradients = None
             self._opened.restart_update()
@@ -209,9 +216,9 @@ class BatchSizeScheduler(LeanCallback):
         if self._installation is not None:
             self._installation.length_is_known()
         if self.check_cuts:
-            check_cuts(trainer, pl_module, self._opened, None if self._weights is None else self._weights.of)
+            warn_about_cuts(trainer, pl_module, self._opened, None if self._weights is None else self._weights.of)
         if self._gradients is not None:
-            self._enter(trainer, self._cutting()[0])
+            self._enter(trainer, self.plan.update_at(self._opened.cursor).accumulate_grad_batches)
             restore_gradient(pl_module, self._gradients)
         self._norms = RunningStatistics(pl_module)
         if self._gradients is None:  # the update starts from its first micro-batch, although the run that was saved had begun it
@@ -227,7 +234,10 @@ class BatchSizeScheduler(LeanCallback):
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         micro = self._micro
         self._guards.start(micro, self._opened.batches_before_update + micro.index, batch_idx, trainer.global_step)
-        self._guards.compare_count(micro, self._opened.handed_out)
+        assert self._norms is not None
+        self._norms.before(micro)
+        if self._weights is None:
+            self._guards.compare_count(micro, self._opened.handed_out)
         if micro.index == 0:
             self._enter(trainer, micro.update.accumulate_grad_batches)
             if self._weights is not None:
@@ -236,8 +246,6 @@ class BatchSizeScheduler(LeanCallback):
                 self._rates.write(trainer.optimizers[0], micro.update.lr_factor)
         if self._weights is not None:
             self._opened.weight = self._weights.take(batch, micro.size, micro.update.effective_batch_size, trainer)
-        assert self._norms is not None
-        self._norms.before(micro)
         seed_random_generators(derive_seed("training", self.seed, micro.update.start.step, micro.index, trainer.global_rank))
 
     def on_before_zero_grad(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
@@ -253,14 +261,14 @@ class BatchSizeScheduler(LeanCallback):
         else:
             factor = micro.size * parts / update.effective_batch_size
         if factor == 0.0:
-            self._silenced = without_gradient(pl_module)
+            self._silenced = without_gradient(_parameters(trainer))
         elif factor != 1.0:
             loss.mul_(factor)
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
         # Under mixed precision the gradients are unscaled by now; they are not clipped yet.
         if self._weights is not None:
-            self._weights.finish_update(list(pl_module.parameters()), self._micro.update, trainer)
+            self._weights.finish_update(_parameters(trainer), self._micro.update, trainer)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         micro = self._micro
@@ -314,12 +322,11 @@ class BatchSizeScheduler(LeanCallback):
         """The position of the run, in plain values; `on_save_checkpoint` saves the partial gradient of an unfinished update."""
         if self.loader is None:
             return {}
-        k, world_size = self._cutting()
         return {
             "loader": self.loader.state(),
             "num_examples": self.loader.plan.num_examples,
-            "accumulate_grad_batches": k,
-            "world_size": world_size,
+            "seed": self.seed,
+            "pieces": self._pieces(),
             **({} if self._weights is None else {"weights": self._weights.state()}),
         }
 
@@ -347,10 +354,15 @@ class BatchSizeScheduler(LeanCallback):
         if self._unplanned is not None and self._has_optimizer:  # some strategies, such as FSDP, restore after on_fit_start
             self._unplanned.go_on(self._opened)
 
-    def _cutting(self) -> tuple[int, int]:
-        """(k, W) of the current or next update, which decide how its examples are cut into micro-batches."""
-        plan = self._opened.plan
-        return plan.update_at(self._opened.cursor).accumulate_grad_batches, plan.world_size
+    def _pieces(self) -> int:
+        """A number that says which examples the micro-batches of an unfinished update have, so that its gradient is not used for others."""
+        plan, cursor = self._opened.plan, self._opened.cursor
+        if not self._opened.micro_batches_done or plan.finished(cursor):
+            return 0
+        update = plan.update_at(cursor)
+        pieces = [size for rank in range(plan.world_size) for _, size in plan.pieces(update, rank)]
+        examples = self._opened.indices(update.start.position, update.effective_batch_size)
+        return derive_seed("pieces", plan.world_size, *pieces, *examples.tolist())
 
     @property
     def _micro(self) -> MicroBatch:
@@ -363,3 +375,8 @@ class BatchSizeScheduler(LeanCallback):
         trainer.accumulate_grad_batches = Window(k, self._opened.batches_before_update, count)
         if self._stops is not None:
             self._stops.start_update()
+
+
+def _parameters(trainer: pl.Trainer) -> list[torch.nn.Parameter]:
+    """What the optimizer trains, which need not be in the module."""
+    return [parameter for group in trainer.optimizers[0].param_groups for parameter in group["params"]]

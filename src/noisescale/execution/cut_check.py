@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import random
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import islice
 from typing import Any
@@ -25,24 +26,33 @@ from noisescale.execution.cuts import Cuts, Pass
 from noisescale.execution.loader import PlannedLoader
 from noisescale.execution.random_generators import seed_random_generators
 from noisescale.plans.plan import Plan, Update
+from noisescale.plans.trainer_limits import updates_of_every_size
 from noisescale.seeding import derive_seed
 
-__all__ = ["check_cuts"]
+__all__ = ["warn_about_cuts"]
 
 MOST_UPDATES = 1_000_000
 """How many updates of a plan are searched for one that accumulates."""
+
+ENOUGH, SECONDS, MOST_PROBES = 256, 2.0, 64
+"""Batches are tried until one depends on its cut, or until they have so many examples, or on one device until this takes so long. One batch
+may show nothing: both cuts of it can have the same mean denominator, as where no example of a rare class is among them."""
+
+MOST_EXAMPLES = 64
+"""Examples of a batch that is tried, at most."""
 
 FEWEST = 5
 """Examples (or ghost batches) to compare at least: two cuts, neither of which is a single example, which batch norm refuses."""
 
 
-def check_cuts(
+def warn_about_cuts(
     trainer: pl.Trainer, module: pl.LightningModule, loader: PlannedLoader, weight: Callable[[Any], float] | None = None
 ) -> None:
     """Warn if an accumulated gradient would not be that of one big batch: a batch is run whole and in two cuts, on a copy of the module.
 
     Nothing is checked if no update of the plan is cut. Weights, buffers, gradients and the states of the random number generators do not
-    change. A module that cannot be copied, or whose `training_step` cannot be called outside of the training loop, is said to be unchecked.
+    change; a data set that keeps a state of its own may. A module that cannot be copied, or whose `training_step` cannot be called outside
+    of the training loop, is said to be unchecked.
 
     Args:
         trainer: the trainer, before its first update.
@@ -71,7 +81,7 @@ def _first_cut_update(plan: Plan) -> Update | None:
     """The first update that is not a single forward pass."""
     if plan.world_size == 1 and plan.max_micro_batch_size is None and plan.strategy.micro_batch_size is None:
         return None
-    updates = islice(plan, MOST_UPDATES)
+    updates = islice(updates_of_every_size(plan), MOST_UPDATES)
     return next((update for update in updates if update.accumulate_grad_batches * plan.world_size > 1), None)
 
 
@@ -81,54 +91,70 @@ def _findings(
     """What makes a cut matter, one clause each; none if all differences are within rounding."""
     if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
         raise RuntimeError(f"{type(trainer.strategy).__name__} divides the module among the devices")
-    batches = _batches(trainer, module, loader, update)
-    share = None
-    if weight is not None:
-        _, first, second = (weight(batch) for _, batch in batches)
-        if first + second == 0.0:
-            raise RuntimeError("the examples that were tried have no weight")
-        share = first / (first + second)
     twin = _copy(trainer, module, loader)
     # On an accelerator convolutions of different sizes may use TensorFloat-32, which has 10 bits.
     rounding = 1e-4 if module.device.type == "cpu" else 1e-2
-
-    def cuts(seed: int = 0) -> Cuts:
-        return Cuts(*(_run(trainer, twin, batch, n, seed) for n, batch in batches))
 
     def differs(errors: tuple[float, float]) -> bool:
         if not all(math.isfinite(error) for error in errors):
             raise RuntimeError("the loss or its gradient is not finite")
         return max(errors) > rounding
 
+    findings, started = [], time.monotonic()
+    for probe in range(MOST_PROBES):
+        batches = _batches(trainer, module, twin, loader, update, probe)
+        share = None if weight is None else _share(weight, batches)
+
+        def cuts(seed: int = 0, batches: Sequence[tuple[int, Any]] = batches) -> Cuts:
+            return Cuts(*(_run(trainer, twin, batch, n, seed) for n, batch in batches))
+
+        if probe == 0:
+            findings += _findings_of_layers(twin, cuts, differs, share)
+        found = cuts()
+        if differs(found.error(share)):
+            again = cuts(1, _batches(trainer, module, twin, loader, update, probe, seed=1))
+            return [*findings, _cause(found, again, differs, share)]
+        # The devices must make equally many probes, because a step may wait for the other devices.
+        late = trainer.world_size == 1 and time.monotonic() - started > SECONDS
+        if late or (probe + 1) * batches[0][0] >= ENOUGH:
+            break
+    return findings
+
+
+def _findings_of_layers(
+    twin: nn.Module, cuts: Callable[[], Cuts], differs: Callable[[tuple[float, float]], bool], share: float | None
+) -> list[str]:
+    """What dropout and batch norm make of a cut; they are turned off in `twin`, so that what is left can be seen."""
     findings = []
     dropout = [layer for layer in twin.modules() if _dropout(layer) > 0]
     if dropout:
-        found = cuts().error(share)
+        gradient, _ = found = cuts().error(share)
         if differs(found):
             findings.append(
-                f"dropout draws other masks for other cuts, as in any trainer (gradient {_percent(found[0])}, in this draw): "
-                "compare runs with the same max_micro_batch_size"
+                f"dropout draws other masks for other cuts, as in any trainer (gradient {_percent(gradient)}, in this draw): "
+                "compare runs with the same max_micro_batch_size and number of devices"
             )
         for layer in dropout:
             _turn_off(layer)
     norms = [layer for layer in twin.modules() if isinstance(layer, _BatchNorm) and layer.training]
     if norms:
-        found = cuts().error(share)
+        gradient, loss = found = cuts().error(share)
         for layer in norms:
             layer.training = False
-        if differs(found):
-            without = cuts().error(share)
-            if not differs(without):
-                findings.append(
-                    f"batch norm sees each micro-batch alone (gradient {_percent(found[0])}, loss {_percent(found[1])}): use ghost batch "
-                    "norm, or the same micro-batches in runs that you compare"
-                )
-                return findings
-            findings.append("batch norm sees each micro-batch alone")
-    last = cuts()
-    if differs(last.error(share)):
-        findings.append(_cause(last, cuts(seed=1), differs, share))
+        if differs(found) and not all(isinstance(layer, nn.SyncBatchNorm) for layer in norms):
+            findings.append(
+                f"batch norm sees each micro-batch alone (gradient {_percent(gradient)}, loss {_percent(loss)}): use ghost batch norm, or "
+                "the same micro-batches in runs that you compare"
+            )
     return findings
+
+
+def _share(weight: Callable[[Any], float], batches: Sequence[tuple[int, Any]]) -> float:
+    """The share of the first cut in the weight of both."""
+    _, first, second = (weight(batch) for _, batch in batches)
+    if first + second == 0.0:
+        raise RuntimeError("the examples that were tried have no weight")
+    return first / (first + second)
 
 
 def _cause(cuts: Cuts, again: Cuts, differs: Callable[[tuple[float, float]], bool], given: float | None) -> str:
@@ -136,7 +162,7 @@ def _cause(cuts: Cuts, again: Cuts, differs: Callable[[tuple[float, float]], boo
     gradient, loss = cuts.error(given)
     size = f"(gradient {_percent(gradient)}, loss {_percent(loss)})"
     if differs(Cuts(cuts.whole, again.whole, again.whole).error()):
-        raise RuntimeError("training_step draws random numbers, so that no two passes agree")
+        raise RuntimeError("the collate function, a transfer hook or training_step draws random numbers, so that no two passes agree")
     if not differs(cuts.error_of_sum()):
         return f"the loss is a sum over examples {size}: return their mean, and scale the learning rate instead"
     share = cuts.share()
@@ -157,29 +183,51 @@ def _cause(cuts: Cuts, again: Cuts, differs: Callable[[tuple[float, float]], boo
     )
 
 
-def _batches(trainer: pl.Trainer, module: pl.LightningModule, loader: PlannedLoader, update: Update) -> list[tuple[int, Any]]:
+def _batches(
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    twin: pl.LightningModule,
+    loader: PlannedLoader,
+    update: Update,
+    probe: int,
+    seed: int = 0,
+) -> list[tuple[int, Any]]:
     """(number of examples, batch on the device) of a micro-batch as a whole, and of its two cuts.
 
-    The examples are spread evenly over a pass, because the data may be sorted. The cuts are whole ghost batches.
+    The examples are spread evenly over pass number `probe`, because the data may be sorted. The cuts are whole ghost batches. `seed` is
+    that of random numbers in the collate function and in the hooks for the transfer; the examples are the same for each.
     """
     plan = loader.plan
-    unit, most = plan.micro_batch_multiple, plan.num_examples // plan.micro_batch_multiple
+    unit = plan.micro_batch_multiple
+    most = min(plan.num_examples, max(MOST_EXAMPLES, FEWEST * unit)) // unit
     units = min(max(plan.micro_batch_size(update) // unit, FEWEST), most)
     if units < 2:
         raise RuntimeError("there are too few examples to cut")
     n, first = units * unit, max(units // 3, min(2, units // 2)) * unit
-    indices = torch.cat([loader.indices(i * plan.num_examples // n, 1) for i in range(n)])
-    ranges = [(0, n), (0, first), (first, n)]
-    batches = loader.collated(indices, ranges, derive_seed("cut check", loader.seed))
-    return [(count, _to_device(trainer, module, batch)) for count, batch in batches]
+    start = probe * plan.num_examples
+    indices = torch.cat([loader.indices(start + i * plan.num_examples // n, 1) for i in range(n)])
+    ranges = (slice(0, n), slice(0, first), slice(first, n))
+    seed_random_generators(seed)
+    batches = [loader.taken(indices[part]) for part in ranges]
+    if batches[0] is None:
+        examples = loader.fetched(indices, derive_seed("cut check", loader.seed, probe))
+        seed_random_generators(seed)
+        batches = [loader.collated(examples[part]) for part in ranges]
+    return [(each[0], _to_device(trainer, module, twin, each[1])) for each in batches if each is not None]
 
 
-def _to_device(trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> Any:
-    """What Lightning does with a batch before `training_step`, but in full precision."""
+def _to_device(trainer: pl.Trainer, module: pl.LightningModule, twin: pl.LightningModule, batch: Any) -> Any:
+    """What Lightning does with a batch before `training_step`, but with the hooks of the copy, and in full precision."""
+
+    def hook(name: str, *arguments: Any) -> Any:
+        owner = trainer._data_connector._datahook_selector.get_instance(name)  # type: ignore[union-attr]
+        return getattr(twin if owner is module else owner, name)(*arguments)
+
     if module.dtype == torch.float64:
         batch = trainer.precision_plugin.convert_input(batch)
-    batch = trainer.strategy.batch_to_device(module._on_before_batch_transfer(batch, dataloader_idx=0), dataloader_idx=0)
-    return apply_to_collection(batch, Tensor, _in_full_precision)
+    batch = hook("on_before_batch_transfer", batch, 0)
+    batch = hook("transfer_batch_to_device", batch, trainer.strategy.root_device, 0)
+    return apply_to_collection(hook("on_after_batch_transfer", batch, 0), Tensor, _in_full_precision)
 
 
 def _in_full_precision(tensor: Tensor) -> Tensor:
@@ -187,10 +235,11 @@ def _in_full_precision(tensor: Tensor) -> Tensor:
 
 
 class _WithoutLoggers:
-    """A trainer that has no loggers."""
+    """A trainer that has no loggers and no schedulers, which a copy of the module would use."""
 
     logger: None = None
     loggers: tuple[()] = ()
+    lr_scheduler_configs: tuple[()] = ()
 
     def __init__(self, trainer: pl.Trainer) -> None:
         self._trainer = trainer

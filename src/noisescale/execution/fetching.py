@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from noisescale.execution.batched import BatchedDataset
 from noisescale.execution.random_generators import seed_random_generators
 
-__all__ = ["CountingCollate", "SeededDataset", "SeededList", "length_of"]
+__all__ = ["CountingCollate", "SeededDataset", "SeededList", "as_fetched", "length_of"]
 
 
 class SeededList(list[int]):
@@ -64,3 +64,8 @@ class CountingCollate:
 
     def __call__(self, fetched: Any) -> Counted:
         return Counted(fetched.examples, self.collate(fetched.batch))
+
+
+def as_fetched(fetched: Any) -> Any:
+    """A collate function that leaves the examples as they are."""
+    return fetched

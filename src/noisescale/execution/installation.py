@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
 from noisescale.execution.compatibility import untyped
 from noisescale.execution.estimate import PlannedCount
@@ -17,7 +18,7 @@ from noisescale.execution.stops import reopen_epoch
 from noisescale.execution.validations import planned_interval
 from noisescale.execution.window import Window
 from noisescale.plans.plan import Plan
-from noisescale.plans.warnings import idle_warnings
+from noisescale.plans.warnings import idle_warnings, rule_warnings
 
 __all__ = ["Installation"]
 
@@ -75,9 +76,11 @@ class Installation:
         untyped(trainer).reload_dataloaders_every_n_epochs = 1  # otherwise Lightning uses the length of the first epoch for all
         trainer.accumulate_grad_batches = Window(1, 0, self.count)
 
-    def notes(self) -> list[str]:
-        """Lines about what the user has asked for and the plan does not do."""
-        return [*idle_warnings(self.loader.plan), *loader_notes(self.given, self.loader.plan, self._reload)]
+    def notes(self, optimizer: torch.optim.Optimizer) -> list[str]:
+        """Lines about what the user has asked for and the plan does not do, or does not do with this optimizer."""
+        plan, decay = self.loader.plan, optimizer.defaults.get("weight_decay", 0.0)
+        rules = rule_warnings(plan, type(optimizer).__name__, decay)
+        return [*rules, *idle_warnings(plan), *loader_notes(self.given, plan, self._reload)]
 
     def forget_length(self, trainer: pl.Trainer) -> None:
         """Let Lightning ask for the length again if it has done so in `configure_optimizers`, when the position was not final."""

@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from noisescale.execution.batched import BatchedDataset
-from noisescale.execution.fetching import CountingCollate, SeededDataset, SeededList, length_of
+from noisescale.execution.fetching import CountingCollate, SeededDataset, SeededList, as_fetched, length_of
 from noisescale.execution.sampling import Sampling, sampling_of
 from noisescale.plans.plan import Cursor, Plan, Update
 from noisescale.seeding import derive_seed
@@ -164,21 +164,48 @@ class PlannedLoader:
             return self.indices(micro.position, micro.size)
         return self.indices(micro.update.start.position, self.plan.min_micro_batch_size)
 
-    def collated(self, indices: torch.Tensor, ranges: Sequence[tuple[int, int]], seed: int) -> list[tuple[int, Any]]:
-        """(examples, batch) for each range (start, end) of `indices`, which are fetched once, in this process; nothing is handed out.
+    def fetched(self, indices: torch.Tensor, seed: int) -> list[Any]:
+        """The examples `indices`, for a trial; nothing is handed out.
+
+        With workers they are fetched in a worker of their own, because a data set may open its files when it is first used, and this
+        process must not have done that when the workers of the training are made from it.
 
         Args:
             indices: int64 (n,).
-            ranges: positions in `indices`.
             seed: of the random numbers that are drawn while loading.
         """
         self.open()
-        if isinstance(self._dataset, BatchedDataset):
-            taken = [self._dataset.take(indices[start:end]) for start, end in ranges]
-            return [(length_of(part, end - start), self._collate(part)) for part, (start, end) in zip(taken, ranges, strict=True)]
-        examples = SeededDataset(self._dataset).__getitems__(SeededList(indices.tolist(), seed)).batch
-        parts = [copy.deepcopy(examples[start:end]) for start, end in ranges]
-        return [(sum(example is not None for example in part), self._collate(part)) for part in parts]
+        assert self._loader is not None
+        dataset, chosen = self._loader.dataset, SeededList(indices.tolist(), seed)
+        if self._loader.num_workers == 0:
+            examples = dataset.__getitems__(chosen).batch  # type: ignore[attr-defined]
+        else:
+            once: DataLoader[Any] = DataLoader(
+                dataset,
+                batch_sampler=[chosen],
+                collate_fn=as_fetched,
+                num_workers=1,
+                timeout=self._loader.timeout,
+                worker_init_fn=self._loader.worker_init_fn,
+                multiprocessing_context=self._loader.multiprocessing_context,
+            )
+            examples = next(iter(once)).batch
+        if not isinstance(examples, list):
+            raise TypeError("the data set returns whole batches")
+        return examples
+
+    def collated(self, examples: Sequence[Any]) -> tuple[int, Any]:
+        """(number of examples, batch) of some examples that were `fetched`."""
+        copied = copy.deepcopy(list(examples))  # a collate function may change them
+        return sum(example is not None for example in copied), self._collate(copied)
+
+    def taken(self, indices: torch.Tensor) -> tuple[int, Any] | None:
+        """The same of a `BatchedDataset`; None for any other data set."""
+        self.open()
+        if not isinstance(self._dataset, BatchedDataset):
+            return None
+        batch = self._dataset.take(indices)
+        return length_of(batch, len(indices)), self._collate(batch)
 
     def _order(self, number: int) -> torch.Tensor:
         return self._sampling.order(len(self._dataset), self.seed, number)  # type: ignore[arg-type]

@@ -152,9 +152,9 @@ def sampling_of(loader: Any, chosen: Sampling | None = None) -> Sampling:
     size: int = len(loader.dataset)
     sampler = sampler_of(loader)
     name, found = type(sampler).__name__, _understood(sampler, size)
-    remedy = "give shuffle=True or False, and to the plan sampling_weights=..., one for each example, if they are not to be drawn equally"
+    remedy = "use shuffle=True, or a WeightedRandomSampler of N draws; in code of your own also sampling_weights=..., one for each example"
     if found is None:
-        raise ConfigError("train_dataloader", name, "a sampler of its own decides which examples are drawn, and so does the plan", remedy)
+        raise ConfigError("train_dataloader", name, "has a sampler of its own, but the plan draws the examples", remedy)
     if chosen is not None and (found.weights is not None or found.replacement):
         problem = "decides which examples are drawn, and so do sampling_weights and replacement"
         raise ConfigError("train_dataloader", name, problem, "leave one of the two out")

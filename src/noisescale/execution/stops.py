@@ -41,6 +41,7 @@ class Stops:
         self._validated_at: int | None = None  # the number of updates before the last validation that was completed
         self._kept: tuple[dict[str, Any], dict[str, Any]] | None = None  # states and metrics from before the stop
         self._started = False
+        trainer.fit_loop.epoch_loop.val_loop._has_run = False  # left over from a `fit` that stopped: this one would train empty epochs
 
     # -- stops wait for the end of an update ----------------------------------------------------------------------------------
 
@@ -81,6 +82,7 @@ class Stops:
         """Note whether the epoch that Lightning leaves is over."""
         if not self._loader.epoch_is_over:
             self._keep()
+        self._trainer.fit_loop._restarting = False  # otherwise Lightning leaves out the step of a ReduceLROnPlateau at this epoch's end
 
     @property
     def _fitting(self) -> bool:

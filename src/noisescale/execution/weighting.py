@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -34,10 +34,15 @@ class MicroBatchWeights:
     Args:
         weight: batch, as `training_step` gets it -> w, a finite number >= 0, or a tensor that holds one.
 
+    Raises:
+        ConfigError: it is not a function; from `of` and `take`, if it does not return such a number.
+
     Not to be confused with the weights of examples in a sampler, which decide what is drawn.
     """
 
     def __init__(self, weight: Callable[[Any], Any]) -> None:
+        if not callable(weight):
+            raise ConfigError("weight", weight, "must be a function batch -> number", "for example lambda batch: len(batch[0])")
         self._weight = weight
         self._reference: float | None = None
         self._per_example: float | None = None  # sum(w_j) / B of the last update that had any weight
@@ -50,9 +55,13 @@ class MicroBatchWeights:
         Raises:
             ConfigError: it is not a finite number >= 0.
         """
-        w = float(self._weight(batch))
+        value, remedy = self._weight(batch), "return the denominator of the loss of a batch"
+        try:
+            w = float(value)
+        except (TypeError, ValueError) as error:
+            raise ConfigError("weight", type(value).__name__, "must return a number", remedy) from error
         if not (math.isfinite(w) and w >= 0.0):
-            raise ConfigError("weight", w, "must be a finite number >= 0", "give the denominator of the loss of a batch")
+            raise ConfigError("weight", w, "must return a finite number >= 0", remedy)
         return w
 
     def start_update(self) -> None:
@@ -109,13 +118,13 @@ class MicroBatchWeights:
         return 2.0 ** round(math.log2(expected)) if expected > 0.0 else 1.0
 
 
-def without_gradient(module: nn.Module) -> list[RemovableHandle]:
-    """Make the backward passes of `module` add zeros to its gradients, until each of the handles is removed.
+def without_gradient(parameters: Iterable[nn.Parameter]) -> list[RemovableHandle]:
+    """Make backward passes add zeros to the gradients of `parameters`, until each of the handles is removed.
 
     Multiplying a loss by 0 is not enough: the derivative of 0/0 is nan, and stays nan if it is multiplied by 0. The backward pass itself
     has to run, because other devices wait for it.
     """
-    return [parameter.register_hook(torch.zeros_like) for parameter in module.parameters() if parameter.requires_grad]
+    return [parameter.register_hook(torch.zeros_like) for parameter in parameters if parameter.requires_grad]
 
 
 def _sum_over_devices(value: float, trainer: pl.Trainer) -> float:

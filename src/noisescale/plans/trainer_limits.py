@@ -14,7 +14,7 @@ from noisescale.plans.plan import Cursor, Plan, Update
 from noisescale.plans.strategies import BatchStrategy, Fixed, Full
 from noisescale.schedules import Schedule
 
-__all__ = ["check_max_time", "check_pieces", "check_trainer_limits", "plan_for_trainer"]
+__all__ = ["check_max_time", "check_pieces", "check_trainer_limits", "plan_for_trainer", "updates_of_every_size"]
 
 LOOK_AHEAD = 100_000
 """Updates of a plan without an end that are checked before training; each later one is checked when it starts."""
@@ -104,7 +104,7 @@ def _can_be_hashed(plan: Plan) -> bool:
 
 def _check_each_size(plan: Plan) -> None:
     seen = set()
-    for update in _with_every_size(plan):
+    for update in updates_of_every_size(plan):
         if update.effective_batch_size not in seen:
             seen.add(update.effective_batch_size)
             plan.pieces(update, 0)
@@ -113,7 +113,7 @@ def _check_each_size(plan: Plan) -> None:
 _check_once = lru_cache(maxsize=4)(_check_each_size)  # train.py makes the same plan before and after it has read the data, and for training
 
 
-def _with_every_size(plan: Plan) -> Iterable[Update]:
+def updates_of_every_size(plan: Plan) -> Iterable[Update]:
     """Updates that have every batch size of the plan: the first pass of a constant batch, otherwise all updates."""
     if type(plan.strategy) in (Fixed, Full):
         return plan.updates_of_epoch(0, Cursor())
