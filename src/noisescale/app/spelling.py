@@ -13,7 +13,7 @@ _SPELLINGS = {
     r"\bcheck_cuts=False": "check_cuts=false",
     r"\bthe strategy has last='(\w+)'; give it last='(\w+)'": r"batch.last is \1; set batch.last=\2",
     r"^(?:batch\.)?match=exact: (.*); set it to ratio\b": r"batch.match=exact: \1; set batch.match=ratio",
-    r"and to the plan sampling_weights=\.\.\., one for each example, if": "or torch's WeightedRandomSampler if",
+    r"; in code of your own also sampling_weights=.*$": "",
     r"\buse BatchSizeScheduler\(seed=\.\.\.\)": "set seed=...",
     r"\bgive BatchSizeScheduler no schedule": "choose scheduler=none",
     r"\bBatchSizeScheduler could not check whether": "it could not be checked whether",
