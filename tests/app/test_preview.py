@@ -367,7 +367,7 @@ TABLE: list[tuple[str, str]] = [
     ("batch=cyclic batch.base_factor=0", "batch.base_factor=0: must be a finite number in (0, 1]"),
     ("batch=dual batch.match_last=3", "batch.match_last=3: must be true or false"),
     ("batch.match_last=maybe", "batch.match_last=maybe: must be true or false"),
-    ("batch=dual batch.milestones=[3]", "batch.milestones: unknown key; keys of batch: ..."),
+    ("batch=dual batch.milestones=[3]", "batch.milestones: unknown key; choose batch=multistep first; keys of batch: ..."),
     ("data=cifar10 data.name=svhn", "data.name=svhn: must be one of mnist, fashion_mnist, cifar10, cifar100"),
 ]
 

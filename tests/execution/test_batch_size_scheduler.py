@@ -293,7 +293,7 @@ def loader(dataset: Dataset[Any] | None = None, **options: Any) -> DataLoader[An
         ({"overfit_batches": 1}, "overfit_batches=1: "),
         ({"limit_train_batches": 0.5}, "limit_train_batches=0.5: must be a whole number of updates"),
         ({"loader": loader(Stream())}, "train_dataloader=Stream: an IterableDataset cannot be cut"),
-        ({"loader": loader(sampler=range(N))}, "train_dataloader=range: a sampler of its own"),
+        ({"loader": loader(sampler=range(N))}, "train_dataloader=range: has a sampler of its own"),
         ({"loader": loader(batch_size=None)}, "train_dataloader=batch_size=None: must collate"),
         ({"loader": [loader(), loader()]}, "train_dataloader=list: must be one torch DataLoader"),
         ({"size": N + 1}, f"size={N + 1}: must be at most N = {N}"),
