@@ -85,6 +85,7 @@ def test_the_benchmark_runs_and_sets_everything_back(tmp_path: Path) -> None:
     assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == before
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_throughput_counts_the_same_images_for_each_contender(tmp_path: Path) -> None:
     """`steps.fit` raises if the number of updates is not the one that is timed."""

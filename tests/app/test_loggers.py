@@ -130,6 +130,7 @@ def test_a_logger_whose_package_is_missing_says_what_to_install(tmp_path: Path, 
         assert outcome.lines == [f'error: logger={name}: needs the package {name}; pip install "noisescale[{name}]"']
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # those of the two packages
 def test_wandb_and_mlflow_have_a_run_for_each_run_of_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real packages, without a network: W&B in its offline mode, MLflow with a folder."""

@@ -126,6 +126,7 @@ def test_a_pool_without_processes_is_refused(tmp_path: Path) -> None:
     assert outcome.lines[-1] == "error: hydra.launcher.n_jobs=0: must be a whole number of processes, at least 1"
 
 
+@pytest.mark.slow
 def test_an_error_that_does_not_travel_between_processes_stops_no_other_run(tmp_path: Path) -> None:
     failing = ("+callbacks.end._target_=tests.helpers.callbacks.FailsWithSeed0", "callbacks=light", "logger=csv-only")
     done = process("-m", f"hydra.sweep.dir={tmp_path}", "hydra/launcher=pool", *QUICK, *failing, "seed=0,1,2")
@@ -139,6 +140,7 @@ def test_an_error_that_does_not_travel_between_processes_stops_no_other_run(tmp_
 ENDLESS = ("-m", "hydra/launcher=pool", "epochs=100000", "threads=1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", [True, False])
 def test_an_interrupted_pool_ends_and_starts_nothing_more(group: bool, tmp_path: Path) -> None:
     with started("train.py", *ENDLESS, "seed=0,1,2", f"hydra.sweep.dir={tmp_path}") as running:
@@ -163,6 +165,7 @@ def test_a_pool_whose_sweep_is_killed_ends_too(tmp_path: Path) -> None:
         running.communicate(timeout=PATIENCE)  # returns when no process holds stderr any more, so the pool has ended
 
 
+@pytest.mark.slow
 def test_a_pool_whose_process_is_killed_says_so(tmp_path: Path) -> None:
     killer = ("+callbacks.end._target_=tests.helpers.callbacks.KilledByTheSystem", "callbacks=light", "logger=csv-only")
     done = process("-m", f"hydra.sweep.dir={tmp_path}", "hydra/launcher=pool", *QUICK, *killer, "seed=0,1")
@@ -170,6 +173,7 @@ def test_a_pool_whose_process_is_killed_says_so(tmp_path: Path) -> None:
     assert "a process of the sweep was killed" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_bug_in_a_run_of_a_pool_is_not_taken_for_a_slip(tmp_path: Path) -> None:
     """Hydra's own ValueError for a group set to a number is; the error of a run comes with its traceback."""
     failing = ("+callbacks.end._target_=tests.helpers.callbacks.RaisesValueError", "callbacks=light", "logger=csv-only")

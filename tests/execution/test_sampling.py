@@ -196,6 +196,7 @@ def test_weights_of_examples_and_of_micro_batches_do_not_touch_each_other() -> N
     assert max(errors.errors) < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_number_of_workers_does_not_change_a_bit(workers: int) -> None:
     results = []

@@ -82,6 +82,7 @@ def graphs() -> int:
     return int(counters["stats"]["unique_graphs"])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(*COMPILING)
 def test_one_graph_serves_micro_batches_of_all_sizes() -> None:
     """The weights are also those of the uncompiled network, with the same names."""
@@ -122,6 +123,7 @@ class Module(pl.LightningModule):
         self.net = net
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(*COMPILING)
 def test_compiling_first_leaves_no_trace_and_nothing_to_compile(capsys: pytest.CaptureFixture[str]) -> None:
     torch._dynamo.reset()

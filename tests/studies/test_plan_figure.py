@@ -48,6 +48,7 @@ def test_any_plan_can_be_drawn(plan: Plan, tmp_path: Path) -> None:
     assert 500 <= height <= 2000
 
 
+@pytest.mark.slow
 def test_a_cut_is_drawn_where_it_is() -> None:
     """The position of a cut is right even if the updates after it are long."""
     from noisescale.studies import plan_figure
