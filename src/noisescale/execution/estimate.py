@@ -45,19 +45,15 @@ class Quotient(float):
         return quotient
 
     def __ceil__(self) -> int:
-        return _WholeQuotient.of(float(self).__ceil__(), self.count)
+        whole = _WholeQuotient(float(self).__ceil__())
+        whole.count = self.count
+        return whole
 
 
 class _WholeQuotient(int):
     """ceil(batches / accumulate_grad_batches): times max_epochs, it is the number of updates of the training."""
 
     count: PlannedCount
-
-    @classmethod
-    def of(cls, value: int, count: PlannedCount) -> _WholeQuotient:
-        whole = cls(value)
-        whole.count = count
-        return whole
 
     def __mul__(self, other: Any) -> Any:
         return self.count.updates if other == self.count.epochs else int(self) * other

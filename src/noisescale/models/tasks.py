@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -25,7 +26,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 """(outputs, targets) -> the mean over the examples of the batch."""
 
 
-class Task(LeanModule):
+class Task(LeanModule, ABC):
     """A network that is trained by a mean loss over examples, with one metric; what `Classifier` and `Regressor` have in common.
 
     A batch is (inputs, targets). Metrics, once per epoch: train/loss and train/<METRIC> (means over the epoch, while the weights change),
@@ -73,9 +74,9 @@ class Task(LeanModule):
 
     # -- what a task decides --------------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def check(self, outputs: Tensor, targets: Tensor) -> None:
         """Raise `ConfigError` unless outputs and targets fit the task; called once, for the first batch."""
-        raise NotImplementedError
 
     def aligned(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The targets in the form that the loss needs."""
@@ -85,9 +86,9 @@ class Task(LeanModule):
         """The loss that is minimised; validation and test use `loss`."""
         return self.loss(outputs, targets)
 
+    @abstractmethod
     def scores(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """A number for each example, shape (n,)."""
-        raise NotImplementedError
 
     def final(self, mean: float) -> float:
         """The metric of a mean score."""
