@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, WeightedRandomSampler
 
 from noisescale.data.augment import crop_flip, crop_flip_table
 from noisescale.data.images import Batch, Examples, ImageDataset, Split, as_is, channel_sums, normalize, statistics_of_sums
-from noisescale.data.splits import split_train_val
+from noisescale.data.splits import check_split_options, split_train_val
 from noisescale.errors import ConfigError, check_choice, check_count, check_number
-from noisescale.plans.dataset_size import check_stand_in_size, refuse_stand_in_size, split_sizes
+from noisescale.plans.dataset_size import refuse_stand_in_size, split_sizes
 
 __all__ = ["ImageDataModule"]
 
@@ -94,21 +94,22 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         size: int | None = None,
     ) -> None:
         super().__init__()
-        if subset_size is not None:
-            check_count("subset_size", subset_size, unit="examples", remedy="null uses all")
-        check_number("val_fraction", val_fraction, at_least=0, below=1)
+        check_split_options(
+            subset_size=subset_size,
+            val_fraction=val_fraction,
+            eval_batch_size=eval_batch_size,
+            seed=seed,
+            batch_size=batch_size,
+            size=size,
+        )
         check_choice("augment", augment, self.AUGMENTATIONS)
         if num_workers is not None:
             check_count("num_workers", num_workers, at_least=0, unit="processes")
-        check_count("eval_batch_size", eval_batch_size, unit="examples")
-        check_count("seed", seed, at_least=0)
         if not isinstance(in_memory, bool) and in_memory != "auto":
             raise ConfigError("in_memory", in_memory, "must be auto, true or false")
         if not isinstance(balanced, bool):
             raise ConfigError("balanced", balanced, "must be true or false")
         check_number("memory_limit_gb", memory_limit_gb, above=0, unit="GB")
-        check_count("batch_size", batch_size, unit="examples")
-        check_stand_in_size(size, subset_size)
         self.subset_size = subset_size
         self.val_fraction = val_fraction
         self.augment = augment

@@ -15,10 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from noisescale.data.images import as_is
-from noisescale.data.splits import derived_generator
-from noisescale.errors import check_count, check_number
+from noisescale.data.splits import check_split_options, derived_generator
 from noisescale.execution.batched import BatchedDataset
-from noisescale.plans.dataset_size import TRAINING_EXAMPLES, check_stand_in_size, refuse_stand_in_size, split_sizes
+from noisescale.plans.dataset_size import TRAINING_EXAMPLES, refuse_stand_in_size, split_sizes
 
 __all__ = ["DiabetesData", "TableDataset"]
 
@@ -96,13 +95,14 @@ class DiabetesData(pl.LightningDataModule):
         size: int | None = None,
     ) -> None:
         super().__init__()
-        if subset_size is not None:
-            check_count("subset_size", subset_size, unit="examples", remedy="null uses all")
-        check_number("val_fraction", val_fraction, at_least=0, below=1)
-        check_count("eval_batch_size", eval_batch_size, unit="examples")
-        check_count("seed", seed, at_least=0)
-        check_count("batch_size", batch_size, unit="examples")
-        check_stand_in_size(size, subset_size)
+        check_split_options(
+            subset_size=subset_size,
+            val_fraction=val_fraction,
+            eval_batch_size=eval_batch_size,
+            seed=seed,
+            batch_size=batch_size,
+            size=size,
+        )
         self.subset_size = subset_size
         self.val_fraction = val_fraction
         self.eval_batch_size = eval_batch_size

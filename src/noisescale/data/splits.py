@@ -8,9 +8,29 @@ import heapq
 import torch
 from torch import Tensor
 
-from noisescale.plans.dataset_size import split_sizes
+from noisescale.errors import check_count, check_number
+from noisescale.plans.dataset_size import check_stand_in_size, split_sizes
 
-__all__ = ["balanced_order", "derived_generator", "split_train_val"]
+__all__ = ["balanced_order", "check_split_options", "derived_generator", "split_train_val"]
+
+
+def check_split_options(
+    *, subset_size: int | None, val_fraction: float, eval_batch_size: int, seed: int, batch_size: int, size: int | None
+) -> None:
+    """Check the arguments that all data modules of the template share; raises `ConfigError`.
+
+    Args:
+        subset_size, eval_batch_size, batch_size, size: in examples, at least 1; subset_size and size may be None, and exclude each other.
+        val_fraction: in [0, 1).
+        seed: a whole number, at least 0.
+    """
+    if subset_size is not None:
+        check_count("subset_size", subset_size, unit="examples", remedy="null uses all")
+    check_number("val_fraction", val_fraction, at_least=0, below=1)
+    check_count("eval_batch_size", eval_batch_size, unit="examples")
+    check_count("seed", seed, at_least=0)
+    check_count("batch_size", batch_size, unit="examples")
+    check_stand_in_size(size, subset_size)
 
 
 def derived_generator(*parts: int | str) -> torch.Generator:
