@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from noisescale import schedules
-from noisescale.callbacks import BatchSizeScheduler
+from noisescale.callbacks import BatchSizeScheduler, StopOnDivergence, TrainingDiverged
+from noisescale.data.images import ImageDataset
 from noisescale.files import read_rows
 from noisescale.models import ResNet18
 from noisescale.plans import strategies as batching
@@ -90,6 +92,29 @@ def test_training_is_bitwise_the_same_with_the_check_of_cuts_and_without_it() ->
     for module, check in zip(modules, (True, False), strict=True):
         fit_on_gpu(module, scheduler(check_cuts=check))
     assert torch.equal(weights(modules[0]), weights(modules[1]))
+
+
+def test_no_update_waits_for_the_gpu() -> None:
+    """Between two updates of an epoch nothing is read from the GPU but what is there already."""
+    data = ImageDataset(torch.zeros(64, 1, 4, 4, dtype=torch.uint8), torch.zeros(64, dtype=torch.int64), with_indices=False)
+    data = data.to(torch.device("cuda"))
+    watch = StopOnDivergence()
+    trainer: Any = SimpleNamespace(global_step=0, world_size=1, train_dataloader=None)
+    module: Any = SimpleNamespace(device=torch.device("cuda"))
+    watch.on_train_start(trainer, module)
+    watch.on_train_batch_end(trainer, module, {"loss": torch.ones((), device="cuda")}, None, 0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in range(1, 4):
+            images, _ = data.take(torch.tensor([3, 1]))
+            trainer.global_step = step
+            watch.on_train_batch_end(trainer, module, {"loss": images.float().sum()}, None, step)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    trainer.global_step = 4
+    watch.on_train_batch_end(trainer, module, {"loss": torch.tensor(float("nan"), device="cuda")}, None, 4)
+    with pytest.raises(TrainingDiverged, match="update 3"):
+        watch.on_train_epoch_end(trainer, module)
 
 
 class Images(pl.LightningModule):
