@@ -186,23 +186,22 @@ def _without_terms(cuts: Cuts, share: float | None) -> str:
 def _cause(trial: Trial, draw: Draw, cuts: Cuts, given: float | None) -> str | None:
     """Why the loss depends on the cut, apart from dropout layers and batch norm; `given` is the share that the weight gives the first.
 
-    None if it does not, because there is no difference in float64, or if a batch norm that cannot be turned off is why.
+    None if it does not: if there is no difference in float64 and from the same state, or if it is due to a batch norm that cannot be turned
+    off.
 
     Raises:
         RuntimeError: it cannot be said.
     """
     gradient, loss = cuts.error(given)
     size = f"(gradient {_percent(gradient)}, loss {_percent(loss)})"
-    again: Pass
     try:
-        exact = Cuts(*trial.in_float64(draw(0), 0))
-        if not _differs(exact.error(given)):
-            return None
-        again = trial.in_float64(draw(1)[:1], 1)[0]
+        exact, again = _passes_afresh(trial, draw, in_float64=True)
     except Exception as error:
         if max(gradient, loss) <= LOW_PRECISION:
             raise RuntimeError(f"cuts differ by what may be rounding {size}, and training_step does not run in float64") from error
-        exact, again = cuts, _cuts(trial, draw(1), 1).whole
+        exact, again = _passes_afresh(trial, draw, in_float64=False)
+    if not _differs(exact.error(given)):
+        return None
     if _differs(Cuts(exact.whole, again, again).error()):
         raise RuntimeError("the collate function, a transfer hook or training_step draws random numbers, so that no two passes agree")
     if not _differs(exact.error_of_sum()):
@@ -225,6 +224,13 @@ def _cause(trial: Trial, draw: Draw, cuts: Cuts, given: float | None) -> str | N
         f"the loss of an example depends on the other examples of its batch {size}, as with in-batch negatives: use the same micro-batches "
         "in runs that you compare"
     )
+
+
+def _passes_afresh(trial: Trial, draw: Draw, in_float64: bool) -> tuple[Cuts, Pass]:
+    """The batch and its cuts, and the batch again with other random numbers."""
+    whole, first, second = trial.run_afresh(draw(0), 0, in_float64)
+    (again,) = trial.run_afresh(draw(1)[:1], 1, in_float64)
+    return Cuts(whole, first, second), again
 
 
 def _probes(trial: Trial, loader: PlannedLoader, update: Update) -> Iterator[Draw]:

@@ -73,14 +73,26 @@ class Trial:
         gradient = torch.autograd.grad(loss, parameters, allow_unused=True)
         return Pass(n, float(loss.detach()), [_dense(p, g) for p, g in zip(parameters, gradient, strict=True)])
 
-    def in_float64(self, batches: Sequence[tuple[int, Any]], seed: int) -> list[Pass]:
-        """The same for several batches in float64, in which autocast does nothing; the copy stays as it is."""
-        double = Trial(self._trainer, self._module, copy.deepcopy(self.twin).double(), self._state)
-        double.twin.trainer = self.twin.trainer
+    def run_afresh(self, batches: Sequence[tuple[int, Any]], seed: int, in_float64: bool) -> list[Pass]:
+        """The same for several batches, each with a copy of its own, so that no pass sees what another has left behind.
+
+        Args:
+            batches: (number of examples, batch) of each.
+            seed: of random numbers.
+            in_float64: whether to run in float64, where autocast does nothing.
+        """
+        return [self._run_afresh(batch, n, seed, in_float64) for n, batch in batches]
+
+    def _run_afresh(self, batch: Any, n: int, seed: int, in_float64: bool) -> Pass:
+        fresh = Trial(self._trainer, self._module, copy.deepcopy(self.twin), self._state)
+        fresh.twin.trainer = copy.copy(self.twin.trainer)
+        if not in_float64:
+            return fresh.run(batch, n, seed)
+        fresh.twin.double()
         default = torch.get_default_dtype()
         torch.set_default_dtype(torch.float64)
         try:
-            return [double.run(apply_to_collection(batch, Tensor, _doubled), n, seed) for n, batch in batches]
+            return fresh.run(apply_to_collection(batch, Tensor, _doubled), n, seed)
         finally:
             torch.set_default_dtype(default)
 
