@@ -158,6 +158,7 @@ SAID = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*in eval mode")
 @pytest.mark.parametrize("name", SAID)
 def test_what_depends_on_the_cut_is_said_with_its_cause(name: str) -> None:
     make, words = SAID[name]
@@ -181,6 +182,10 @@ def test_a_weight_that_is_not_the_denominator_is_said() -> None:
         fit(NextToken("token mean", torch.float64), scheduler(weight=lambda batch: batch[1].numel()), max_epochs=1)
 
 
+NO_WEIGHT = "ignore:update .*the weights of all its micro-batches are 0"
+
+
+@pytest.mark.filterwarnings(NO_WEIGHT)
 def test_a_cut_without_weight_counts_as_nothing() -> None:
     """Its loss is nan, and so are those of many whole batches; the others are compared, with batch norm and without it."""
     for every in (11, 50):
@@ -205,6 +210,7 @@ def test_what_was_found_is_said_though_the_rest_cannot_be_checked(said: list[str
     assert said[0].startswith("BatchSizeScheduler could not check whether the gradient also depends on how a batch is cut (")
 
 
+@pytest.mark.filterwarnings(NO_WEIGHT)
 def test_no_advice_on_weight_is_given_to_those_who_gave_it(said: list[str]) -> None:
     fit(DrawsItself(network()), scheduler(weight=lambda batch: len(batch[0])), max_epochs=1)
     fit(FewTargets(1000), scheduler(weight=lambda batch: 0.0), max_epochs=1)
@@ -517,7 +523,7 @@ def of_a_stop(module: Any) -> float:
 
 def of_the_metrics(module: Any) -> float:
     metrics = module.trainer.callback_metrics
-    metrics["steps"] = metrics.get("steps", 0) + 1
+    metrics["steps"] = metrics.get("steps", torch.zeros(())) + 1
     return float(metrics["steps"])
 
 
