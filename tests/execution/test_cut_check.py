@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
 import random
+import weakref
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -18,19 +22,32 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
+from noisescale import schedules
 from noisescale.callbacks import BatchSizeScheduler
+from noisescale.execution.cut_layers import see_whole_updates
 from noisescale.execution.cuts import Cuts, Pass
+from noisescale.execution.snapshot import Snapshot
 from noisescale.models import GhostBatchNorm2d
+from noisescale.plans import Plan
 from noisescale.plans import strategies as batching
+from noisescale.plans.trainer_limits import updates_of_every_size
 from tests.helpers.denominators import PROBLEMS, NextToken
 from tests.helpers.regression import Plain, Regression, network
-from tests.helpers.trainings import fit, ignored, weights
+from tests.helpers.trainings import fit, ignored, quiet_trainer, weights
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored[:5]]
 
 
 def scheduler(**options: Any) -> BatchSizeScheduler:
     return BatchSizeScheduler(batching.Fixed(size=30), **{"max_micro_batch_size": 12, "seed": 3, **options})
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lines about what could not be checked."""
+    lines: list[str] = []
+    monkeypatch.setattr("noisescale.execution.cut_check.rank_zero_info", lines.append)
+    return lines
 
 
 class Loss(Plain):
@@ -60,6 +77,53 @@ def contrastive(module: Any, x: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(module.net(x) @ y.T, torch.arange(len(x)))
 
 
+def with_norm(norm: nn.Module) -> nn.Sequential:
+    net = network(norm=True)
+    net[1] = norm.to(torch.float64)
+    return net
+
+
+def untracked(affine: bool = True) -> nn.Module:
+    return nn.BatchNorm1d(16, affine=affine, track_running_stats=False)
+
+
+class AlwaysOfTheBatch(nn.BatchNorm1d):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, None, None, self.weight, self.bias, training=True)
+
+
+def under_autocast(loss: Callable[[Any, Tensor, Tensor], Tensor]) -> Callable[[Any, Tensor, Tensor], Tensor]:
+    """The same in bfloat16, whose rounding is 0.4 %."""
+
+    def rounded(module: Any, x: Tensor, y: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return loss(module, x, y)
+
+    return rounded
+
+
+def weighted_with(norm: nn.Module) -> Loss:
+    module = Loss(weighted)
+    module.net = with_norm(norm)
+    return module
+
+
+class FewTargets(Plain):
+    """A mean over targets that every `every`-th example has: in many cuts none has one, and the mean is 0/0."""
+
+    def __init__(self, every: int, norm: bool = False) -> None:
+        super().__init__(network(norm=norm))
+        self.every = every
+
+    def weigh(self, batch: Any) -> Tensor:
+        return (batch[2] % self.every == 0).double()
+
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
+        w = self.weigh(batch)
+        return ((self.net(batch[0]) - batch[1]).square().sum(1) * w).sum() / w.sum()
+
+
+ONLY_NORM = r"batch norm sees each micro-batch alone \(gradient [\d.]+ %, loss [\d.]+ %\): use ghost batch norm, or [^;:]* \(measured"
 SAID = {
     "token mean": (
         lambda: NextToken("token mean", torch.float64),
@@ -72,6 +136,21 @@ SAID = {
     "batch norm": (lambda: Plain(network(norm=True)), r"batch norm sees each micro-batch alone \(gradient [\d.]+ %"),
     "dropout": (lambda: Plain(network(dropout=0.5)), r"dropout draws other masks for other cuts.*in this draw"),
     "dropout and a sum": (lambda: Loss(summed, dropout=0.5), r"dropout draws other masks.*; the loss is a sum"),
+    "synchronised batch norm on one device": (
+        lambda: Plain(with_norm(nn.SyncBatchNorm(16))),
+        ONLY_NORM,
+    ),
+    "batch norm without running statistics": (lambda: Plain(with_norm(untracked())), ONLY_NORM),
+    "and in evaluation, where it still uses the batch": (lambda: Plain(with_norm(untracked().eval())), ONLY_NORM),
+    "and without parameters": (lambda: Plain(with_norm(untracked(affine=False))), ONLY_NORM),
+    "batch norm that cannot be turned off": (lambda: Plain(with_norm(AlwaysOfTheBatch(16))), ONLY_NORM),
+    "batch norm without running statistics and weights": (
+        lambda: weighted_with(untracked()),
+        r"batch norm sees each micro-batch alone .*; the loss is a mean over something other",
+    ),
+    "no target in a cut": (lambda: FewTargets(100), r"loss of a whole batch is finite, but that of the .* is not, .*give weight="),
+    "in-batch negatives under autocast": (lambda: Loss(under_autocast(contrastive), dtype=torch.float32), r"in-batch negatives"),
+    "weights under autocast": (lambda: Loss(under_autocast(weighted), dtype=torch.float32), r"mean over something other than examples"),
     "batch norm and weights": (
         lambda: Loss(weighted, norm=True),
         r"batch norm sees each micro-batch alone .*; the loss is a mean over something other",
@@ -79,6 +158,7 @@ SAID = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*in eval mode")
 @pytest.mark.parametrize("name", SAID)
 def test_what_depends_on_the_cut_is_said_with_its_cause(name: str) -> None:
     make, words = SAID[name]
@@ -100,6 +180,101 @@ def test_a_weight_that_is_not_the_denominator_is_said() -> None:
     """It counts the padding too."""
     with pytest.warns(UserWarning, match=r"weight is not the denominator .*gives the first 3 of 10 .* but they count 0\.167"):
         fit(NextToken("token mean", torch.float64), scheduler(weight=lambda batch: batch[1].numel()), max_epochs=1)
+
+
+NO_WEIGHT = "ignore:update .*the weights of all its micro-batches are 0"
+
+
+@pytest.mark.filterwarnings(NO_WEIGHT)
+def test_a_cut_without_weight_counts_as_nothing() -> None:
+    """Its loss is nan, and so are those of many whole batches; the others are compared, with batch norm and without it."""
+    for every in (11, 50):
+        module = FewTargets(every)
+        fit(module, scheduler(weight=lambda batch, module=module: module.weigh(batch).sum()), max_epochs=1)
+        normed = FewTargets(every, norm=True)
+        with pytest.warns(UserWarning, match=ONLY_NORM):
+            fit(normed, scheduler(weight=lambda batch, module=normed: module.weigh(batch).sum()), max_epochs=1)
+
+
+def test_a_weight_of_a_cut_that_has_no_loss_is_said() -> None:
+    """It counts all examples, so that the empty cut has a weight."""
+    with pytest.warns(UserWarning, match=r"weight is not the denominator .* is not, though weight gives them 0\.[37] of the whole, not 0"):
+        fit(FewTargets(100), scheduler(weight=lambda batch: len(batch[0])), max_epochs=1)
+
+
+def test_what_was_found_is_said_though_the_rest_cannot_be_checked(said: list[str]) -> None:
+    net = with_norm(nn.BatchNorm1d(16))
+    with pytest.warns(UserWarning, match=ONLY_NORM):
+        fit(DrawsItself(net), scheduler(), max_epochs=1)
+    assert len(said) == 1
+    assert said[0].startswith("BatchSizeScheduler could not check whether the gradient also depends on how a batch is cut (")
+
+
+@pytest.mark.filterwarnings(NO_WEIGHT)
+def test_no_advice_on_weight_is_given_to_those_who_gave_it(said: list[str]) -> None:
+    fit(DrawsItself(network()), scheduler(weight=lambda batch: len(batch[0])), max_epochs=1)
+    fit(FewTargets(1000), scheduler(weight=lambda batch: 0.0), max_epochs=1)
+    assert ["see weight=" in line for line in said] == [False, False]
+    assert "the examples that were tried have no weight" in said[1]
+
+
+ROUNDED = {
+    "tf32 or bf16 in matrix products": (lambda: Wide(), "medium"),
+    "autocast": (lambda: Loss(under_autocast(squared), dtype=torch.float32), "highest"),
+    "a counter": (lambda: Counts(network()), "highest"),
+}
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_rounding_and_states_are_not_taken_for_a_dependence(name: str, said: list[str]) -> None:
+    make, precision = ROUNDED[name]
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        fit(make(), scheduler(), max_epochs=1)
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert not said
+
+
+class Wide(Plain):
+    def __init__(self) -> None:
+        super().__init__(nn.Sequential(nn.Linear(5, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 2)))
+
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
+        assert torch.backends.mkldnn.matmul.fp32_precision in ("ieee", "bf16")
+        return super().training_step(batch, batch_idx)
+
+
+def squared(module: Any, x: Tensor, y: Tensor) -> Tensor:
+    return F.mse_loss(module.net(x).to(y.dtype), y)
+
+
+class Counts(Plain):
+    """A loss that grows from step to step, as with a coefficient that is annealed."""
+
+    steps = 0
+
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
+        self.steps += 1
+        return super().training_step(batch, batch_idx) * (1 + 0.1 * self.steps)
+
+
+def test_synchronised_batch_norm_sees_whole_updates_only_without_accumulation() -> None:
+    norms = [nn.SyncBatchNorm(4)]
+
+    def sees(strategy: Any, devices: int, limit: int | None) -> bool:
+        plan = Plan(schedules.Constant(), strategy, 103, epochs=3, world_size=devices, max_micro_batch_size=limit)
+        return see_whole_updates(norms, plan, updates_of_every_size(plan))
+
+    growing = batching.MultiStep(size=10, milestones=[1], factor=4)
+    assert sees(batching.Fixed(size=10), 1, None)
+    assert not sees(batching.Fixed(size=10), 1, 4)
+    assert sees(growing, 1, 40)
+    assert not sees(growing, 1, 20)
+    assert not sees(batching.Fixed(size=10), 2, None)  # they are synchronised in this process only
+    assert not see_whole_updates([nn.BatchNorm1d(4)], Plan(schedules.Constant(), growing, 103, epochs=1), [])
 
 
 def test_nothing_is_checked_if_nothing_is_cut_or_if_it_is_turned_off() -> None:
@@ -212,10 +387,8 @@ UNCHECKED = {
 
 @pytest.mark.parametrize("module", UNCHECKED)
 def test_a_module_that_cannot_be_run_this_way_is_said_to_be_unchecked(
-    module: Callable[[nn.Module], Plain], monkeypatch: pytest.MonkeyPatch
+    module: Callable[[nn.Module], Plain], monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:
-    said: list[str] = []
-    monkeypatch.setattr("noisescale.execution.cut_check.rank_zero_info", said.append)
     logger = SimpleNamespace(experiment=SimpleNamespace(add_text=lambda *_: None))
     monkeypatch.setattr(NeedsItsLogger, "logger", property(lambda self: getattr(self.trainer, "logger", None) and logger))
     monkeypatch.setattr(pl.Trainer, "logger", "a logger")
@@ -230,9 +403,7 @@ def masks_at_random(examples: list[Any]) -> Any:
     return x * (torch.rand_like(x) < 0.8), y, index
 
 
-def test_a_collate_function_that_draws_random_numbers_is_said_to_be_unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    monkeypatch.setattr("noisescale.execution.cut_check.rank_zero_info", said.append)
+def test_a_collate_function_that_draws_random_numbers_is_said_to_be_unchecked(said: list[str]) -> None:
     fit(Plain(network()), scheduler(), loader=DataLoader(Regression(), collate_fn=masks_at_random), max_epochs=1)
     assert len(said) == 1
     assert "draws random numbers" in said[0]
@@ -313,6 +484,225 @@ def test_training_is_bitwise_the_same_with_the_check_and_without_it() -> None:
     assert metrics[0] == metrics[1]
     assert modules[0].seen == modules[1].seen
     assert len(modules[0].kept) == len(modules[1].kept)
+
+
+class Touches(Plain):
+    """Its rate of learning and its loss depend on something outside of it that every step changes."""
+
+    count = 0.0
+    history: ClassVar[list[int]] = []
+
+    def __init__(self, touch: Callable[[Any], float]) -> None:
+        super().__init__(network())
+        self.touch = touch
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return super().training_step(batch, batch_idx) * (1.0 + 0.1 * self.touch(self))
+
+
+def of_its_optimizer(module: Any) -> float:
+    for group in module.optimizers().param_groups:
+        group["lr"] *= 0.99
+    return 0.0
+
+
+def of_the_strategy(module: Any) -> float:
+    module.trainer.strategy.optimizers[0].param_groups[0]["momentum"] *= 0.99
+    return 0.0
+
+
+def of_the_trainer(module: Any) -> float:
+    module.trainer.steps = getattr(module.trainer, "steps", 0) + 1
+    return float(module.trainer.steps)
+
+
+def of_a_stop(module: Any) -> float:
+    module.trainer.should_stop = True
+    return 0.0
+
+
+def of_the_metrics(module: Any) -> float:
+    metrics = module.trainer.callback_metrics
+    metrics["steps"] = metrics.get("steps", torch.zeros(())) + 1
+    return float(metrics["steps"])
+
+
+def of_its_callbacks(module: Any) -> float:
+    callback = module.trainer.callbacks[0]
+    callback.steps = getattr(callback, "steps", 0) + 1
+    return float(callback.steps)
+
+
+def of_its_class(module: Any) -> float:
+    Touches.count += 1
+    Touches.history.append(1)
+    return Touches.count + len(Touches.history)
+
+
+STEPS: dict[str, Any] = {"all": 0, "generator": torch.Generator(), "numbers": np.random.default_rng(0)}
+COUNTED = 0
+
+
+def of_the_file(module: Any) -> float:
+    global COUNTED
+    COUNTED += 1
+    STEPS["all"] += 1
+    drawn = float(torch.rand((), generator=STEPS["generator"])) + float(STEPS["numbers"].random())
+    return COUNTED + STEPS["all"] + drawn
+
+
+def of_a_closure() -> Callable[[Any], float]:
+    steps, total = 0, torch.zeros(())
+
+    def step(module: Any) -> float:
+        nonlocal steps
+        steps += 1
+        total.add_(1)
+        return steps + float(total)
+
+    return step
+
+
+def of_a_reference() -> Callable[[Any], float]:
+    """Another network, which nothing but a function knows, and a weak reference."""
+    other = network()
+    weak = weakref.ref(other)
+
+    def step(module: Any) -> float:
+        with torch.no_grad():
+            for parameter in weak().parameters():  # type: ignore[union-attr]
+                parameter.mul_(0.9)
+            return float(other[0].weight.abs().sum())
+
+    return step
+
+
+def of_an_iterator() -> Callable[[Any], float]:
+    numbers = itertools.count()
+    return lambda module: float(next(numbers))
+
+
+def of_its_own_weights() -> Callable[[Any], float]:
+    """Changes the weights of the module itself, which it knows by a function."""
+    known: list[nn.Module] = []
+
+    def step(module: Any) -> float:
+        with torch.no_grad():
+            (known or [known.append(module) or module])[0].net[0].weight.mul_(0.999)  # type: ignore[func-returns-value]
+        return 0.0
+
+    return step
+
+
+TOUCHED: dict[str, tuple[Callable[[], Callable[[Any], float]], str | None]] = {
+    "its optimizer": (lambda: of_its_optimizer, "trainer.strategy._lightning_optimizers"),
+    "the strategy": (lambda: of_the_strategy, "trainer.strategy.optimizers"),
+    "the trainer": (lambda: of_the_trainer, None),
+    "a stop": (lambda: of_a_stop, None),
+    "the metrics": (lambda: of_the_metrics, None),
+    "its callbacks": (lambda: of_its_callbacks, "trainer.callbacks"),
+    "its class": (lambda: of_its_class, None),
+    "the file": (lambda: of_the_file, None),
+    "a closure": (of_a_closure, None),
+    "a reference": (of_a_reference, None),
+    "an iterator": (of_an_iterator, "count, which can only move on"),
+    "its own weights": (of_its_own_weights, None),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*will not equal those of one big batch.*")
+@pytest.mark.parametrize("name", TOUCHED)
+def test_training_is_bitwise_the_same_whatever_a_step_touches(name: str, said: list[str]) -> None:
+    make, unchecked = TOUCHED[name]
+    modules = []
+    for check in (True, False):
+        global COUNTED
+        COUNTED, Touches.count, Touches.history = 0, 0.0, []
+        STEPS.update(all=0, generator=torch.Generator().manual_seed(1), numbers=np.random.default_rng(1))
+        module = Touches(make())
+        trainer = fit(module, scheduler(check_cuts=check), max_steps=2)
+        modules.append((module, trainer))
+    (checked, first), (plain, second) = modules
+    assert torch.equal(weights(checked), weights(plain))
+    assert first.global_step == second.global_step
+    assert first.optimizers[0].param_groups[0]["lr"] == second.optimizers[0].param_groups[0]["lr"]
+    if unchecked is not None:
+        assert len(said) == 1
+        assert unchecked in said[0]
+
+
+class Stateful(pl.LightningDataModule):
+    """Hooks, a collate function and a weight that keep a state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean, self.batches, self.weighed = torch.zeros(5, dtype=torch.float64), 0, 0
+
+    def collate(self, examples: list[Any]) -> Any:
+        self.batches += 1
+        x, y, index = default_collate(examples)
+        return x * (1 + 0.1 * self.batches), y, index
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(Regression(), batch_size=7, shuffle=True, collate_fn=self.collate)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        self.mean += 0.1 * batch[0].mean(0)
+        self.trainer.should_stop = False
+        return batch[0] - self.mean, *batch[1:]
+
+    def weigh(self, batch: Any) -> float:
+        self.weighed += 1
+        return float(len(batch[0]) + self.weighed)
+
+
+@pytest.mark.filterwarnings("ignore:.*will not equal those of one big batch.*")
+def test_training_is_bitwise_the_same_whatever_keeps_a_state_beside_the_module() -> None:
+    modules = []
+    for check in (True, False):
+        data, module = Stateful(), Plain(network())
+        batches = scheduler(check_cuts=check, weight=data.weigh)
+        quiet_trainer(batches, max_steps=2).fit(module, datamodule=data)
+        modules.append(module)
+    assert torch.equal(weights(modules[0]), weights(modules[1]))
+
+
+def test_what_code_can_reach_is_restored() -> None:
+    class Slotted:
+        __slots__ = ("value",)
+
+        def __init__(self) -> None:
+            self.value = [1]
+
+    slotted, ordered, array = Slotted(), OrderedDict(a=1), np.arange(3)
+    drawn, tensor = random.Random(1), torch.ones(2, requires_grad=True)
+    tensor.grad = torch.ones(2)
+    queue, names = deque([1, 2], maxlen=2), {"a"}
+    state = Snapshot()
+    state.add(functools.partial(lambda each: each, [slotted, ordered, array, drawn, tensor, queue, names]))
+    expected = random.Random(1).random()
+    slotted.value.append(2)
+    slotted.value = [3]
+    ordered["b"] = 2
+    ordered.move_to_end("a")
+    array += 1
+    drawn.random()
+    tensor.grad += 1
+    tensor.grad = None
+    with torch.no_grad():
+        tensor.zero_()
+    queue.append(3)
+    names.add("b")
+    state.restore()
+    assert slotted.value == [1]
+    assert list(ordered.items()) == [("a", 1)]
+    assert array.tolist() == [0, 1, 2]
+    assert drawn.random() == expected
+    assert tensor.tolist() == [1.0, 1.0]
+    assert tensor.grad is not None
+    assert tensor.grad.tolist() == [1.0, 1.0]
+    assert list(queue) == [1, 2]
+    assert names == {"a"}
 
 
 vectors = st.lists(st.floats(-10, 10), min_size=3, max_size=3).map(lambda values: torch.tensor(values, dtype=torch.float64))

@@ -19,6 +19,11 @@ class Pass:
     loss: float
     gradient: Sequence[Tensor]
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether neither the loss nor the gradient has a nan or an infinity."""
+        return math.isfinite(self.loss) and math.isfinite(_norm(self.gradient))
+
 
 @dataclass(frozen=True)
 class Cuts:
@@ -35,7 +40,7 @@ class Cuts:
         """|whole - (a first + (1 - a) second)| of the gradient and of the loss, relative to the sizes of the two cuts.
 
         Args:
-            share: a, the weight of the first cut; None: n_1/n.
+            share: a, the weight of the first cut; None: n_1/n. A cut of weight 0 adds nothing, though its loss be nan.
         """
         a = self.first.n / self.whole.n if share is None else share
         return self._error(a, 1.0 - a)
@@ -45,11 +50,17 @@ class Cuts:
         return self._error(1.0, 1.0)
 
     def _error(self, a: float, b: float) -> tuple[float, float]:
-        pairs = list(zip(self.whole.gradient, self.first.gradient, self.second.gradient, strict=True))
-        missing = _norm([w - a * f - b * s for w, f, s in pairs])
-        size = abs(a) * _norm(self.first.gradient) + abs(b) * _norm(self.second.gradient)
-        loss = abs(self.whole.loss - a * self.first.loss - b * self.second.loss)
-        return _ratio(missing, size), _ratio(loss, abs(a * self.first.loss) + abs(b * self.second.loss))
+        parts = [(weight, part) for weight, part in ((a, self.first), (b, self.second)) if weight]
+        missing = list(self.whole.gradient)
+        for weight, part in parts:
+            missing = [left - weight * each for left, each in zip(missing, part.gradient, strict=True)]
+        size = sum(abs(weight) * _norm(part.gradient) for weight, part in parts)
+        loss = abs(self.whole.loss - sum(weight * part.loss for weight, part in parts))
+        return _ratio(_norm(missing), size), _ratio(loss, sum(abs(weight * part.loss) for weight, part in parts))
+
+    def is_finite(self, share: float | None = None) -> bool:
+        """Whether the passes that count are: all but a cut of weight 0."""
+        return self.whole.is_finite and (share == 0.0 or self.first.is_finite) and (share == 1.0 or self.second.is_finite)
 
     def share(self) -> float:
         """The weight of the first cut that fits the gradient best, by least squares; nan if both cuts have the same gradient."""

@@ -8,7 +8,7 @@ workers, of prefetching and of restarts.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -164,47 +164,48 @@ class PlannedLoader:
             return self.indices(micro.position, micro.size)
         return self.indices(micro.update.start.position, self.plan.min_micro_batch_size)
 
-    def fetched(self, indices: torch.Tensor, seed: int) -> list[Any]:
-        """The examples `indices`, for a trial; nothing is handed out.
+    def fetched(self, lists: Iterable[SeededList]) -> Iterator[list[Any]]:
+        """The examples of some lists of indices, for a trial; nothing is handed out.
 
-        With workers they are fetched in a worker of their own, because a data set may open its files when it is first used, and this
-        process must not have done that when the workers of the training are made from it.
-
-        Args:
-            indices: int64 (n,).
-            seed: of the random numbers that are drawn while loading.
+        With workers all of them are fetched in one worker of their own, because a data set may open its files when it is first used, and
+        this process must not have done that when the workers of the training are made from it.
         """
         self.open()
         assert self._loader is not None
-        dataset, chosen = self._loader.dataset, SeededList(indices.tolist(), seed)
+        dataset = self._loader.dataset
         if self._loader.num_workers == 0:
-            examples = dataset.__getitems__(chosen).batch  # type: ignore[attr-defined]
+            fetched: Iterable[Any] = map(dataset.__getitems__, lists)  # type: ignore[attr-defined]
         else:
             once: DataLoader[Any] = DataLoader(
                 dataset,
-                batch_sampler=[chosen],
+                batch_sampler=lists,
                 collate_fn=as_fetched,
                 num_workers=1,
                 timeout=self._loader.timeout,
                 worker_init_fn=self._loader.worker_init_fn,
                 multiprocessing_context=self._loader.multiprocessing_context,
             )
-            examples = next(iter(once)).batch
-        if not isinstance(examples, list):
-            raise TypeError("the data set returns whole batches")
-        return examples
+            fetched = once
+        for each in fetched:
+            if not isinstance(each.batch, list):
+                raise TypeError("the data set returns whole batches")
+            yield each.batch
+
+    @property
+    def collate(self) -> Callable[[Any], Any]:
+        """The user's collate function."""
+        self.open()
+        return self._collate
 
     def collated(self, examples: Sequence[Any]) -> tuple[int, Any]:
         """(number of examples, batch) of some examples that were `fetched`."""
         copied = copy.deepcopy(list(examples))  # a collate function may change them
         return sum(example is not None for example in copied), self._collate(copied)
 
-    def taken(self, indices: torch.Tensor) -> tuple[int, Any] | None:
-        """The same of a `BatchedDataset`; None for any other data set."""
-        self.open()
-        if not isinstance(self._dataset, BatchedDataset):
-            return None
-        batch = self._dataset.take(indices)
+    def taken(self, indices: torch.Tensor) -> tuple[int, Any]:
+        """The same of a `BatchedDataset`."""
+        assert isinstance(self.dataset, BatchedDataset)
+        batch = self.dataset.take(indices)
         return length_of(batch, len(indices)), self._collate(batch)
 
     def _order(self, number: int) -> torch.Tensor:

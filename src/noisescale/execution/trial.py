@@ -4,62 +4,193 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
+from pytorch_lightning.profilers import PassThroughProfiler
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 
 from noisescale.execution.cuts import Pass
 from noisescale.execution.loader import PlannedLoader
 from noisescale.execution.random_generators import seed_random_generators
+from noisescale.execution.snapshot import ATOMS, Snapshot
 
-__all__ = ["copy_of", "on_device", "run", "unchanged"]
+__all__ = ["Trial", "trial_of"]
 
-
-def on_device(trainer: pl.Trainer, module: pl.LightningModule, twin: pl.LightningModule, batch: Any) -> Any:
-    """What Lightning does with a batch before `training_step`, but with the hooks of the copy, and in full precision."""
-
-    def hook(name: str, *arguments: Any) -> Any:
-        owner = trainer._data_connector._datahook_selector.get_instance(name)  # type: ignore[union-attr]
-        return getattr(twin if owner is module else owner, name)(*arguments)
-
-    if module.dtype == torch.float64:
-        batch = trainer.precision_plugin.convert_input(batch)
-    batch = hook("on_before_batch_transfer", batch, 0)
-    batch = hook("transfer_batch_to_device", batch, trainer.strategy.root_device, 0)
-    return apply_to_collection(hook("on_after_batch_transfer", batch, 0), Tensor, _in_full_precision)
+HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
 
-def _in_full_precision(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+class Trial:
+    """A copy of a module that can be run, in float32 where the module is in float16 or bfloat16.
+
+    It logs nothing, and of the trainer it sees a `View`. In `twin` layers may be turned off.
+    """
+
+    def __init__(self, trainer: pl.Trainer, module: pl.LightningModule, twin: pl.LightningModule, state: Snapshot) -> None:
+        self._trainer, self._module, self.twin, self._state = trainer, module, twin, state
+
+    def on_device(self, batch: Any) -> Any:
+        """What Lightning does with a batch before `training_step`, but with the hooks of the copy, and in full precision."""
+        if self._module.dtype == torch.float64:
+            batch = self._trainer.precision_plugin.convert_input(batch)
+        batch = self._hook(HOOKS[0], batch, 0)
+        batch = self._hook(HOOKS[1], batch, self._trainer.strategy.root_device, 0)
+        return apply_to_collection(self._hook(HOOKS[2], batch, 0), Tensor, _in_full_precision)
+
+    def _hook(self, name: str, *arguments: Any) -> Any:
+        owner = self._trainer._data_connector._datahook_selector.get_instance(name)  # type: ignore[union-attr]
+        if owner is self._module:
+            owner = self.twin
+        elif is_overridden(name, owner):
+            self._state.add(owner)
+        return getattr(owner, name)(*arguments)
+
+    def run(self, batch: Any, n: int, seed: int) -> Pass:
+        """One forward and backward pass on a batch of n examples.
+
+        Raises:
+            RuntimeError: `training_step` returned no loss, or uses parameters of the module instead of those of the copy.
+        """
+        seed_random_generators(seed)
+        step = self.twin.training_step
+        double = self._module.dtype == torch.float64
+        with torch.enable_grad(), self._trainer.precision_plugin.forward_context() if double else nullcontext():
+            output = step(batch, 0) if is_param_in_hook_signature(step, "batch_idx", min_args=2) else step(batch)
+        loss = output.get("loss") if isinstance(output, dict) else output
+        if not isinstance(loss, Tensor):
+            raise RuntimeError("training_step returned no loss")
+        if any(id(leaf) in self._state.tensors for leaf in _leaves(loss)):
+            raise RuntimeError("training_step uses parameters through a function or a global variable, which a copy of the module shares")
+        parameters = [parameter for parameter in self.twin.parameters() if parameter.requires_grad]
+        gradient = torch.autograd.grad(loss, parameters, allow_unused=True)
+        return Pass(n, float(loss.detach()), [_dense(p, g) for p, g in zip(parameters, gradient, strict=True)])
+
+    def run_afresh(self, batches: Sequence[tuple[int, Any]], seed: int, in_float64: bool) -> list[Pass]:
+        """The same for several batches, each with a copy of its own, so that no pass sees what another has left behind.
+
+        Args:
+            batches: (number of examples, batch) of each.
+            seed: of random numbers.
+            in_float64: whether to run in float64, where autocast does nothing.
+        """
+        return [self._run_afresh(batch, n, seed, in_float64) for n, batch in batches]
+
+    def _run_afresh(self, batch: Any, n: int, seed: int, in_float64: bool) -> Pass:
+        fresh = Trial(self._trainer, self._module, copy.deepcopy(self.twin), self._state)
+        fresh.twin.trainer = copy.copy(self.twin.trainer)
+        if not in_float64:
+            return fresh.run(batch, n, seed)
+        fresh.twin.double()
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        try:
+            return fresh.run(apply_to_collection(batch, Tensor, _doubled), n, seed)
+        finally:
+            torch.set_default_dtype(default)
 
 
-class _WithoutLoggers:
-    """A trainer that has no loggers and no schedulers, which a copy of the module would use."""
+@contextmanager
+def trial_of(trainer: pl.Trainer, module: pl.LightningModule, loader: PlannedLoader, *used: Any) -> Iterator[Trial]:
+    """A trial of the module; afterwards everything is as it was before, see `Snapshot`.
 
-    logger: None = None
-    loggers: tuple[()] = ()
-    lr_scheduler_configs: tuple[()] = ()
+    A copy can share more with the module than it should: functions, classes and global variables are not copied.
 
-    def __init__(self, trainer: pl.Trainer) -> None:
-        self._trainer = trainer
+    Args:
+        trainer: the trainer.
+        module: the module, on its device.
+        loader: the planned loader.
+        used: what else the trial may change, for example the collate function.
+
+    Raises:
+        RuntimeError: something that the module uses can be neither copied nor restored.
+    """
+    state, datamodule = Snapshot(trainer), getattr(trainer, "datamodule", None)
+
+    def shown() -> Any:
+        state.add(datamodule)
+        return datamodule
+
+    parallel = View(trainer.strategy, "trainer.strategy", passed=("all_gather", "barrier", "broadcast", "reduce"))
+    view: Any = View(
+        trainer,
+        "trainer",
+        logger=None,
+        loggers=[],
+        progress_bar_callback=None,
+        profiler=PassThroughProfiler(),
+        strategy=parallel,
+        made={"datamodule": shown},
+    )
+    with ExitStack() as stack:
+        stack.enter_context(_same_generators(module))
+        stack.enter_context(_full_arithmetic())
+        if "torch._dynamo" in sys.modules:  # the sizes that a compiled function has seen decide how it is compiled for the next
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.callback(state.restore)
+        state.add(module, *used)
+        if datamodule is not None and getattr(datamodule, "trainer", None) is trainer:
+            stack.callback(setattr, datamodule, "trainer", trainer)
+            datamodule.trainer = view
+        yield Trial(trainer, module, _copy(trainer, module, view, (loader.dataset, datamodule)), state)
+
+
+class View:
+    """What a trial may see of a trainer: numbers, words, and copies of containers of them and of tensors.
+
+    What is set stays here.
+
+    Args:
+        of: what is looked at.
+        name: what the user calls it.
+        passed: methods that change nothing.
+        made: attributes that are made when they are asked for.
+        instead: the values of other attributes.
+
+    Raises:
+        RuntimeError: from an attribute that is anything else, such as an optimizer.
+    """
+
+    def __init__(
+        self, of: Any, name: str, passed: tuple[str, ...] = (), made: dict[str, Callable[[], Any]] | None = None, **instead: Any
+    ) -> None:
+        self.__dict__.update(_of=of, _name=name, _passed=passed, _made=made or {}, **instead)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._trainer, name)
+        if name.startswith("__"):  # for example `__deepcopy__`
+            raise AttributeError(name)
+        if name in self._made:
+            return self._made[name]()
+        value = getattr(self._of, name)
+        if name in self._passed:
+            return value
+        if not _is_plain(value):
+            raise RuntimeError(f"training_step or a hook uses {self._name}.{name}, which is not to change before training")
+        return copy.deepcopy(value)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> View:
+        return self
 
 
-def copy_of(trainer: pl.Trainer, module: pl.LightningModule, loader: PlannedLoader) -> pl.LightningModule:
-    """A copy of the module that logs nothing, in float32 where it is in float16 or bfloat16."""
-    shared = {id(each): each for each in (loader.dataset, getattr(trainer, "datamodule", None)) if each is not None}
-    without: Any = _WithoutLoggers(trainer)
-    twin: pl.LightningModule = copy.deepcopy(module, {**shared, id(trainer): without})
-    twin.trainer = without  # Lightning leaves the trainer out of copies
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_is_plain(part) for item in value.items() for part in item)
+    if type(value) in (list, tuple, set, frozenset):
+        return all(_is_plain(part) for part in value)
+    return isinstance(value, (*ATOMS, Tensor, torch.Size))
+
+
+def _copy(trainer: pl.Trainer, module: pl.LightningModule, view: Any, kept: tuple[Any, ...]) -> pl.LightningModule:
+    shared = {id(each): each for each in kept if each is not None}
+    twin: pl.LightningModule = copy.deepcopy(module, {**shared, id(trainer): view})
+    twin.trainer = view  # Lightning leaves the trainer out of copies
     for part in twin.modules():
         if isinstance(part, pl.LightningModule):
             part.__dict__["log"] = part.__dict__["log_dict"] = _log_nothing
@@ -70,19 +201,12 @@ def _log_nothing(*args: Any, **kwargs: Any) -> None:
     pass
 
 
-def run(trainer: pl.Trainer, twin: pl.LightningModule, batch: Any, n: int, seed: int) -> Pass:
-    """One forward and backward pass."""
-    seed_random_generators(seed)
-    step = twin.training_step
-    double = twin.dtype == torch.float64
-    with torch.enable_grad(), trainer.precision_plugin.forward_context() if double else nullcontext():
-        output = step(batch, 0) if is_param_in_hook_signature(step, "batch_idx", min_args=2) else step(batch)
-    loss = output.get("loss") if isinstance(output, dict) else output
-    if not isinstance(loss, Tensor):
-        raise RuntimeError("training_step returned no loss")
-    parameters = [parameter for parameter in twin.parameters() if parameter.requires_grad]
-    gradient = torch.autograd.grad(loss, parameters, allow_unused=True)
-    return Pass(n, float(loss.detach()), [_dense(p, g) for p, g in zip(parameters, gradient, strict=True)])
+def _in_full_precision(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _doubled(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 def _dense(parameter: Tensor, gradient: Tensor | None) -> Tensor:
@@ -91,14 +215,23 @@ def _dense(parameter: Tensor, gradient: Tensor | None) -> Tensor:
     return gradient.to_dense() if gradient.is_sparse else gradient
 
 
-@contextmanager
-def unchanged(module: nn.Module) -> Iterator[None]:
-    """Restore the buffers and the gradients of `module`, and all random number generators.
+def _leaves(loss: Tensor) -> Iterator[Tensor]:
+    """The tensors that a backward pass from `loss` adds a gradient to."""
+    waiting: list[Any] = [loss.grad_fn]
+    seen = set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(variable := getattr(node, "variable", None), Tensor):
+            yield variable
+        waiting.extend(following for following, _ in node.next_functions)
 
-    A copy can share more with the module than it should: a method that was replaced by a function still runs on the module itself.
-    """
-    buffers = [buffer.clone() for buffer in module.buffers()]
-    gradients = [parameter.grad for parameter in module.parameters()]
+
+@contextmanager
+def _same_generators(module: nn.Module) -> Iterator[None]:
+    """Restore all random number generators."""
     states = random.getstate(), np.random.get_state()  # noqa: NPY002 - users' transforms draw from the global generator
     devices = sorted({p.device.index or 0 for p in module.parameters() if p.device.type == "cuda"})
     try:
@@ -107,7 +240,19 @@ def unchanged(module: nn.Module) -> Iterator[None]:
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
-        for parameter, gradient in zip(module.parameters(), gradients, strict=True):
-            parameter.grad = gradient
-        for buffer, value in zip(module.buffers(), buffers, strict=True):
-            buffer.copy_(value)
+
+
+@contextmanager
+def _full_arithmetic() -> Iterator[None]:
+    """Compute in float32 what is in float32, not in TensorFloat-32 or bfloat16."""
+    backends = torch.backends
+    settings: list[Any] = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]  # type: ignore[attr-defined]
+    settings += [backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]  # type: ignore[attr-defined]
+    before = [setting.fp32_precision for setting in settings]
+    try:
+        for setting in settings:
+            setting.fp32_precision = "ieee"
+        yield
+    finally:
+        for setting, value in zip(settings, before, strict=True):
+            setting.fp32_precision = value
