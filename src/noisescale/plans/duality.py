@@ -17,8 +17,8 @@ from functools import cached_property
 from noisescale.errors import ConfigError, check_choice, check_count, check_number
 from noisescale.plans.noise import NOISE_MATCHES, NOISE_RULES, batch_noise, batch_size_with, noise_rule_of
 from noisescale.plans.plan import Plan
-from noisescale.plans.strategies import BatchStrategy, Fixed, check_size, realisable
-from noisescale.schedules import Cyclic, Schedule, warmup_and_rest
+from noisescale.plans.strategies import BatchStrategy, Fixed, check_size, constant_choice_until, realisable
+from noisescale.schedules import Cyclic, Schedule, constant_until, warmup_and_rest
 
 __all__ = ["CyclicBatch", "Dual", "Matched", "counterpart", "resolve_rule"]
 
@@ -138,6 +138,9 @@ class Dual(Matched):
     def level(self, epoch: float, factor: float) -> float:
         return factor
 
+    def constant_until(self, epoch: float) -> float:
+        return math.inf
+
     def size_at(self, epoch: float, factor: float, num_examples: int) -> int:
         cap = self.cap(num_examples)
         if self.match == "exact" and self.growth < 1 and factor <= 0.0:
@@ -187,6 +190,9 @@ class CyclicBatch(Matched):
     def size_at(self, epoch: float, factor: float, num_examples: int) -> int:
         return self._size_with(self._cycle(epoch), num_examples, num_examples)
 
+    def constant_until(self, epoch: float) -> float:
+        return self._cycle.constant_until(epoch)
+
 
 def resolve_rule(strategy: BatchStrategy, optimizer: str | None) -> BatchStrategy:
     """`strategy`, with an open rule set to the rule of the optimizer, which is given by its class name.
@@ -208,6 +214,7 @@ class _Level(Schedule):
 
     level: Callable[[float, float], float]
     schedule: Callable[[float], float]
+    strategy: BatchStrategy
 
     def __call__(self, epoch: float) -> float:
         return math.prod(self.parts(epoch))
@@ -215,6 +222,9 @@ class _Level(Schedule):
     def parts(self, epoch: float) -> tuple[float, float]:
         warmup, factor = warmup_and_rest(self.schedule, epoch)
         return warmup, self.level(epoch, factor)
+
+    def constant_until(self, epoch: float) -> float:
+        return min(constant_until(self.schedule, epoch), constant_choice_until(self.strategy, epoch))
 
 
 def counterpart(plan: Plan, rule: str = "sgd") -> Plan | None:
@@ -229,7 +239,7 @@ def counterpart(plan: Plan, rule: str = "sgd") -> Plan | None:
     strategy, n = plan.strategy, plan.num_examples
     common = {key: getattr(strategy, key) for key in ("last", "match_last", "lr_rule", "reference_size", "micro_batch_size")}
     if isinstance(strategy, Matched):
-        return replace(plan, strategy=Fixed(strategy.size, **common), schedule=_Level(strategy.level, plan.schedule))
+        return replace(plan, strategy=Fixed(strategy.size, **common), schedule=_Level(strategy.level, plan.schedule, strategy))
     first = strategy.size_at(0.0, 1.0, n)
     if first >= n:
         return None
@@ -242,4 +252,4 @@ def counterpart(plan: Plan, rule: str = "sgd") -> Plan | None:
         return strategy.lr_factor(epoch, factor, size, n) * float(share ** NOISE_RULES[rule])
 
     common |= {"lr_rule": "none", "reference_size": None}  # the level includes them already
-    return replace(plan, strategy=Fixed(first, **common), schedule=_Level(level, plan.schedule))
+    return replace(plan, strategy=Fixed(first, **common), schedule=_Level(level, plan.schedule, strategy))

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from itertools import takewhile
 
 from noisescale.errors import ConfigError, check_count
@@ -17,47 +17,10 @@ from noisescale.plans.checks import check_ghost_multiple, check_smallest_micro_b
 from noisescale.plans.cutting import count_parts, cut
 from noisescale.plans.noise import sgd_noise_scale
 from noisescale.plans.strategies import BatchChoice, BatchStrategy
-from noisescale.schedules import warmup_and_rest
+from noisescale.plans.stretches import Cursor, Stretch, Update, stretches
+from noisescale.schedules import Constant, warmup_and_rest
 
-__all__ = ["Cursor", "Plan", "Update"]
-
-
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """The position of a run between two updates.
-
-    Args:
-        step: updates done so far.
-        position: index into the endless stream of passes: pass = position // N, place in its permutation = position % N.
-        examples_seen: examples that were really used in an update; less than `position` only if examples were dropped.
-        updates_in_epoch: updates done since the epoch began.
-    """
-
-    step: int = 0
-    position: int = 0
-    examples_seen: int = 0
-    updates_in_epoch: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """One update of a plan.
-
-    Args:
-        start: the cursor before it; update k has start.step == k.
-        epoch: the clock at its start, in epochs: position / N.
-        effective_batch_size: B, examples over all micro-batches and devices.
-        accumulate_grad_batches: k, micro-batches of each device.
-        lr_factor: lr / lr0, the product of the schedule and the scaling with the batch.
-        planned_batch_size: B before the end of the pass made it smaller.
-    """
-
-    start: Cursor
-    epoch: float
-    effective_batch_size: int
-    accumulate_grad_batches: int
-    lr_factor: float
-    planned_batch_size: int
+__all__ = ["Cursor", "Plan", "Stretch", "Update"]
 
 
 @dataclass(frozen=True)
@@ -127,11 +90,31 @@ class Plan:
 
     def updates(self, start: Cursor | None = None) -> Iterator[Update]:
         """The updates from `start` on. From the cursor at step k they are the whole plan without its first k updates."""
-        cursor = Cursor() if start is None else start
-        while not self.finished(cursor):
-            update = self.update_at(cursor)
-            yield update
-            cursor = self.after(update)
+        for stretch in self.stretches(start):
+            yield from self.updates_in(stretch)
+
+    def stretches(self, start: Cursor | None = None) -> Iterator[Stretch]:
+        """The same updates in stretches of equal ones: many at once where the schedule and the batch are known to be constant."""
+        return stretches(
+            self.schedule,
+            self.strategy,
+            self.num_examples,
+            Cursor() if start is None else start,
+            epochs=self.epochs,
+            max_updates=self.max_updates,
+            max_updates_per_epoch=self.max_updates_per_epoch,
+            match=self.match,
+        )
+
+    def updates_in(self, stretch: Stretch) -> Iterator[Update]:
+        """The updates of a stretch, in order."""
+        return map(partial(self.update_in, stretch), range(stretch.count))
+
+    def update_in(self, stretch: Stretch, index: int = 0) -> Update:
+        """Update `index` of a stretch; -1 is the last one."""
+        start, size = stretch.cursor(index % stretch.count), stretch.effective_batch_size
+        epoch = start.position / self.num_examples
+        return Update(start, epoch, size, self._accumulate(size), stretch.lr_factor, stretch.planned_batch_size)
 
     def finished(self, cursor: Cursor) -> bool:
         """Whether no update starts at `cursor`."""

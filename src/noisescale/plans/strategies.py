@@ -6,6 +6,7 @@ The strategies here follow the clock alone; those that carry the schedule's nois
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -13,9 +14,10 @@ from typing import NamedTuple
 
 from noisescale.errors import ConfigError, check_choice, check_count, check_increasing, check_number
 from noisescale.plans.noise import LR_RULES, batch_noise, lr_scaling
-from noisescale.schedules import milestones_passed
+from noisescale.schedules import milestones_passed, next_milestone
+from noisescale.schedules.promises import keeps_promise
 
-__all__ = ["LAST_WINDOW", "BatchChoice", "BatchStrategy", "Fixed", "Full", "Linear", "MultiStep", "check_size", "realisable"]
+__all__ = ["LAST_WINDOW", "BatchChoice", "BatchStrategy", "Fixed", "Full", "Linear", "MultiStep", "check_size", "constant_choice_until", "realisable"]
 
 LAST_WINDOW = ("carry", "partial", "drop", "spread")
 
@@ -76,6 +78,13 @@ class BatchStrategy(ABC):
     def check_replacement(self) -> None:  # noqa: B027 - most strategies can
         """Raise `ConfigError` if the strategy cannot be carried out with examples that are drawn with replacement."""
 
+    def constant_until(self, epoch: float) -> float:
+        """A time T up to which the clock changes nothing: for every t with `epoch` <= t < T the choice depends on the schedule alone.
+
+        It may be earlier than the change, and it is `epoch` itself, or less, where nothing is known, see `Schedule.constant_until`.
+        """
+        return epoch
+
     def lr_factor(self, epoch: float, factor: float, size: int, num_examples: int) -> float:
         """lr / lr0 without the warm-up, for an update of `size` examples that starts at `epoch`."""
         return factor * self._quoted(size)
@@ -91,6 +100,12 @@ class BatchStrategy(ABC):
 
     def _quoted(self, size: int) -> float:
         return 1.0 if self.reference_size is None else lr_scaling(self.lr_rule, size, self.reference_size)
+
+
+def constant_choice_until(strategy: BatchStrategy, epoch: float) -> float:
+    """`BatchStrategy.constant_until`, unless a derived class has changed what that is about; then `epoch`."""
+    methods = ("__call__", "size_at", "lr_factor", "resized", "level")
+    return strategy.constant_until(epoch) if keeps_promise(type(strategy), "constant_until", methods) else epoch
 
 
 def check_size(size: int, num_examples: int, micro: int | None, key: str = "size") -> None:
@@ -121,6 +136,9 @@ class Fixed(BatchStrategy):
     def size_at(self, epoch: float, factor: float, num_examples: int) -> int:
         return self.size
 
+    def constant_until(self, epoch: float) -> float:
+        return math.inf
+
 
 @dataclass(frozen=True)
 class Full(BatchStrategy):
@@ -134,6 +152,9 @@ class Full(BatchStrategy):
 
     def size_at(self, epoch: float, factor: float, num_examples: int) -> int:
         return num_examples
+
+    def constant_until(self, epoch: float) -> float:
+        return math.inf
 
 
 @dataclass(frozen=True)
@@ -172,6 +193,9 @@ class MultiStep(BatchStrategy):
         grown = self.size * self.factor ** milestones_passed(self.milestones, epoch)
         return realisable(grown, self.max_size or num_examples, self.micro_batch_size)
 
+    def constant_until(self, epoch: float) -> float:
+        return next_milestone(self.milestones, epoch)
+
 
 @dataclass(frozen=True)
 class Linear(BatchStrategy):
@@ -200,6 +224,9 @@ class Linear(BatchStrategy):
     def size_at(self, epoch: float, factor: float, num_examples: int) -> int:
         ramp = self.size + (self.max_size - self.size) * min(epoch / self.epochs, 1.0)
         return realisable(ramp, num_examples, self.micro_batch_size)
+
+    def constant_until(self, epoch: float) -> float:
+        return math.inf if epoch >= self.epochs else epoch
 
 
 def realisable(size: float, at_most: int, multiple: int | None) -> int:
