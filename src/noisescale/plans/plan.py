@@ -7,16 +7,17 @@ read at the START of the update.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import takewhile
 
 from noisescale.errors import ConfigError, check_count
 from noisescale.plans.checks import check_ghost_multiple, check_smallest_micro_batch
 from noisescale.plans.cutting import count_parts, cut
 from noisescale.plans.noise import sgd_noise_scale
-from noisescale.plans.strategies import BatchChoice, BatchStrategy
+from noisescale.plans.strategies import BatchChoice, BatchStrategy, sizes_follow_clock
 from noisescale.plans.stretches import Cursor, Stretch, Update, stretches
 from noisescale.schedules import Constant, warmup_and_rest
 
@@ -108,13 +109,26 @@ class Plan:
 
     def updates_in(self, stretch: Stretch) -> Iterator[Update]:
         """The updates of a stretch, in order."""
-        return map(partial(self.update_in, stretch), range(stretch.count))
+        step, position, seen, done, count, _, size, planned, lr_factor = stretch
+        n, k = self.num_examples, self._accumulate(size)
+        for _ in range(count):
+            yield Update(Cursor(step, position, seen, done), position / n, size, k, lr_factor, planned)
+            step, position, seen, done = step + 1, position + size, seen + size, done + 1
 
     def update_in(self, stretch: Stretch, index: int = 0) -> Update:
         """Update `index` of a stretch; -1 is the last one."""
         start, size = stretch.cursor(index % stretch.count), stretch.effective_batch_size
         epoch = start.position / self.num_examples
         return Update(start, epoch, size, self._accumulate(size), stretch.lr_factor, stretch.planned_batch_size)
+
+    def sizes(self, start: Cursor | None = None) -> Iterator[Stretch]:
+        """The stretches from `start` on, for those who need no learning rate: their lr_factor may be any number.
+
+        Where the batch does not follow the schedule, they are as long as the batch is constant.
+        """
+        if sizes_follow_clock(self.strategy):
+            return replace(self, schedule=Constant()).stretches(start)
+        return self.stretches(start)
 
     def finished(self, cursor: Cursor) -> bool:
         """Whether no update starts at `cursor`."""
@@ -160,9 +174,13 @@ class Plan:
             updates_in_epoch = 0
         return Cursor(start.step + 1, position, start.examples_seen + update.effective_batch_size, updates_in_epoch)
 
-    def updates_of_epoch(self, epoch: int, start: Cursor) -> list[Update]:
+    def updates_of_epoch(self, epoch: int, start: Cursor) -> Iterator[Update]:
         """The updates from `start` on that belong to the whole epoch `epoch`; none if `start` is in another epoch."""
-        return list(takewhile(lambda update: self.epoch_of(update.start) == epoch, self.updates(start)))
+        return takewhile(lambda update: self.epoch_of(update.start) == epoch, self.updates(start))
+
+    def sizes_of_epoch(self, epoch: int, start: Cursor) -> Iterator[Stretch]:
+        """The same as `sizes`."""
+        return takewhile(lambda stretch: stretch.position // self.num_examples == epoch, self.sizes(start))
 
     def total_updates(self) -> int:
         """The number of updates of the whole training.
@@ -170,9 +188,29 @@ class Plan:
         Raises:
             ConfigError: the plan has no end.
         """
+        self._check_end()
+        return sum(stretch.count for stretch in self.sizes())
+
+    def end(self) -> float:
+        """When the training ends, in epochs: where its last update does, but at most `epochs`.
+
+        Raises:
+            ConfigError: the plan has no end.
+        """
+        self._check_end()
+        if self.epochs is not None and self.max_updates is None:
+            return self.epochs
+        (last,) = deque(self.sizes(), maxlen=1)
+        return self.end_after(last)
+
+    def end_after(self, last: Stretch) -> float:
+        """When a training with this last stretch ends, in epochs."""
+        stop = self.after(self.update_in(last, -1)).position / self.num_examples
+        return stop if self.epochs is None else min(stop, self.epochs)
+
+    def _check_end(self) -> None:
         if self.epochs is None and self.max_updates is None:
             raise ConfigError("epochs", "null", "the plan has no end", "give epochs or max_updates")
-        return sum(1 for _ in self)
 
     def pieces(self, update: Update, rank: int) -> list[tuple[int, int]]:
         """(first position in the stream of passes, number of examples) of each of the k micro-batches of device `rank`.

@@ -10,14 +10,26 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from noisescale.errors import ConfigError, check_choice, check_count, check_increasing, check_number
 from noisescale.plans.noise import LR_RULES, batch_noise, lr_scaling
 from noisescale.schedules import milestones_passed, next_milestone
 from noisescale.schedules.promises import keeps_promise
 
-__all__ = ["LAST_WINDOW", "BatchChoice", "BatchStrategy", "Fixed", "Full", "Linear", "MultiStep", "check_size", "constant_choice_until", "realisable"]
+__all__ = [
+    "LAST_WINDOW",
+    "BatchChoice",
+    "BatchStrategy",
+    "Fixed",
+    "Full",
+    "Linear",
+    "MultiStep",
+    "check_size",
+    "constant_choice_until",
+    "realisable",
+    "sizes_follow_clock",
+]
 
 LAST_WINDOW = ("carry", "partial", "drop", "spread")
 
@@ -40,6 +52,9 @@ class BatchStrategy(ABC):
         reference_size: B_ref, the batch size that the optimizer's learning rate is quoted for; None: no scaling, only with lr_rule=none.
         micro_batch_size: examples that one device processes at once; the batch must be a multiple of it. None: the plan decides.
     """
+
+    size_follows_clock: ClassVar[bool] = False
+    """Whether B depends on the clock and N alone, and not on the factor of the schedule; False where nothing is known."""
 
     _: KW_ONLY
     last: str = "partial"
@@ -108,6 +123,11 @@ def constant_choice_until(strategy: BatchStrategy, epoch: float) -> float:
     return strategy.constant_until(epoch) if keeps_promise(type(strategy), "constant_until", methods) else epoch
 
 
+def sizes_follow_clock(strategy: BatchStrategy) -> bool:
+    """`BatchStrategy.size_follows_clock`, unless a derived class has changed what that is about."""
+    return strategy.size_follows_clock and keeps_promise(type(strategy), "size_follows_clock", ("__call__", "size_at"))
+
+
 def check_size(size: int, num_examples: int, micro: int | None, key: str = "size") -> None:
     """Raise `ConfigError` unless B = `size` fits N and the fixed micro-batch, if there is one."""
     if size > num_examples:
@@ -123,6 +143,8 @@ class Fixed(BatchStrategy):
     Args:
         size: B, in examples, 1 to N.
     """
+
+    size_follows_clock: ClassVar[bool] = True
 
     size: int
 
@@ -143,6 +165,8 @@ class Fixed(BatchStrategy):
 @dataclass(frozen=True)
 class Full(BatchStrategy):
     """B(t) = N: gradient descent, with one update per pass and g = 0; a bootstrap sample and g = lr if drawn with replacement."""
+
+    size_follows_clock: ClassVar[bool] = True
 
     def check(self, num_examples: int) -> None:
         micro = self.micro_batch_size
@@ -169,6 +193,8 @@ class MultiStep(BatchStrategy):
 
     Source: Smith et al. 1711.00489, section 5.1 (x5 at each milestone where the learning rate would have been divided by 5).
     """
+
+    size_follows_clock: ClassVar[bool] = True
 
     size: int
     milestones: Sequence[float]
@@ -207,6 +233,8 @@ class Linear(BatchStrategy):
         epochs: T, > 0.
     """
 
+    size_follows_clock: ClassVar[bool] = True
+
     size: int
     max_size: int
     epochs: float
@@ -231,6 +259,9 @@ class Linear(BatchStrategy):
 
 def realisable(size: float, at_most: int, multiple: int | None) -> int:
     """The whole number of examples in [1, at_most] that is nearest to `size`; a multiple of `multiple` if one is given and fits."""
-    step = 1 if multiple is None else min(multiple, at_most)
+    if multiple is None:  # the same without calls: it is asked once per update
+        steps = at_most if size >= at_most else round(size)
+        return steps if steps > 1 else 1
+    step = min(multiple, at_most)
     steps = min(round(min(size, float(at_most)) / step), at_most // step)
     return max(1, steps) * step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -85,6 +86,13 @@ class Stretch(NamedTuple):
         """The cursor before update `index` of the stretch."""
         examples = index * self.effective_batch_size
         return Cursor(self.step + index, self.position + examples, self.examples_seen + examples, self.updates_in_epoch + index)
+
+    def first_where(self, reached: Callable[[float], bool], num_examples: int) -> int:
+        """The index of the first update whose epoch has `reached` something, which does not change back; `count` if there is none."""
+        if self.count == 1 or reached(self.epoch):
+            return 0 if reached(self.epoch) else 1
+        starts = range(self.position, self.position + self.count * self.effective_batch_size, self.effective_batch_size)
+        return bisect_left(starts, True, key=lambda position: reached(position / num_examples))
 
 
 def stretches(
