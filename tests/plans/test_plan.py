@@ -268,7 +268,7 @@ def test_totals_are_what_the_enumeration_counts(plan: Plan) -> None:
     assert plan.total_updates() == len(updates)
     assert [update for first, *_ in passes(plan) for update in plan.updates_of_epoch(plan.epoch_of(first.start), first.start)] == updates
     end = plan.after(updates[-1])
-    assert plan.updates_of_epoch(plan.epoch_of(end), end) == []
+    assert list(plan.updates_of_epoch(plan.epoch_of(end), end)) == []
 
 
 @many
@@ -277,8 +277,8 @@ def test_the_rest_of_an_epoch_from_any_update_of_it(plan: Plan, data: st.DataObj
     updates = data.draw(st.sampled_from(list(passes(plan))))
     first = data.draw(st.integers(0, len(updates) - 1))
     epoch = plan.epoch_of(updates[first].start)
-    assert plan.updates_of_epoch(epoch, updates[first].start) == list(updates[first:])
-    assert plan.updates_of_epoch(epoch + 1, updates[first].start) == []
+    assert list(plan.updates_of_epoch(epoch, updates[first].start)) == list(updates[first:])
+    assert list(plan.updates_of_epoch(epoch + 1, updates[first].start)) == []
 
 
 @many

@@ -86,8 +86,8 @@ class Composed:
         except ConfigError as error:
             raise _in_terms_of_the_config(error, self._replacement) from error
         with errors_under("trainer"):
-            first = replace(plan, max_updates=None).updates_of_epoch(0, Cursor())
-            check_first_epoch(trainer.get("val_check_interval"), trainer.get("check_val_every_n_epoch"), len(first))
+            first = sum(stretch.updates for stretch in replace(plan, max_updates=None).sizes_of_epoch(0, Cursor()))
+            check_first_epoch(trainer.get("val_check_interval"), trainer.get("check_val_every_n_epoch"), first)
         return plan
 
 

@@ -76,7 +76,7 @@ def carry_out(cfg: DictConfig, script: Path) -> Trained:
     check_task(cfg, data)
     plan = run.plan(train_size(cfg, data, prepare=not is_child()))
     if not is_child():
-        for note in (*run.notes, *rule_warnings(plan, run.optimizer, run.weight_decay), *cap_warnings(plan, plan)):
+        for note in (*run.notes, *rule_warnings(plan, run.optimizer, run.weight_decay), *cap_warnings(plan)):
             print(f"note: {note}", file=sys.stderr)
             warnings.filterwarnings("ignore", message=re.escape(note))  # BatchSizeScheduler says some of them, too
         with errors_under("data"):

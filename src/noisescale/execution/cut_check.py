@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from itertools import islice
+from itertools import takewhile
 from typing import Any
 
 import pytorch_lightning as pl
@@ -21,7 +21,7 @@ from noisescale.execution.loader import PlannedLoader
 from noisescale.execution.random_generators import seed_random_generators
 from noisescale.execution.trial import copy_of, on_device, run, unchanged
 from noisescale.plans.plan import Plan, Update
-from noisescale.plans.trainer_limits import updates_of_every_size
+from noisescale.plans.trainer_limits import stretches_of_every_size
 from noisescale.seeding import derive_seed
 
 __all__ = ["warn_about_cuts"]
@@ -76,8 +76,10 @@ def _first_cut_update(plan: Plan) -> Update | None:
     """The first update that is not a single forward pass."""
     if plan.world_size == 1 and plan.max_micro_batch_size is None and plan.strategy.micro_batch_size is None:
         return None
-    updates = islice(updates_of_every_size(plan), MOST_UPDATES)
-    return next((update for update in updates if update.accumulate_grad_batches * plan.world_size > 1), None)
+    for stretch in takewhile(lambda stretch: stretch.step < MOST_UPDATES, stretches_of_every_size(plan)):
+        if plan.update_in(stretch).accumulate_grad_batches * plan.world_size > 1:
+            return plan.update_at(stretch.cursor())
+    return None
 
 
 def _findings(

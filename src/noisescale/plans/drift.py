@@ -35,9 +35,9 @@ class Drifts:
         self._whole.add(_terms(chunk))
         if self._is_late(chunk[0].epoch):
             self._late.add(_terms(chunk))
-        elif self._is_late(chunk[-1].cursor(chunk[-1].count - 1).position / self._n):
-            late = (stretch._replace(count=stretch.count - stretch.first_where(self._is_late, self._n)) for stretch in chunk)
-            self._late.add(_terms([stretch for stretch in late if stretch.count]))
+        elif self._is_late(chunk[-1].cursor(chunk[-1].updates - 1).position / self._n):
+            late = (stretch._replace(updates=stretch.updates - stretch.first_where(self._is_late, self._n)) for stretch in chunk)
+            self._late.add(_terms([stretch for stretch in late if stretch.updates]))
 
     def _is_late(self, epoch: float) -> bool:
         return epoch >= self._late_from
@@ -55,7 +55,7 @@ def _terms(chunk: Sequence[Stretch]) -> list[float]:
     terms = [stretch[-1] for stretch in chunk]
     for stretch in chunk:
         if stretch[4] > 1:
-            count, factor = stretch.count - 1, stretch.lr_factor
+            count, factor = stretch.updates - 1, stretch.lr_factor
             terms += [ldexp(factor, digit) for digit in range(count.bit_length()) if count >> digit & 1]
     return terms
 

@@ -96,7 +96,7 @@ class Cuts:
             if stretch.effective_batch_size != stretch.planned_batch_size:
                 continue
             if last is not None and stretch.planned_batch_size * _CUT > last.planned_batch_size:
-                before = last.cursor(last.count - 1).position / self._n
+                before = last.cursor(last.updates - 1).position / self._n
                 if self._is_cut(before, stretch.epoch):
                     self.first = stretch
                     return

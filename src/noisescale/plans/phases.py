@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import pairwise
 
 from noisescale.plans.plan import Stretch, Update
 from noisescale.plans.survey import Landmarks

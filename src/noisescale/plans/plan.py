@@ -117,7 +117,7 @@ class Plan:
 
     def update_in(self, stretch: Stretch, index: int = 0) -> Update:
         """Update `index` of a stretch; -1 is the last one."""
-        start, size = stretch.cursor(index % stretch.count), stretch.effective_batch_size
+        start, size = stretch.cursor(index % stretch.updates), stretch.effective_batch_size
         epoch = start.position / self.num_examples
         return Update(start, epoch, size, self._accumulate(size), stretch.lr_factor, stretch.planned_batch_size)
 
@@ -189,7 +189,7 @@ class Plan:
             ConfigError: the plan has no end.
         """
         self._check_end()
-        return sum(stretch.count for stretch in self.sizes())
+        return sum(stretch.updates for stretch in self.sizes())
 
     def end(self) -> float:
         """When the training ends, in epochs: where its last update does, but at most `epochs`.

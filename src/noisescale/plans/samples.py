@@ -39,7 +39,7 @@ class Samples:
     def _keep(self, stretch: Stretch) -> None:
         """Keep the first update of each part that starts in `stretch`."""
         index = stretch.first_where(lambda epoch: self._part_of(epoch) > self._part, self._plan.num_examples)
-        while index < stretch.count:
+        while index < stretch.updates:
             update = self._plan.update_in(stretch, index)
             self.updates.append(update)
             self._part = self._part_of(update.epoch)

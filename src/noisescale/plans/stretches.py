@@ -56,14 +56,14 @@ class Update:
 
 
 class Stretch(NamedTuple):
-    """`count` successive updates, all of which start in the same pass and have the same B and learning rate.
+    """`updates` successive updates, all of which start in the same pass and have the same B and learning rate.
 
     Update i of them, 0 to count - 1, starts at `position` + i `effective_batch_size`. How an equal part of a plan is divided into stretches
     has no meaning: two stretches in succession may be equal.
 
     Args:
         step, position, examples_seen, updates_in_epoch: the `Cursor` before the first of them.
-        count: how many updates there are, at least 1.
+        updates: how many there are, at least 1.
         epoch, effective_batch_size, planned_batch_size, lr_factor: those of the first `Update`; all but `epoch` are those of each.
     """
 
@@ -71,7 +71,7 @@ class Stretch(NamedTuple):
     position: int
     examples_seen: int
     updates_in_epoch: int
-    count: int
+    updates: int
     epoch: float
     effective_batch_size: int
     planned_batch_size: int
@@ -88,10 +88,10 @@ class Stretch(NamedTuple):
         return Cursor(self.step + index, self.position + examples, self.examples_seen + examples, self.updates_in_epoch + index)
 
     def first_where(self, reached: Callable[[float], bool], num_examples: int) -> int:
-        """The index of the first update whose epoch has `reached` something, which does not change back; `count` if there is none."""
-        if self.count == 1 or reached(self.epoch):
+        """The index of the first update whose epoch has `reached` something, which does not change back; `updates` if there is none."""
+        if self.updates == 1 or reached(self.epoch):
             return 0 if reached(self.epoch) else 1
-        starts = range(self.position, self.position + self.count * self.effective_batch_size, self.effective_batch_size)
+        starts = range(self.position, self.position + self.updates * self.effective_batch_size, self.effective_batch_size)
         return bisect_left(starts, True, key=lambda position: reached(position / num_examples))
 
 
@@ -106,9 +106,10 @@ def stretches(
     max_updates_per_epoch: int | None,
     match: str,
 ) -> Iterator[Stretch]:
-    """The updates of a `Plan` with these arguments from `start` on, in stretches: those that `Plan.update_at` and `Plan.after` give, exactly.
+    """The updates of a `Plan` with these arguments from `start` on, in stretches: exactly those that `update_at` and `after` give.
 
-    An update for which nothing is known to be constant is a stretch of one. It is written for speed: a plan may have ten million of them.
+    An update for which nothing is known to be constant is a stretch of one. The code is written for speed, because a plan may have ten
+    million of them.
     """
     n, last, match_last = num_examples, strategy.last, strategy.match_last
     parts = schedule.parts if isinstance(schedule, Schedule) else lambda epoch: (1.0, schedule(epoch))

@@ -186,10 +186,10 @@ def write_plan(summary: PlanSummary, path: Path, progress: Progress | None = Non
             noise = sgd_noise_scale(rate, n, size, plan.replacement)
             tail = f"{rate!r},{size},{micro},{k},{noise!r}\n"
             step, position, seen = stretch[:3]
-            for i in range(stretch.count):
+            for i in range(stretch.updates):
                 file.write(f"{step + i},{(position + i * size) / n!r},{seen + i * size},{tail}")
             if progress is not None and number % 1024 == 0:
-                progress((step + stretch.count) / summary.total)
+                progress((step + stretch.updates) / summary.total)
 
 
 def noise_formula(rule: str, match: str) -> str:

@@ -47,7 +47,7 @@ class Landmarks:
     def update(self, step: int) -> Update:
         """Update `step`."""
         for stretch in self._stretches(bisect_right(self.places, step, key=lambda place: place.step) - 1):
-            if step < stretch.step + stretch.count:
+            if step < stretch.step + stretch.updates:
                 return self.plan.update_in(stretch, step - stretch.step)
         raise IndexError(step)
 
@@ -57,7 +57,7 @@ class Landmarks:
             if stretch.step >= stop:
                 break
             index = stretch.first_where(reached, self.plan.num_examples)
-            if index < stretch.count:
+            if index < stretch.updates:
                 return min(stop, stretch.step + index)
         return stop
 
@@ -79,13 +79,13 @@ class Landmarks:
         for stretch in self._stretches(bisect_right(self.places, start, key=lambda place: place.step) - 1):
             if stretch.step >= stop:
                 return
-            if stretch.step + stretch.count > start:
+            if stretch.step + stretch.updates > start:
                 yield stretch
 
     @staticmethod
     def _clipped(stretch: Stretch, start: int, stop: int) -> tuple[int, int]:
         """The first and the last update of a stretch, as far as they are from `start` to `stop` - 1."""
-        return max(start, stretch.step), min(stop, stretch.step + stretch.count) - 1
+        return max(start, stretch.step), min(stop, stretch.step + stretch.updates) - 1
 
     def _stretches(self, block: int) -> Iterator[Stretch]:
         return self.plan.stretches(self.places[block].cursor())
@@ -101,4 +101,4 @@ def survey(plan: Plan, readers: Sequence[Reader], progress: Progress | None = No
             reader(chunk)
         if progress is not None:
             progress(last.epoch)
-    return Landmarks(plan, last.step + last.count, plan.end_after(last), places)
+    return Landmarks(plan, last.step + last.updates, plan.end_after(last), places)

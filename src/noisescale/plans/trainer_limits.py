@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator
 from functools import lru_cache
-from itertools import islice
+from itertools import takewhile
 from typing import Any
 
 from noisescale.errors import ConfigError, check_count
 from noisescale.plans.duality import resolve_rule
-from noisescale.plans.plan import Cursor, Plan, Update
+from noisescale.plans.plan import Cursor, Plan, Stretch
 from noisescale.plans.strategies import BatchStrategy, Fixed, Full
 from noisescale.schedules import Schedule
 
-__all__ = ["check_max_time", "check_pieces", "check_trainer_limits", "plan_for_trainer", "updates_of_every_size"]
+__all__ = ["check_max_time", "check_pieces", "check_trainer_limits", "plan_for_trainer", "stretches_of_every_size"]
 
 LOOK_AHEAD = 100_000
 """Updates of a plan without an end that are checked before training; each later one is checked when it starts."""
@@ -104,17 +104,22 @@ def _can_be_hashed(plan: Plan) -> bool:
 
 def _check_each_size(plan: Plan) -> None:
     seen = set()
-    for update in updates_of_every_size(plan):
-        if update.effective_batch_size not in seen:
-            seen.add(update.effective_batch_size)
-            plan.pieces(update, 0)
+    for stretch in stretches_of_every_size(plan):
+        if stretch.effective_batch_size not in seen:
+            seen.add(stretch.effective_batch_size)
+            plan.pieces(plan.update_in(stretch), 0)
 
 
 _check_once = lru_cache(maxsize=4)(_check_each_size)  # train.py makes the same plan before and after it has read the data, and for training
 
 
-def updates_of_every_size(plan: Plan) -> Iterable[Update]:
-    """Updates that have every batch size of the plan: the first pass of a constant batch, otherwise all updates."""
+def stretches_of_every_size(plan: Plan) -> Iterator[Stretch]:
+    """Stretches that have every batch size of the plan: those of the first pass of a constant batch, otherwise all.
+
+    Their lr_factor may be any number, see `Plan.sizes`.
+    """
     if type(plan.strategy) in (Fixed, Full):
-        return plan.updates_of_epoch(0, Cursor())
-    return plan if plan.epochs is not None or plan.max_updates is not None else islice(plan, LOOK_AHEAD)
+        return plan.sizes_of_epoch(0, Cursor())
+    if plan.epochs is not None or plan.max_updates is not None:
+        return plan.sizes()
+    return takewhile(lambda stretch: stretch.step < LOOK_AHEAD, plan.sizes())

@@ -65,7 +65,6 @@ def _constant(plan: Plan) -> str:
 def _size_warnings(summary: PlanSummary) -> list[str]:
     plan, notes = summary.plan, []
     n = plan.num_examples
-    tenth = n // 10
     above = summary.sizes.above_tenth
     if above is not None and n >= 10:
         notes.append(
@@ -121,9 +120,9 @@ def _cut_warnings(summary: PlanSummary) -> list[str]:
     after = summary.other.choice_at(update.epoch).lr_factor
     k, edge = update.lr_factor / after, 2.0 * (1.0 + summary.momentum)
     return [
-        f"after the cut at epoch {update.epoch:.4g} lr is {summary.lr * update.lr_factor:.4g}, in the counterpart {summary.lr * after:.4g}: "
-        f"on a quadratic of curvature h, the ratio of their risks is ({edge:g} - lr h/{k:.3g}) to ({edge:g} - lr h), "
-        "see notebooks/noisy_quadratic.ipynb"
+        f"after the cut at epoch {update.epoch:.4g} lr is {summary.lr * update.lr_factor:.4g}, in the counterpart "
+        f"{summary.lr * after:.4g}: on a quadratic of curvature h, the ratio of their risks is ({edge:g} - lr h/{k:.3g}) to "
+        f"({edge:g} - lr h), see notebooks/noisy_quadratic.ipynb"
     ]
 
 

@@ -36,8 +36,7 @@ def print_plan(summary: PlanSummary) -> None:
     print(summary.comparison())
     print(summary.drift_in_words())
     if summary.momentum > 0:
-        sizes = [update.planned_batch_size for update in summary.updates]
-        memory = _range([summary.memory(min(sizes)), summary.memory(max(sizes))], digits=2)
+        memory = _range([summary.memory(summary.sizes.smallest), summary.memory(summary.sizes.largest)], digits=2)
         print(f"with momentum {summary.momentum:g} the noise is g/(1-m) = {1 / (1 - summary.momentum):.4g} g")
         print(f"the momentum buffer averages over B/(N(1-m)) = {memory} epochs")
 
