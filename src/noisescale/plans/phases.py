@@ -42,34 +42,29 @@ class Constants:
 
     def __init__(self, end: float) -> None:
         self.found: list[tuple[int, bool]] = []
-        self._least = _LONG_ENOUGH * end
-        self._end = end
-        self._start: tuple[int, float] | None = None  # update and epoch
-        self._last = 0, 0.0  # planned B and lr factor when something changed
+        self._least, self._end = _LONG_ENOUGH * end, end
+        self._planned, self._factor = 0, 0.0  # when something changed
+        self._start: tuple[int, float] | None = None  # the update then, and its epoch
 
     def __call__(self, chunk: Sequence[Stretch]) -> None:
-        planned_before, factor_before = self._last
+        planned_before, factor_before, started, least = self._planned, self._factor, self._start, self._least
         for step, _, _, _, _, epoch, size, planned, factor in chunk:
             if planned == planned_before and (factor == factor_before or size != planned):
                 continue
-            if self._start is None:
-                self._start = step, epoch
-            else:
-                self._add(epoch)
-                self._start = step, epoch
-            planned_before, factor_before = planned, factor
-        self._last = planned_before, factor_before
+            if started is not None:
+                self._add(started[0], epoch - started[1] >= least)
+            started, planned_before, factor_before = (step, epoch), planned, factor
+        self._planned, self._factor, self._start = planned_before, factor_before, started
 
     def finish(self) -> None:
         """After the last stretch."""
-        self._add(self._end)
-
-    def _add(self, until: float) -> None:
         assert self._start is not None
-        step, epoch = self._start
-        long_enough = until - epoch >= self._least
-        if long_enough or not self.found or self.found[-1][1]:
-            self.found.append((step, long_enough))
+        self._add(self._start[0], self._end - self._start[1] >= self._least)
+
+    def _add(self, step: int, alone: bool) -> None:
+        """Add the time that starts at update `step`, which goes on if it and the time before are too short to be alone."""
+        if alone or not self.found or self.found[-1][1]:
+            self.found.append((step, alone))
 
 
 def phases_of(constants: Constants, landmarks: Landmarks) -> list[Phase]:

@@ -102,7 +102,7 @@ class BatchStrategy(ABC):
 
     def lr_factor(self, epoch: float, factor: float, size: int, num_examples: int) -> float:
         """lr / lr0 without the warm-up, for an update of `size` examples that starts at `epoch`."""
-        return factor * self._quoted(size)
+        return factor if self.reference_size is None else factor * self._quoted(size)
 
     def resized(self, planned: int, size: int, num_examples: int, match: str = "exact") -> float:
         """n(planned) / n(size), n(B) as `match` says: the factor that keeps g if a pass has only `size` of `planned` examples left."""

@@ -112,7 +112,7 @@ def stretches(
     million of them.
     """
     n, last, match_last = num_examples, strategy.last, strategy.match_last
-    parts = schedule.parts if isinstance(schedule, Schedule) else lambda epoch: (1.0, schedule(epoch))
+    parts = schedule.parts if isinstance(schedule, Schedule) and type(schedule).parts is not Schedule.parts else None
     size_at, lr_factor = strategy.size_at, strategy.lr_factor
     usual = type(strategy).__call__ is BatchStrategy.__call__  # taken apart here, which saves a call
     end = math.inf if epochs is None else epochs * n
@@ -127,7 +127,7 @@ def stretches(
     while position < end and step < most:
         if not known:
             epoch = position / n
-            warmup, factor = parts(epoch)
+            warmup, factor = (1.0, schedule(epoch)) if parts is None else parts(epoch)
             if usual:
                 planned = size_at(epoch, factor, n)
                 rate = warmup * lr_factor(epoch, factor, planned, n)
@@ -168,7 +168,7 @@ def stretches(
                 position = next_epoch
         elif last == "drop" and position < next_epoch:
             epoch = position / n
-            warmup, factor = parts(epoch)
+            warmup, factor = (1.0, schedule(epoch)) if parts is None else parts(epoch)
             planned, rate = strategy(epoch, factor, n, warmup)
             if next_epoch - position < planned:
                 position = next_epoch

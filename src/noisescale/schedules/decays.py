@@ -214,7 +214,7 @@ class Cosine(Schedule):
         check_number("eta_min", self.eta_min, at_least=0, at_most=self.lr, remedy="it is a learning rate, at most the optimizer's")
 
     def __call__(self, epoch: float) -> float:
-        progress, lowest = epoch / require_horizon("T_max", self.T_max), self.eta_min / self.lr
+        progress, lowest = epoch / (self.T_max or require_horizon("T_max", self.T_max)), self.eta_min / self.lr
         if self.shape == "quarter":
             return lowest + (1.0 - lowest) * abs(math.cos(math.pi * progress / 2.0))
         return half_cosine(1.0, lowest, progress)
