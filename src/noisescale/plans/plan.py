@@ -208,6 +208,12 @@ class Plan:
         stop = self.after(self.update_in(last, -1)).position / self.num_examples
         return stop if self.epochs is None else min(stop, self.epochs)
 
+    def share_before(self, stretch: Stretch) -> float:
+        """About which share of the training comes before `stretch`, 0 to 1; 0 if the plan has no end."""
+        by_epochs = 0.0 if self.epochs is None else stretch.epoch / self.epochs
+        by_updates = 0.0 if self.max_updates is None else stretch.step / self.max_updates
+        return max(by_epochs, by_updates)
+
     def _check_end(self) -> None:
         if self.epochs is None and self.max_updates is None:
             raise ConfigError("epochs", "null", "the plan has no end", "give epochs or max_updates")

@@ -15,7 +15,8 @@ from noisescale.plans.phases import Constants, Phase, phases_of
 from noisescale.plans.plan import Plan, Update
 from noisescale.plans.samples import Samples
 from noisescale.plans.strategies import Fixed
-from noisescale.plans.survey import Progress, Reader, survey
+from noisescale.plans.survey import Progress, Reader, Readings
+from noisescale.plans.updates_of_epochs import UpdatesOfEpochs
 
 __all__ = ["PlanSummary", "noise_formula", "summarize", "write_plan"]
 
@@ -37,6 +38,7 @@ class PlanSummary:
         phases: its phases, in order.
         other: its counterpart, which carries the same noise the other way; None if there is none.
         other_updates: the number of updates of the counterpart; 0 if there is none.
+        epochs, other_epochs: the updates of the first and of the last epoch, of the plan and of its counterpart.
         drift, other_drift: of the plan and of its counterpart; that of the counterpart is 0 if there is none.
     """
 
@@ -53,6 +55,8 @@ class PlanSummary:
     phases: Sequence[Phase]
     other: Plan | None
     other_updates: int
+    epochs: UpdatesOfEpochs
+    other_epochs: UpdatesOfEpochs
     drift: Drift
     other_drift: Drift
 
@@ -117,6 +121,28 @@ class PlanSummary:
         other = f"at B = {self.other.strategy.size}" if isinstance(self.other.strategy, Fixed) else "batch=dual"
         return f"{here}; {other}: {self.other_drift.whole:.4g} ({self.other_drift.last_quarter:.4g})"
 
+    def all_reduces_in_words(self) -> list[str]:
+        """Lines with the all-reduces per epoch of the plan and of its counterpart; none on a single device.
+
+        The devices average all gradients once per update, after the last of its micro-batches. So it is the number of updates that costs
+        communication, and this is what growing the batch saves.
+        """
+        if self.plan.world_size == 1:
+            return []
+        first, last = _grouped(self.epochs.first), _grouped(self.epochs.last)
+        lines = [f"all-reduces, one per update: {first} in the first epoch, {last} in the last"]
+        if not self._has_comparison:
+            return lines
+        assert self.other is not None
+        assert self.plan.epochs is not None
+        if isinstance(self.other.strategy, Fixed):
+            name, who, saved = f"at B = {self.other.strategy.size}", "so this plan", self.other_updates - self.total
+        else:
+            name, who, saved = "batch=dual", "which", self.total - self.other_updates
+        mean = round(abs(saved) / self.plan.epochs)
+        difference = f", {who} {'saves' if saved > 0 else 'adds'} {_grouped(mean)} per epoch" if mean else ""
+        return [*lines, f"{name}: {_grouped(self.other_epochs.first)} and {_grouped(self.other_epochs.last)}{difference}"]
+
 
 def summarize(plan: Plan, lr: float, momentum: float = 0.0, optimizer: str = "SGD", progress: Progress | None = None) -> PlanSummary:
     """The summary of a plan that has an end. The plan and its counterpart are read once each, and not kept.
@@ -134,20 +160,18 @@ def summarize(plan: Plan, lr: float, momentum: float = 0.0, optimizer: str = "SG
         assert strategy.rule is not None
         rule, match = strategy.rule, strategy.match
     other = counterpart(plan, rule) if noise_depends_on_batch(optimizer) else None
-    end = plan.end()
+    readings = Readings(progress, 1 + (other is not None) + (plan.max_updates is not None))
+    end = plan.end() if plan.max_updates is None else readings.of(plan, []).end
     sizes, constants, drifts, other_drifts = Sizes(plan), Constants(end), Drifts(plan, end), Drifts(plan, end)
+    epochs, other_epochs = UpdatesOfEpochs(), UpdatesOfEpochs()
     full, any_size = Samples(plan, end, SHOWN, only_full=True), Samples(plan, end, SHOWN, only_full=False)
     caps = Caps(plan) if carries_by_batch(strategy) else None
     cuts = Cuts(plan, other) if other is not None and rule == "sgd" and not isinstance(other.strategy, Dual) else None
-    readers: list[Reader] = [sizes, constants, drifts, full, any_size, *(each for each in (caps, cuts) if each is not None)]
+    readers: list[Reader] = [sizes, constants, epochs, drifts, full, any_size, *(each for each in (caps, cuts) if each is not None)]
 
-    def share(half: int) -> Progress | None:
-        parts = 1 if other is None else 2
-        return None if progress is None else lambda epoch: progress((half + min(1.0, epoch / end)) / parts)
-
-    landmarks = survey(plan, readers, share(0))
+    landmarks = readings.of(plan, readers)
     constants.finish()
-    others = 0 if other is None else survey(other, [other_drifts], share(1)).updates
+    others = 0 if other is None else readings.of(other, [other_drifts, other_epochs]).updates
     phases = phases_of(constants, landmarks)
     return PlanSummary(
         plan,
@@ -163,6 +187,8 @@ def summarize(plan: Plan, lr: float, momentum: float = 0.0, optimizer: str = "SG
         phases,
         other,
         others,
+        epochs,
+        other_epochs,
         drifts.drift(lr),
         other_drifts.drift(lr),
     )

@@ -12,7 +12,7 @@ from itertools import islice
 
 from noisescale.plans.plan import Plan, Stretch, Update
 
-__all__ = ["Landmarks", "Progress", "Reader", "survey"]
+__all__ = ["Landmarks", "Progress", "Reader", "Readings", "survey"]
 
 _CHUNK = 1024
 """Stretches that are read at once."""
@@ -21,7 +21,7 @@ Reader = Callable[[Sequence[Stretch]], None]
 """Is called with the next stretches of a plan."""
 
 Progress = Callable[[float], None]
-"""Is called with the epoch that has been reached."""
+"""Is called with the share of the work that is done, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -100,5 +100,24 @@ def survey(plan: Plan, readers: Sequence[Reader], progress: Progress | None = No
         for reader in readers:
             reader(chunk)
         if progress is not None:
-            progress(last.epoch)
+            progress(plan.share_before(last))
     return Landmarks(plan, last.step + last.updates, plan.end_after(last), places)
+
+
+class Readings:
+    """Several readings, with one progress from 0 to 1 over all of them.
+
+    Args:
+        progress: what is called.
+        count: how many readings there will be.
+    """
+
+    def __init__(self, progress: Progress | None, count: int) -> None:
+        self._progress, self._count, self._done = progress, count, 0
+
+    def of(self, plan: Plan, readers: Sequence[Reader]) -> Landmarks:
+        """The next reading, see `survey`."""
+        progress, count, done = self._progress, self._count, self._done
+        found = survey(plan, readers, None if progress is None else lambda share: progress((done + share) / count))
+        self._done += 1
+        return found

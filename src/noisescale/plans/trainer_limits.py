@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterator
-from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
@@ -12,6 +12,7 @@ from noisescale.errors import ConfigError, check_count
 from noisescale.plans.duality import resolve_rule
 from noisescale.plans.plan import Cursor, Plan, Stretch
 from noisescale.plans.strategies import BatchStrategy, Fixed, Full
+from noisescale.plans.survey import Progress
 from noisescale.schedules import Schedule
 
 __all__ = ["check_max_time", "check_pieces", "check_trainer_limits", "plan_for_trainer", "stretches_of_every_size"]
@@ -53,6 +54,7 @@ def plan_for_trainer(
     micro_batch_multiple: int = 1,
     replacement: bool = False,
     min_micro_batch_size: int = 1,
+    progress: Progress | None = None,
 ) -> Plan:
     """The plan of a training under the limits of a Lightning Trainer, whose argument names it uses.
 
@@ -63,6 +65,7 @@ def plan_for_trainer(
             min_micro_batch_size.
         optimizer: the optimizer's class name; None: it does not exist yet, and the strategy must have a rule if it needs one.
         max_epochs: number of epochs; None or -1: no limit.
+        progress: see `check_pieces`.
         max_steps, limit_train_batches: see `check_trainer_limits`. 1 is one update per epoch, 1.0 is all updates.
 
     Raises:
@@ -83,18 +86,31 @@ def plan_for_trainer(
         max_updates_per_epoch=limit_train_batches if isinstance(limit_train_batches, int) else None,
         replacement=replacement,
     )
-    check_pieces(plan)
+    check_pieces(plan, progress)
     return plan
 
 
-def check_pieces(plan: Plan) -> None:
-    """Raise `ConfigError` at the first update that cannot be cut into micro-batches of at least `min_micro_batch_size` examples."""
-    if plan.min_micro_batch_size > 1:
-        (_check_once if _can_be_hashed(plan) else _check_each_size)(plan)
+def check_pieces(plan: Plan, progress: Progress | None = None) -> None:
+    """Raise `ConfigError` at the first update that cannot be cut into micro-batches of at least `min_micro_batch_size` examples.
+
+    Args:
+        progress: is called with the share of the plan that has been checked, 0 to 1.
+    """
+    if plan.min_micro_batch_size == 1:
+        return
+    remembered = _can_be_hashed(plan)
+    if not remembered or plan not in _CHECKED:
+        _check_each_size(plan, progress)
+        if remembered:
+            _CHECKED.append(plan)
+
+
+_CHECKED: deque[Plan] = deque(maxlen=4)
+"""Plans without such an update: train.py makes the same plan before and after it has read the data, and for training."""
 
 
 def _can_be_hashed(plan: Plan) -> bool:
-    """Whether the schedule and the strategy can be hashed, which those of a user need not be."""
+    """Whether the schedule and the strategy can be hashed, which those of a user need not be; if they can, they can be compared."""
     try:
         hash(plan)
     except TypeError:
@@ -102,15 +118,14 @@ def _can_be_hashed(plan: Plan) -> bool:
     return True
 
 
-def _check_each_size(plan: Plan) -> None:
+def _check_each_size(plan: Plan, progress: Progress | None) -> None:
     seen = set()
-    for stretch in stretches_of_every_size(plan):
+    for number, stretch in enumerate(stretches_of_every_size(plan)):
         if stretch.effective_batch_size not in seen:
             seen.add(stretch.effective_batch_size)
             plan.pieces(plan.update_in(stretch), 0)
-
-
-_check_once = lru_cache(maxsize=4)(_check_each_size)  # train.py makes the same plan before and after it has read the data, and for training
+        if progress is not None and number % 1024 == 0:
+            progress(plan.share_before(stretch))
 
 
 def stretches_of_every_size(plan: Plan) -> Iterator[Stretch]:

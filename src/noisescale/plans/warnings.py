@@ -86,7 +86,7 @@ def cap_warnings(plan: Plan, progress: Progress | None = None) -> list[str]:
 
     Args:
         plan: the plan; there are lines only for a strategy that carries noise by the batch.
-        progress: is called with the epoch that has been reached.
+        progress: is called with the share of the plan that has been read, 0 to 1.
     """
     caps = Caps(plan) if carries_by_batch(plan.strategy) else None
     if caps is not None and caps.has_room:

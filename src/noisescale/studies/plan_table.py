@@ -35,6 +35,8 @@ def print_plan(summary: PlanSummary) -> None:
         print("\n".join(line.rstrip() for line in console.file.getvalue().splitlines()).rstrip())
     print(summary.comparison())
     print(summary.drift_in_words())
+    for line in summary.all_reduces_in_words():
+        print(line)
     if summary.momentum > 0:
         memory = _range([summary.memory(summary.sizes.smallest), summary.memory(summary.sizes.largest)], digits=2)
         print(f"with momentum {summary.momentum:g} the noise is g/(1-m) = {1 / (1 - summary.momentum):.4g} g")
