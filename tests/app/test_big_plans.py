@@ -114,8 +114,13 @@ def test_a_bar_is_removed_when_the_work_fails(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(progress, "A_MOMENT", 0.0)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
-    with pytest.raises(KeyboardInterrupt), progress_bar("reading the plan") as advance:
-        assert advance is not None
-        advance(0.1)
-        raise KeyboardInterrupt
+
+    def work() -> None:
+        with progress_bar("reading the plan") as advance:
+            assert advance is not None
+            advance(0.1)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
     assert terminal.getvalue().rstrip("\r\n").endswith("\x1b[2K")
