@@ -197,6 +197,14 @@ class Climbing(schedules.Step):
         return min(1.0, epoch), self(epoch)
 
 
+@dataclass(frozen=True)
+class Endless(Warmup):
+    """A warm-up of a user that keeps ours but for its value."""
+
+    def __call__(self, epoch: float) -> float:
+        return 1 - 0.5 ** (1 + epoch)
+
+
 @pytest.mark.parametrize(
     ("schedule", "strategy"),
     [
@@ -205,9 +213,10 @@ class Climbing(schedules.Step):
         (Falling(0.5, 0.5), Fixed(4)),
         (Climbing(0.5, 0.5), Fixed(4)),
         (Warmup(0.1, 0.1).before(Falling(0.5, 0.5), 3), Fixed(4)),
+        (Endless(0.1, 0.1).before(schedules.Constant(), 3), Fixed(4)),
         (lambda epoch: 1 / (1 + epoch), Fixed(4)),
     ],
-    ids=["B", "lr", "schedule", "warm-up", "inside a warm-up", "a function"],
+    ids=["B", "lr", "schedule", "warm-up", "inside a warm-up", "a warm-up of a class", "a function"],
 )
 def test_what_we_promise_is_not_taken_for_a_class_that_changes_it(schedule: Any, strategy: BatchStrategy) -> None:
     """A class of a user that is derived from one of ours inherits its promises, and does not keep them."""

@@ -83,4 +83,4 @@ class WarmedUp(Schedule):
     def constant_until(self, epoch: float) -> float:
         delay = self.warmup.epochs if self.warmup.mode == "shift" else 0.0
         rest = constant_until(self.schedule, max(0.0, epoch - delay)) + delay
-        return min(self.warmup.constant_until(epoch), rest if delay == 0.0 else shortly_before(rest))
+        return min(constant_until(self.warmup, epoch), rest if delay == 0.0 else shortly_before(rest))
