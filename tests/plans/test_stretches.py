@@ -202,7 +202,7 @@ class Endless(Warmup):
     """A warm-up of a user that keeps ours but for its value."""
 
     def __call__(self, epoch: float) -> float:
-        return 1 - 0.5 ** (1 + epoch)
+        return float(1 - 0.5 ** (1 + epoch))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 from noisescale.errors import ConfigError, check_number
 from noisescale.schedules.promises import keeps_promise
@@ -57,8 +57,9 @@ def warmup_and_rest(schedule: Callable[[float], float], epoch: float) -> tuple[f
 
 def constant_until(schedule: Callable[[float], float], epoch: float) -> float:
     """`Schedule.constant_until` of any function of the epoch, such as a warm-up; `epoch` where nothing is known about it."""
-    if keeps_promise(type(schedule), "constant_until", ("__call__", "parts")):
-        return float(cast(Any, schedule).constant_until(epoch))
+    known: Any = schedule
+    if keeps_promise(type(known), "constant_until", ("__call__", "parts")):
+        return float(known.constant_until(epoch))
     return epoch
 
 
