@@ -58,7 +58,8 @@ def warmup_and_rest(schedule: Callable[[float], float], epoch: float) -> tuple[f
 def constant_until(schedule: Callable[[float], float], epoch: float) -> float:
     """`Schedule.constant_until` of any function of the epoch, such as a warm-up; `epoch` where nothing is known about it."""
     known: Any = schedule
-    if keeps_promise(type(known), "constant_until", ("__call__", "parts")):
+    kind: Any = type(schedule)
+    if keeps_promise(kind, "constant_until", ("__call__", "parts")):
         return float(known.constant_until(epoch))
     return epoch
 
