@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any, TextIO
 from weakref import finalize
 
-__all__ = ["AppendedRows", "read_rows", "set_aside", "write_atomically", "write_rows"]
+__all__ = ["AppendedRows", "read_rows", "replaced", "set_aside", "write_atomically", "write_rows"]
 
 
 def write_atomically(path: Path, text: str, durable: bool = True) -> None:
@@ -21,10 +21,20 @@ def write_atomically(path: Path, text: str, durable: bool = True) -> None:
     Args:
         durable: wait for the disk, so that this holds even after a power cut; takes a few milliseconds.
     """
+    with replaced(path, durable) as file:
+        file.write(text)
+
+
+@contextmanager
+def replaced(path: Path, durable: bool = True) -> Iterator[TextIO]:
+    """A text file that replaces `path` when the block ends, for what is too long for one text; see `write_atomically`.
+
+    If the block raises, the old file stays as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     with part.open("w", newline="") as file:
-        file.write(text)
+        yield file
         if durable:
             file.flush()
             os.fsync(file.fileno())

@@ -142,6 +142,9 @@ def test_devices_are_in_the_table(tmp_path: Path) -> None:
     out = planned(tmp_path, *CASES["devices"][0]).out
     assert "micro x accumulate x 2 devices" in out
     assert re.search(r"  32 to \d+  +2(  | to \d)", out), "32 = 8 micro x 2 accumulate x 2 devices"
+    assert re.search(
+        r"^all-reduces, one per update: 41 in the first epoch, \d in the last\nat B = 32: 41 and 41, so this", out, re.MULTILINE
+    )
 
 
 @pytest.mark.parametrize("columns", ["", "nonsense", "10"])
@@ -337,6 +340,7 @@ TABLE: list[tuple[str, str]] = [
         "trainer.limit_train_batches=0.5",
         "trainer.limit_train_batches=0.5: must be a whole number of updates of each epoch, at least 1; 1.0 for the whole epoch",
     ),
+    ("plan_csv_rows=-1", "plan_csv_rows=-1: must be a whole number of updates, at least 0; null for any number"),
     ("max_micro_batch_size=0", f"max_micro_batch_size=0: {EXAMPLES}; null for no limit"),
     ("optimizer.lr=0", "optimizer.lr=0: must be a finite number in (0, inf)"),
     ("batch.size=1294", "batch.size=1294: must be at most N = 1293, the examples of one pass; use batch=full for all of them"),

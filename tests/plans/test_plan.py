@@ -268,7 +268,7 @@ def test_totals_are_what_the_enumeration_counts(plan: Plan) -> None:
     assert plan.total_updates() == len(updates)
     assert [update for first, *_ in passes(plan) for update in plan.updates_of_epoch(plan.epoch_of(first.start), first.start)] == updates
     end = plan.after(updates[-1])
-    assert plan.updates_of_epoch(plan.epoch_of(end), end) == []
+    assert list(plan.updates_of_epoch(plan.epoch_of(end), end)) == []
 
 
 @many
@@ -277,8 +277,8 @@ def test_the_rest_of_an_epoch_from_any_update_of_it(plan: Plan, data: st.DataObj
     updates = data.draw(st.sampled_from(list(passes(plan))))
     first = data.draw(st.integers(0, len(updates) - 1))
     epoch = plan.epoch_of(updates[first].start)
-    assert plan.updates_of_epoch(epoch, updates[first].start) == list(updates[first:])
-    assert plan.updates_of_epoch(epoch + 1, updates[first].start) == []
+    assert list(plan.updates_of_epoch(epoch, updates[first].start)) == list(updates[first:])
+    assert list(plan.updates_of_epoch(epoch + 1, updates[first].start)) == []
 
 
 @many
@@ -341,22 +341,22 @@ def work_per_update(plan: Plan) -> float:
     before = sys.getprofile()
     sys.setprofile(count)
     try:
-        updates = plan.total_updates()
+        updates = sum(stretch.updates for stretch in plan.stretches())
     finally:
         sys.setprofile(before)
     return calls / updates
 
 
 def test_a_long_plan_is_enumerated_quickly() -> None:
-    """A plan is enumerated before every training, and each time plan.py runs.
+    """A plan is read before every training, and each time plan.py runs.
 
     The work is counted and not timed, so that neither the processor nor its other tasks matter. Clock, schedule, warm-up, strategy and
-    update take about thirty calls, which are some microseconds, whether the plan is short or long.
+    update take about ten calls, which are a microsecond, whether the plan is short or long.
     """
     plan = Plan(schedules.Warmup(5, 0.1).before(schedules.Cosine(), 200), Fixed(128), 50_000, 200, 2, 32)
     assert plan.total_updates() == 78_200
     short, long = (work_per_update(replace(plan, max_updates=most)) for most in (1000, 10_000))
-    assert long <= 60
+    assert long <= 13
     assert long == pytest.approx(short, rel=0.02)  # in a short plan the work before the first update is divided by fewer updates
 
 

@@ -143,6 +143,46 @@ def test_what_is_kept_is_named() -> None:
         assert words in summarize(plan_of(schedules.Cosine(), strategy), 0.05).comparison()
 
 
+def counted(plan: Plan) -> tuple[int, int]:
+    """The updates of the first and of the last epoch."""
+    epochs = [plan.epoch_of(update.start) for update in plan]
+    return epochs.count(0), epochs.count(epochs[-1])
+
+
+def test_on_several_devices_the_all_reduces_are_said_beside_those_of_the_counterpart() -> None:
+    """The devices average the gradients once per update, so that a growing batch saves communication, too."""
+    rate, batch = Fixed(32, last="carry"), Dual(32, rule="sgd", last="carry")
+    plans = [plan_of(schedules.Cosine(), strategy, world_size=4, max_micro_batch_size=4) for strategy in (rate, batch)]
+    (a, b), (c, d) = map(counted, plans)
+    assert (a, b, c) == (41, 41, 41)
+    assert d < 10
+    here, there = (f"all-reduces, one per update: {first} in the first epoch, {last} in the last" for first, last in ((a, b), (c, d)))
+    saved = round((809 - plans[1].total_updates()) / 20)
+    found = [summarize(plan, 0.05).all_reduces_in_words() for plan in plans]
+    assert found == [
+        [here, f"batch=dual: {c} and {d}, which saves {saved} per epoch"],
+        [there, f"at B = 32: {a} and {b}, so this plan saves {saved} per epoch"],
+    ]
+    assert max(map(len, (line for lines in found for line in lines))) <= 80
+
+
+def test_a_batch_that_falls_adds_all_reduces() -> None:
+    plan = plan_of(schedules.Constant(), batching.Linear(32, 8, 20), world_size=2)
+    saved = round((plan.total_updates() - 820) / 20)
+    assert summarize(plan, 0.05).all_reduces_in_words()[1] == f"at B = 32: 41 and 41, so this plan adds {saved} per epoch"
+
+
+def test_there_are_no_all_reduces_on_one_device_and_no_comparison_without_a_counterpart() -> None:
+    assert summarize(plan_of(schedules.Cosine(), Fixed(32)), 0.05).all_reduces_in_words() == []
+    alone = [plan_of(schedules.Cosine(), Full(), world_size=2), plan_of(schedules.Cosine(), Fixed(32), world_size=2, max_updates=50)]
+    assert [summarize(plan, 0.05).all_reduces_in_words() for plan in alone] == [
+        ["all-reduces, one per update: 1 in the first epoch, 1 in the last"],
+        ["all-reduces, one per update: 41 in the first epoch, 9 in the last"],
+    ]
+    same = summarize(plan_of(schedules.Constant(), Fixed(32), world_size=2), 0.05).all_reduces_in_words()
+    assert same[1] == "batch=dual: 41 and 41"
+
+
 # -- the drift -----------------------------------------------------------------------------------------------------------------
 
 

@@ -89,6 +89,8 @@ def _check_run(cfg: DictConfig) -> None:
         check_count("max_micro_batch_size", cfg.max_micro_batch_size, unit="examples", remedy="null for no limit")
         check_ghost_multiple("max_micro_batch_size", cfg.max_micro_batch_size, ghost_batch_size(cfg))
         check_smallest_micro_batch("max_micro_batch_size", cfg.max_micro_batch_size, min_micro_batch_size(cfg))
+    if cfg.plan_csv_rows is not None:
+        check_count("plan_csv_rows", cfg.plan_csv_rows, at_least=0, unit="updates", remedy="null for any number")
     if cfg.ckpt_path is not None:
         _check_checkpoint(str(cfg.ckpt_path))
     _check_bool("full_error", cfg.full_error)

@@ -15,6 +15,7 @@ from noisescale.plans.dataset_size import TRAINING_EXAMPLES, split_sizes
 from noisescale.plans.duality import CyclicBatch, Matched, resolve_rule
 from noisescale.plans.plan import Cursor, Plan
 from noisescale.plans.strategies import BatchStrategy
+from noisescale.plans.survey import Progress
 from noisescale.plans.trainer_limits import plan_for_trainer
 from noisescale.plans.validations import check_first_epoch
 from noisescale.schedules import Schedule, Warmup
@@ -57,12 +58,13 @@ class Composed:
     def _replacement(self) -> bool:
         return is_ours(self.cfg, "data") and bool(self.cfg.data.get("balanced", False))
 
-    def plan(self, num_examples: int, at_least: int | None = None) -> Plan:
+    def plan(self, num_examples: int, at_least: int | None = None, progress: Progress | None = None) -> Plan:
         """The plan of the training on N = num_examples.
 
         Args:
             num_examples: N.
             at_least: the fewest examples of a forward pass, once the network has been built; None: what its config says.
+            progress: is called with the share of the plan that has been checked, 0 to 1.
 
         Raises:
             ConfigError: a batch size, or the interval between two validations, does not fit N, or batch norm.
@@ -82,12 +84,13 @@ class Composed:
                 micro_batch_multiple=self.ghost_batch_size,
                 replacement=self._replacement,
                 min_micro_batch_size=at_least or min_micro_batch_size(self.cfg),
+                progress=progress,
             )
         except ConfigError as error:
             raise _in_terms_of_the_config(error, self._replacement) from error
         with errors_under("trainer"):
-            first = replace(plan, max_updates=None).updates_of_epoch(0, Cursor())
-            check_first_epoch(trainer.get("val_check_interval"), trainer.get("check_val_every_n_epoch"), len(first))
+            first = sum(stretch.updates for stretch in replace(plan, max_updates=None).sizes_of_epoch(0, Cursor()))
+            check_first_epoch(trainer.get("val_check_interval"), trainer.get("check_val_every_n_epoch"), first)
         return plan
 
 

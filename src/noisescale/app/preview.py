@@ -9,7 +9,9 @@ from omegaconf import DictConfig
 
 from noisescale.app.composed import num_examples, read_config
 from noisescale.app.config import in_sweep, output_dir, typed
+from noisescale.app.progress import progress_bar
 from noisescale.errors import check_count
+from noisescale.files import set_aside
 from noisescale.plans.summary import summarize, write_plan
 from noisescale.plans.warnings import plan_warnings
 
@@ -27,8 +29,11 @@ def preview(cfg: DictConfig) -> int:
     """
     run = read_config(cfg)
     check_count("trainer.devices", cfg.trainer.devices, unit="devices")
-    plan = run.plan(num_examples(cfg))
-    summary = summarize(plan, run.lr, run.momentum, run.optimizer)
+    examples = num_examples(cfg)
+    with progress_bar("checking the plan") as progress:
+        plan = run.plan(examples, progress=progress)
+    with progress_bar("reading the plan") as progress:
+        summary = summarize(plan, run.lr, run.momentum, run.optimizer, progress)
     if in_sweep():
         print(f"{' '.join(typed())}: {summary.comparison()}")
     else:
@@ -41,10 +46,17 @@ def preview(cfg: DictConfig) -> int:
     for note in (*run.notes, *plan_warnings(summary, run.optimizer, run.weight_decay)):
         print(f"note: {note}", file=sys.stderr)
 
-    write_plan(summary, output_dir() / "plan.csv")
+    rows, limit, table, figure = summary.total, cfg.plan_csv_rows, output_dir() / "plan.csv", output_dir() / "plan.png"
+    if limit is None or rows <= limit:
+        with progress_bar("writing plan.csv") as progress:
+            write_plan(summary, table, progress)
+    else:
+        set_aside(table)  # that of another plan
+        print(f"note: plan.csv, a row per update, is left out above plan_csv_rows={limit}; plan_csv_rows=null writes it", file=sys.stderr)
     from noisescale.studies.plan_figure import draw_plan
 
-    draw_plan(summary, " ".join(typed()) or "the default plan", output_dir() / "plan.png")
-    run_dir = os.path.relpath(output_dir())
-    print(f"{run_dir}/plan.csv\n{run_dir}/plan.png")
+    draw_plan(summary, " ".join(typed()) or "the default plan", figure)
+    for path in (table, figure):
+        if path.exists():
+            print(os.path.relpath(path))
     return 0

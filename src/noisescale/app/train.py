@@ -15,6 +15,7 @@ from noisescale.app.composed import Composed, known_examples, read_config
 from noisescale.app.config import errors_under, output_dir
 from noisescale.app.devices import accelerator_of, check_devices
 from noisescale.app.libraries import import_libraries
+from noisescale.app.progress import progress_bar
 from noisescale.app.sweeps import recorded_run
 from noisescale.plans.plan import Plan
 from noisescale.plans.warnings import cap_warnings, rule_warnings
@@ -63,7 +64,8 @@ def carry_out(cfg: DictConfig, script: Path) -> Trained:
     run = read_config(cfg)
     devices = check_devices(cfg)
     if (known := known_examples(cfg)) is not None:
-        run.plan(known)  # raises before the long imports if a batch size does not fit N
+        with progress_bar("checking the plan") as progress:
+            run.plan(known, progress=progress)  # raises before the long imports if a batch size does not fit N
     import_libraries()
     accelerator = accelerator_of(cfg)
     from noisescale.app.launchers.ranks import is_child, other_ranks
@@ -76,7 +78,9 @@ def carry_out(cfg: DictConfig, script: Path) -> Trained:
     check_task(cfg, data)
     plan = run.plan(train_size(cfg, data, prepare=not is_child()))
     if not is_child():
-        for note in (*run.notes, *rule_warnings(plan, run.optimizer, run.weight_decay), *cap_warnings(plan, plan)):
+        with progress_bar("reading the plan") as progress:
+            caps = cap_warnings(plan, progress)
+        for note in (*run.notes, *rule_warnings(plan, run.optimizer, run.weight_decay), *caps):
             print(f"note: {note}", file=sys.stderr)
             warnings.filterwarnings("ignore", message=re.escape(note))  # BatchSizeScheduler says some of them, too
         with errors_under("data"):

@@ -11,11 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import ExifTags, Image, ImageOps
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
 from noisescale.data.images import channel_sums
+from noisescale.data.progress import progress_bar
 
 __all__ = ["ImageFileError", "NotGreyError", "OtherSizeError", "decode_batch", "decode_images", "image_header", "sum_images"]
 
@@ -110,18 +109,13 @@ def sum_images(files: Sequence[str], *, channels: int, size: tuple[int, int], re
 
 def _in_threads(work: Callable[[int, int], T], count: int, title: str) -> Iterator[T]:
     """work(start, stop) for chunks of `count` files, in order, so that the same one of several bad files is always named."""
-    console = Console(stderr=True)
-    with (
-        Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
-        ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool,
-    ):
-        bar = progress.add_task(title, total=count)
+    with progress_bar(title, count) as advance, ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         starts = range(0, count, CHUNK)
         tasks = [pool.submit(work, start, min(start + CHUNK, count)) for start in starts]
         try:
             for start, task in zip(starts, tasks, strict=True):
                 yield task.result()
-                progress.advance(bar, min(CHUNK, count - start))
+                advance(min(CHUNK, count - start))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

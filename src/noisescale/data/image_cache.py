@@ -26,12 +26,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from noisescale.data.progress import progress_bar
 from noisescale.errors import ConfigError
 
 __all__ = ["ImageCache", "say_once"]
 
 VERSION = 2  # of the files and of how images are decoded: a file of another version is never used
 A_DAY = 86_400.0
+A_THOUSAND, A_PART = 1024, 64 * 2**20  # files and bytes between two steps of a progress bar
 HEADER = 4096  # bytes: one page, so that the images after it are aligned
 
 
@@ -57,13 +59,16 @@ class ImageCache:
             return ""
         digest = hashlib.blake2b(repr((VERSION, len(files), *settings)).encode(), digest_size=16)
         start = len(os.path.join(root.expanduser(), ""))
-        for file in files:
-            try:
-                found = os.stat(file)
-            except OSError as error:
-                problem = f"{file} no longer exists ({error.strerror})"
-                raise ConfigError("root", root, problem, "do not change the folder while it is being read") from None
-            digest.update(f"{file[start:]}\0{found.st_size}\0{found.st_mtime_ns}\n".encode(errors="surrogateescape"))
+        with progress_bar("looking for changed files", len(files)) as advance:
+            for number, file in enumerate(files, 1):
+                try:
+                    found = os.stat(file)
+                except OSError as error:
+                    problem = f"{file} no longer exists ({error.strerror})"
+                    raise ConfigError("root", root, problem, "do not change the folder while it is being read") from None
+                digest.update(f"{file[start:]}\0{found.st_size}\0{found.st_mtime_ns}\n".encode(errors="surrogateescape"))
+                if number % A_THOUSAND == 0:
+                    advance(A_THOUSAND)
         return digest.hexdigest()
 
     def has(self, name: str, mark: str) -> bool:
@@ -117,7 +122,10 @@ def _replace(path: Path, header: bytes, array: npt.NDArray[Any]) -> None:
     try:
         with part.open("xb") as file:
             file.write(header)
-            file.write(array.data.cast("B"))
+            content = array.data.cast("B")
+            with progress_bar("writing the cache of the images", len(content)) as advance:
+                for start in range(0, len(content), A_PART):
+                    advance(file.write(content[start : start + A_PART]))
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from noisescale.data.images import Split
+from noisescale.data.progress import progress_bar
 from noisescale.errors import ConfigError
 
 __all__ = ["Listing", "list_images"]
@@ -60,7 +61,11 @@ def list_images(root: Path) -> Listing:
         classes = sorted(entry.name for entry in os.scandir(folder / name) if entry.is_dir() and _holds_images(entry.name))
         if not classes:
             refuse(f"no class folders in {root / name}")
-        listed[split] = {cls: _images_below(folder / name / cls) for cls in classes}
+        listed[split] = {}
+        with progress_bar(f"listing {root / name}", len(classes)) as advance:
+            for cls in classes:
+                listed[split][cls] = _images_below(folder / name / cls)
+                advance(1)
     for split in listed:
         pairs: tuple[tuple[Split, Split], ...] = ((split, "train"), ("train", split))
         for one, other in pairs:

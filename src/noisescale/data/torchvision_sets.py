@@ -5,12 +5,15 @@ from __future__ import annotations
 import http.client
 import os
 import pickle
+import sys
 import tarfile
 import warnings
 import zlib
 from collections.abc import Callable
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass
 from functools import lru_cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +154,8 @@ def _read(name: str, root: Path, split: Split, download: bool = False) -> _Set:
     with warnings.catch_warnings():
         # The CIFAR pickles were written by an old NumPy, and NumPy 2.4.0 warns about that whenever it reads one.
         warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
-        source = getattr(datasets, KNOWN[name].torchvision_name)(root, train=split == "train", download=download)
+        with redirect_stderr(StringIO()) if download and not sys.stderr.isatty() else nullcontext():  # its bar is for terminals
+            source = getattr(datasets, KNOWN[name].torchvision_name)(root, train=split == "train", download=download)
     images = torch.as_tensor(source.data)
     images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
     return images.contiguous(), torch.as_tensor(source.targets, dtype=torch.int64), tuple(source.classes)

@@ -37,6 +37,8 @@ class CompileFirst(pl.Callback):
         net, device, started = pl_module.net, pl_module.device, time.perf_counter()
         assert isinstance(net, nn.Module)
         buffers, modes = [buffer.clone() for buffer in net.buffers()], {layer: layer.training for layer in net.modules()}
+        if trainer.is_global_zero and sys.stderr.isatty():
+            print("compiling the network, which can take minutes", file=sys.stderr)
         try:
             with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
                 self._compile(net, pl_module, trainer.precision_plugin.forward_context)

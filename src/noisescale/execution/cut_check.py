@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import takewhile
 from typing import Any
 
 import pytorch_lightning as pl
@@ -21,7 +21,7 @@ from noisescale.execution.loader import PlannedLoader
 from noisescale.execution.random_generators import seed_random_generators
 from noisescale.execution.trial import Trial, trial_of
 from noisescale.plans.plan import Plan, Update
-from noisescale.plans.trainer_limits import updates_of_every_size
+from noisescale.plans.trainer_limits import stretches_of_every_size
 from noisescale.seeding import derive_seed
 
 __all__ = ["warn_about_cuts"]
@@ -91,8 +91,9 @@ def warn_about_cuts(
 def _updates(plan: Plan) -> Iterator[Update]:
     """Updates of every size, as far as they are searched; none if no update of the plan is cut."""
     if plan.world_size == 1 and plan.max_micro_batch_size is None and plan.strategy.micro_batch_size is None:
-        return iter(())
-    return islice(updates_of_every_size(plan), MOST_UPDATES)
+        return
+    for stretch in takewhile(lambda stretch: stretch.step < MOST_UPDATES, stretches_of_every_size(plan)):
+        yield plan.update_at(stretch.cursor())
 
 
 def _look(trial: Trial, loader: PlannedLoader, update: Update, weight: Callable[[Any], float] | None, findings: list[str]) -> None:

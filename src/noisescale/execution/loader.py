@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from noisescale.execution.batched import BatchedDataset
 from noisescale.execution.fetching import CountingCollate, SeededDataset, SeededList, as_fetched, length_of
 from noisescale.execution.sampling import Sampling, sampling_of
-from noisescale.plans.plan import Cursor, Plan, Update
+from noisescale.plans.plan import Cursor, Plan, Stretch, Update
 from noisescale.seeding import derive_seed
 
 __all__ = ["MicroBatch", "PlannedLoader"]
@@ -106,7 +106,7 @@ class PlannedLoader:
         self.epoch_start = self.cursor = Cursor()
         self.micro_batches_done = 0
         self.batches_before_update = 0
-        self._to_come: tuple[tuple[int, Cursor], list[Update]] | None = None
+        self._to_come: tuple[tuple[int, Cursor], int] | None = None
 
     # -- what is loaded -------------------------------------------------------------------------------------------------------
 
@@ -220,20 +220,26 @@ class PlannedLoader:
                     yield MicroBatch(update, index, position, size)
             skip = 0
 
-    def _updates_to_come(self) -> list[Update]:
+    def _updates_to_come(self) -> Iterator[Update]:
         """The updates from the position of the run to the end of the epoch."""
+        return self._whole_epochs().updates_of_epoch(self.epoch, self.cursor)
+
+    def _micro_batches_to_come(self) -> int:
+        """The number of their micro-batches, including those of the current update that are done."""
         place = self.epoch, self.cursor
         if self._to_come is None or self._to_come[0] != place:  # Lightning asks for the length several times in each epoch.
-            self._to_come = place, self._whole_epochs().updates_of_epoch(self.epoch, self.cursor)
+            plan = self._whole_epochs()
+            found = plan.sizes_of_epoch(self.epoch, self.cursor)
+            self._to_come = place, sum(stretch.updates * plan.update_in(stretch).accumulate_grad_batches for stretch in found)
         return self._to_come[1]
 
     def _whole_epochs(self) -> Plan:
         """The plan without its `max_updates`: an epoch inside which the trainer stops is not a shorter epoch, see `stops`."""
         return self.plan if self.plan.max_updates is None else replace(self.plan, max_updates=None)
 
-    def updates_of_epoch(self) -> list[Update]:
-        """All updates of the epoch of the run, including those that are done."""
-        return self._whole_epochs().updates_of_epoch(self.epoch, self.epoch_start)
+    def sizes_of_epoch(self) -> Iterator[Stretch]:
+        """All updates of the epoch of the run, including those that are done, see `Plan.sizes`."""
+        return self._whole_epochs().sizes_of_epoch(self.epoch, self.epoch_start)
 
     @property
     def epoch_is_over(self) -> bool:
@@ -260,7 +266,7 @@ class PlannedLoader:
             # An epoch-end hook could not do this: a run that is resumed at the last batch of an epoch never calls it.
             self.epoch, self.trainer_epoch, self.batches_before_update = plan.epoch_of(self.cursor), trainer_epoch, 0
             self.epoch_start = self.cursor
-        return self.batches_before_update + sum(update.accumulate_grad_batches for update in self._updates_to_come())
+        return self.batches_before_update + self._micro_batches_to_come()
 
     def __iter__(self) -> Iterator[Any]:
         self.open()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from itertools import groupby
 from typing import Any
 
 import pytorch_lightning as pl
@@ -37,7 +39,7 @@ class ValidationTimes(int):
     interval: float
     _over_epochs: bool
     _loader: PlannedLoader
-    _epoch: tuple[Cursor, frozenset[int]] | None  # where the epoch starts, and the updates after which it is validated
+    _epoch: tuple[Cursor, Collection[int]] | None  # where the epoch starts, and the updates after which it is validated
 
     def due(self) -> bool:
         """Whether the run is validated where it is, between two updates."""
@@ -48,7 +50,8 @@ class ValidationTimes(int):
             return loader.cursor.step % int(self.interval) == 0
         start = loader.epoch_start
         if self._epoch is None or self._epoch[0] != start:
-            sizes = [update.effective_batch_size for update in loader.updates_of_epoch()]
+            equal = groupby(loader.sizes_of_epoch(), key=lambda stretch: stretch.effective_batch_size)
+            sizes = [(sum(stretch.updates for stretch in group), size) for size, group in equal]
             self._epoch = start, validated_updates(sizes, self.interval)
         return loader.cursor.step - start.step in self._epoch[1]
 
@@ -79,4 +82,4 @@ def check_interval(trainer: pl.Trainer, loader: PlannedLoader) -> None:
     """Raise `ConfigError` if the first epoch of the run is shorter than its planned `val_check_interval`."""
     times = untyped(trainer).val_check_interval
     if isinstance(times, ValidationTimes) and untyped(trainer).enable_validation and loader.cursor.step == 0:
-        check_first_epoch(times.interval, trainer.check_val_every_n_epoch, len(loader.updates_of_epoch()))
+        check_first_epoch(times.interval, trainer.check_val_every_n_epoch, sum(stretch.updates for stretch in loader.sizes_of_epoch()))

@@ -12,13 +12,14 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
+from typing import ClassVar
 
 from noisescale.errors import ConfigError, check_choice, check_count, check_number
 from noisescale.plans.noise import NOISE_MATCHES, NOISE_RULES, batch_noise, batch_size_with, noise_rule_of
 from noisescale.plans.plan import Plan
-from noisescale.plans.strategies import BatchStrategy, Fixed, check_size, realisable
-from noisescale.schedules import Cyclic, Schedule, warmup_and_rest
+from noisescale.plans.strategies import BatchStrategy, Fixed, check_size, constant_choice_until, realisable
+from noisescale.schedules import Cyclic, Schedule, constant_until, warmup_and_rest
 
 __all__ = ["CyclicBatch", "Dual", "Matched", "counterpart", "resolve_rule"]
 
@@ -69,20 +70,14 @@ class Matched(BatchStrategy):
             raise ConfigError("match", "exact", problem, "set it to ratio, which is exact with replacement")
 
     def lr_factor(self, epoch: float, factor: float, size: int, num_examples: int) -> float:
-        noise = self._noise(size, num_examples)
-        if noise == 0.0:  # B = N, chosen only at level 0: no learning rate gives it noise
-            return self._quoted(self.size)
-        return self._quoted(self.size) * self.level(epoch, factor) * self._power(self._noise(self.size, num_examples) / noise)
+        quoted = 1.0 if self.reference_size is None else self._quoted(self.size)
+        if size == num_examples and self.match == "exact":  # no noise, chosen only at level 0: no learning rate gives it any
+            return quoted
+        return quoted * self.level(epoch, factor) * _power_of_ratio(self.match, self._exponent, num_examples, self.size, size)
 
     def resized(self, planned: int, size: int, num_examples: int, match: str = "exact") -> float:
         """(n(planned) / n(size))^p, with the n(B) of this strategy."""
-        return self._power(self._noise(planned, num_examples) / self._noise(size, num_examples))
-
-    def _noise(self, size: float, num_examples: int) -> float:
-        return batch_noise(self.match, num_examples, size)
-
-    def _power(self, ratio: float) -> float:
-        return float(ratio**self._exponent)
+        return _power_of_ratio(self.match, self._exponent, num_examples, planned, size)
 
     @cached_property
     def _exponent(self) -> float:
@@ -95,8 +90,8 @@ class Matched(BatchStrategy):
         if share <= 0.0:
             return realisable(cap, cap, self.micro_batch_size)
         if self.match == "exact":
-            cap = min(cap, num_examples - 1)  # a full batch has no noise, and here some is needed
-        target = self._noise(self.size, num_examples) * share ** (1.0 / self._exponent)
+            cap -= cap == num_examples  # a full batch has no noise, and here some is needed
+        target = batch_noise(self.match, num_examples, self.size) * share ** (1.0 / self._exponent)
         return realisable(batch_size_with(self.match, num_examples, target), cap, self.micro_batch_size)
 
 
@@ -133,10 +128,16 @@ class Dual(Matched):
 
     def cap(self, num_examples: int) -> int:
         """The largest batch, in examples."""
-        return self.max_size if self.max_size is not None else max(self.size, num_examples // 10)
+        if self.max_size is not None:
+            return self.max_size
+        tenth = num_examples // 10
+        return tenth if tenth > self.size else self.size
 
     def level(self, epoch: float, factor: float) -> float:
         return factor
+
+    def constant_until(self, epoch: float) -> float:
+        return math.inf
 
     def size_at(self, epoch: float, factor: float, num_examples: int) -> int:
         cap = self.cap(num_examples)
@@ -165,6 +166,8 @@ class CyclicBatch(Matched):
     Source: Jastrzebski et al. 1711.04623, who cycle between 128 and 640.
     """
 
+    size_follows_clock: ClassVar[bool] = True
+
     step_size_up: float
     step_size_down: float | None = None
     mode: str = "triangular"
@@ -187,6 +190,15 @@ class CyclicBatch(Matched):
     def size_at(self, epoch: float, factor: float, num_examples: int) -> int:
         return self._size_with(self._cycle(epoch), num_examples, num_examples)
 
+    def constant_until(self, epoch: float) -> float:
+        return self._cycle.constant_until(epoch)
+
+
+@lru_cache  # most updates have the same sizes as the one before
+def _power_of_ratio(match: str, exponent: float, num_examples: int, size: int, other: int) -> float:
+    """(n(size) / n(other))^exponent."""
+    return float((batch_noise(match, num_examples, size) / batch_noise(match, num_examples, other)) ** exponent)
+
 
 def resolve_rule(strategy: BatchStrategy, optimizer: str | None) -> BatchStrategy:
     """`strategy`, with an open rule set to the rule of the optimizer, which is given by its class name.
@@ -208,6 +220,7 @@ class _Level(Schedule):
 
     level: Callable[[float, float], float]
     schedule: Callable[[float], float]
+    strategy: BatchStrategy
 
     def __call__(self, epoch: float) -> float:
         return math.prod(self.parts(epoch))
@@ -215,6 +228,9 @@ class _Level(Schedule):
     def parts(self, epoch: float) -> tuple[float, float]:
         warmup, factor = warmup_and_rest(self.schedule, epoch)
         return warmup, self.level(epoch, factor)
+
+    def constant_until(self, epoch: float) -> float:
+        return min(constant_until(self.schedule, epoch), constant_choice_until(self.strategy, epoch))
 
 
 def counterpart(plan: Plan, rule: str = "sgd") -> Plan | None:
@@ -229,7 +245,7 @@ def counterpart(plan: Plan, rule: str = "sgd") -> Plan | None:
     strategy, n = plan.strategy, plan.num_examples
     common = {key: getattr(strategy, key) for key in ("last", "match_last", "lr_rule", "reference_size", "micro_batch_size")}
     if isinstance(strategy, Matched):
-        return replace(plan, strategy=Fixed(strategy.size, **common), schedule=_Level(strategy.level, plan.schedule))
+        return replace(plan, strategy=Fixed(strategy.size, **common), schedule=_Level(strategy.level, plan.schedule, strategy))
     first = strategy.size_at(0.0, 1.0, n)
     if first >= n:
         return None
@@ -242,4 +258,4 @@ def counterpart(plan: Plan, rule: str = "sgd") -> Plan | None:
         return strategy.lr_factor(epoch, factor, size, n) * float(share ** NOISE_RULES[rule])
 
     common |= {"lr_rule": "none", "reference_size": None}  # the level includes them already
-    return replace(plan, strategy=Fixed(first, **common), schedule=_Level(level, plan.schedule))
+    return replace(plan, strategy=Fixed(first, **common), schedule=_Level(level, plan.schedule, strategy))

@@ -1,24 +1,25 @@
-"""The phases of a plan, for display: each stretch with a constant batch and learning rate; elsewhere, stretches of equal length."""
+"""The phases of a plan, for display: each stretch with a constant batch and learning rate; elsewhere, parts of equal length."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import pairwise
 
-from noisescale.plans.plan import Update
+from noisescale.plans.plan import Stretch, Update
+from noisescale.plans.survey import Landmarks
 
-__all__ = ["Phase", "phases_of"]
+__all__ = ["Constants", "Phase", "phases_of"]
 
-_STRETCHES = 10
-"""If the learning rate or the batch changed all the time, the whole training would be shown in this many stretches of equal length."""
+_PARTS = 10
+"""If the learning rate or the batch changed all the time, the whole training would be shown in this many parts of equal length."""
 _LONG_ENOUGH = 1 / 25
-"""A stretch in which nothing changes is a phase of its own if it is at least this share of the training."""
+"""A time in which nothing changes is a phase of its own if it is at least this share of the training."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of a plan, from `start` to `end` in epochs: its first and last full update, and how many updates it has."""
+    """A part of a plan, from `start` to `end` in epochs: its first and last full update, and how many updates it has."""
 
     first: Update
     last: Update
@@ -27,47 +28,69 @@ class Phase:
     updates: int
 
 
-def phases_of(updates: Sequence[Update], total: float) -> list[Phase]:
-    """The phases in order; every update belongs to exactly one. `total` is the length of the training in epochs."""
-    runs = list(pairwise([*_changes(updates), len(updates)]))
+class Constants:
+    """Reads a plan, and finds the times in which neither the planned B nor the learning rate changes.
 
-    def epoch_at(index: int) -> float:
-        return updates[index].epoch if index < len(updates) else total
+    A smaller window at the end of a pass counts with the updates before it. The times that are too short to be a phase are put together.
 
+    Args:
+        end: when the plan ends, in epochs.
+
+    Attributes:
+        found: (first update, whether it is a phase of its own) of each, in order; complete after `finish`.
+    """
+
+    def __init__(self, end: float) -> None:
+        self.found: list[tuple[int, bool]] = []
+        self._least, self._end = _LONG_ENOUGH * end, end
+        self._planned, self._factor = 0, 0.0  # when something changed
+        self._start: tuple[int, float] | None = None  # the update then, and its epoch
+
+    def __call__(self, chunk: Sequence[Stretch]) -> None:
+        planned_before, factor_before, started, least = self._planned, self._factor, self._start, self._least
+        for step, _, _, _, _, epoch, size, planned, factor in chunk:
+            if planned == planned_before and (factor == factor_before or size != planned):
+                continue
+            if started is not None:
+                self._add(started[0], epoch - started[1] >= least)
+            started, planned_before, factor_before = (step, epoch), planned, factor
+        self._planned, self._factor, self._start = planned_before, factor_before, started
+
+    def finish(self) -> None:
+        """After the last stretch."""
+        assert self._start is not None
+        self._add(self._start[0], self._end - self._start[1] >= self._least)
+
+    def _add(self, step: int, alone: bool) -> None:
+        """Add the time that starts at update `step`, which goes on if it and the time before are too short to be alone."""
+        if alone or not self.found or self.found[-1][1]:
+            self.found.append((step, alone))
+
+
+def phases_of(constants: Constants, landmarks: Landmarks) -> list[Phase]:
+    """The phases in order; every update belongs to exactly one."""
     starts = []
-    for long_enough, group in groupby(runs, key=lambda run: epoch_at(run[1]) - epoch_at(run[0]) >= _LONG_ENOUGH * total):
-        together = list(group)
-        if long_enough:
-            starts += [start for start, _ in together]
-        else:
-            starts += _stretches(updates, together[0][0], together[-1][1], epoch_at(together[-1][1]), total)
+    for (start, alone), (stop, _) in pairwise([*constants.found, (landmarks.updates, True)]):
+        starts += [start] if alone else _parts(landmarks, start, stop)
     phases = []
-    for start, stop in pairwise([*starts, len(updates)]):
-        part = updates[start:stop]
-        full = [u for u in part if u.effective_batch_size == u.planned_batch_size] or part
-        phases.append(Phase(full[0], full[-1], epoch_at(start), epoch_at(stop), len(part)))
+    for start, stop in pairwise([*starts, landmarks.updates]):
+        first, last = landmarks.ends_of(start, stop)
+        phases.append(Phase(first, last, landmarks.start_of(start), landmarks.start_of(stop), stop - start))
     return phases
 
 
-def _stretches(updates: Sequence[Update], start: int, stop: int, end: float, total: float) -> list[int]:
-    """The first update of each stretch, where updates `start` to `stop` - 1, up to epoch `end`, are cut into stretches of equal length."""
-    first = updates[start].epoch
-    count = max(1, round(_STRETCHES * (end - first) / total))
+def _parts(landmarks: Landmarks, start: int, stop: int) -> list[int]:
+    """The first update of each part, where updates `start` to `stop` - 1 are cut into parts of equal length."""
+    first, end = landmarks.start_of(start), landmarks.start_of(stop)
+    count = max(1, round(_PARTS * (end - first) / landmarks.end))
     span = (end - first) / count
-    parts = groupby(range(start, stop), key=lambda i: min(int((updates[i].epoch - first) / span), count - 1))
-    return [next(group) for _, group in parts]
+    starts = [start]
+    for part in range(1, count):
 
+        def reached(epoch: float, part: int = part) -> bool:
+            return (epoch - first) / span >= part
 
-def _changes(updates: Sequence[Update]) -> list[int]:
-    """The indices of the updates at which the planned B or the learning rate changes, and of the first.
-
-    A smaller window at the end of a pass counts with the updates before it.
-    """
-    found, last = [0], updates[0]
-    for i, update in enumerate(updates):
-        whole = update.effective_batch_size == update.planned_batch_size
-        if update.planned_batch_size != last.planned_batch_size or (whole and update.lr_factor != last.lr_factor):
-            if i:
-                found.append(i)
-            last = update
-    return found
+        at = landmarks.first_where(reached, stop)
+        if starts[-1] < at < stop:  # otherwise no update starts in the part before
+            starts.append(at)
+    return starts

@@ -7,8 +7,9 @@ read at the START of the update.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import takewhile
 
@@ -16,48 +17,11 @@ from noisescale.errors import ConfigError, check_count
 from noisescale.plans.checks import check_ghost_multiple, check_smallest_micro_batch
 from noisescale.plans.cutting import count_parts, cut
 from noisescale.plans.noise import sgd_noise_scale
-from noisescale.plans.strategies import BatchChoice, BatchStrategy
-from noisescale.schedules import warmup_and_rest
+from noisescale.plans.strategies import BatchChoice, BatchStrategy, sizes_follow_clock
+from noisescale.plans.stretches import Cursor, Stretch, Update, stretches
+from noisescale.schedules import Constant, warmup_and_rest
 
-__all__ = ["Cursor", "Plan", "Update"]
-
-
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """The position of a run between two updates.
-
-    Args:
-        step: updates done so far.
-        position: index into the endless stream of passes: pass = position // N, place in its permutation = position % N.
-        examples_seen: examples that were really used in an update; less than `position` only if examples were dropped.
-        updates_in_epoch: updates done since the epoch began.
-    """
-
-    step: int = 0
-    position: int = 0
-    examples_seen: int = 0
-    updates_in_epoch: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """One update of a plan.
-
-    Args:
-        start: the cursor before it; update k has start.step == k.
-        epoch: the clock at its start, in epochs: position / N.
-        effective_batch_size: B, examples over all micro-batches and devices.
-        accumulate_grad_batches: k, micro-batches of each device.
-        lr_factor: lr / lr0, the product of the schedule and the scaling with the batch.
-        planned_batch_size: B before the end of the pass made it smaller.
-    """
-
-    start: Cursor
-    epoch: float
-    effective_batch_size: int
-    accumulate_grad_batches: int
-    lr_factor: float
-    planned_batch_size: int
+__all__ = ["Cursor", "Plan", "Stretch", "Update"]
 
 
 @dataclass(frozen=True)
@@ -127,11 +91,44 @@ class Plan:
 
     def updates(self, start: Cursor | None = None) -> Iterator[Update]:
         """The updates from `start` on. From the cursor at step k they are the whole plan without its first k updates."""
-        cursor = Cursor() if start is None else start
-        while not self.finished(cursor):
-            update = self.update_at(cursor)
-            yield update
-            cursor = self.after(update)
+        for stretch in self.stretches(start):
+            yield from self.updates_in(stretch)
+
+    def stretches(self, start: Cursor | None = None) -> Iterator[Stretch]:
+        """The same updates in stretches of equal ones: many at once where the schedule and the batch are known to be constant."""
+        return stretches(
+            self.schedule,
+            self.strategy,
+            self.num_examples,
+            Cursor() if start is None else start,
+            epochs=self.epochs,
+            max_updates=self.max_updates,
+            max_updates_per_epoch=self.max_updates_per_epoch,
+            match=self.match,
+        )
+
+    def updates_in(self, stretch: Stretch) -> Iterator[Update]:
+        """The updates of a stretch, in order."""
+        step, position, seen, done, count, _, size, planned, lr_factor = stretch
+        n, k = self.num_examples, self._accumulate(size)
+        for _ in range(count):
+            yield Update(Cursor(step, position, seen, done), position / n, size, k, lr_factor, planned)
+            step, position, seen, done = step + 1, position + size, seen + size, done + 1
+
+    def update_in(self, stretch: Stretch, index: int = 0) -> Update:
+        """Update `index` of a stretch; -1 is the last one."""
+        start, size = stretch.cursor(index % stretch.updates), stretch.effective_batch_size
+        epoch = start.position / self.num_examples
+        return Update(start, epoch, size, self._accumulate(size), stretch.lr_factor, stretch.planned_batch_size)
+
+    def sizes(self, start: Cursor | None = None) -> Iterator[Stretch]:
+        """The stretches from `start` on, for those who need no learning rate: their lr_factor may be any number.
+
+        Where the batch does not follow the schedule, they are as long as the batch is constant.
+        """
+        if sizes_follow_clock(self.strategy):
+            return replace(self, schedule=Constant()).stretches(start)
+        return self.stretches(start)
 
     def finished(self, cursor: Cursor) -> bool:
         """Whether no update starts at `cursor`."""
@@ -177,9 +174,13 @@ class Plan:
             updates_in_epoch = 0
         return Cursor(start.step + 1, position, start.examples_seen + update.effective_batch_size, updates_in_epoch)
 
-    def updates_of_epoch(self, epoch: int, start: Cursor) -> list[Update]:
+    def updates_of_epoch(self, epoch: int, start: Cursor) -> Iterator[Update]:
         """The updates from `start` on that belong to the whole epoch `epoch`; none if `start` is in another epoch."""
-        return list(takewhile(lambda update: self.epoch_of(update.start) == epoch, self.updates(start)))
+        return takewhile(lambda update: self.epoch_of(update.start) == epoch, self.updates(start))
+
+    def sizes_of_epoch(self, epoch: int, start: Cursor) -> Iterator[Stretch]:
+        """The same as `sizes`."""
+        return takewhile(lambda stretch: stretch.position // self.num_examples == epoch, self.sizes(start))
 
     def total_updates(self) -> int:
         """The number of updates of the whole training.
@@ -187,9 +188,35 @@ class Plan:
         Raises:
             ConfigError: the plan has no end.
         """
+        self._check_end()
+        return sum(stretch.updates for stretch in self.sizes())
+
+    def end(self) -> float:
+        """When the training ends, in epochs: where its last update does, but at most `epochs`.
+
+        Raises:
+            ConfigError: the plan has no end.
+        """
+        self._check_end()
+        if self.epochs is not None and self.max_updates is None:
+            return self.epochs
+        (last,) = deque(self.sizes(), maxlen=1)
+        return self.end_after(last)
+
+    def end_after(self, last: Stretch) -> float:
+        """When a training with this last stretch ends, in epochs."""
+        stop = self.after(self.update_in(last, -1)).position / self.num_examples
+        return stop if self.epochs is None else min(stop, self.epochs)
+
+    def share_before(self, stretch: Stretch) -> float:
+        """About which share of the training comes before `stretch`, 0 to 1; 0 if the plan has no end."""
+        by_epochs = 0.0 if self.epochs is None else stretch.epoch / self.epochs
+        by_updates = 0.0 if self.max_updates is None else stretch.step / self.max_updates
+        return max(by_epochs, by_updates)
+
+    def _check_end(self) -> None:
         if self.epochs is None and self.max_updates is None:
             raise ConfigError("epochs", "null", "the plan has no end", "give epochs or max_updates")
-        return sum(1 for _ in self)
 
     def pieces(self, update: Update, rank: int) -> list[tuple[int, int]]:
         """(first position in the stream of passes, number of examples) of each of the k micro-batches of device `rank`.

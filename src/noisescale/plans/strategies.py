@@ -6,16 +6,30 @@ The strategies here follow the clock alone; those that carry the schedule's nois
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from noisescale.errors import ConfigError, check_choice, check_count, check_increasing, check_number
 from noisescale.plans.noise import LR_RULES, batch_noise, lr_scaling
-from noisescale.schedules import milestones_passed
+from noisescale.schedules import milestones_passed, next_milestone
+from noisescale.schedules.promises import keeps_promise
 
-__all__ = ["LAST_WINDOW", "BatchChoice", "BatchStrategy", "Fixed", "Full", "Linear", "MultiStep", "check_size", "realisable"]
+__all__ = [
+    "LAST_WINDOW",
+    "BatchChoice",
+    "BatchStrategy",
+    "Fixed",
+    "Full",
+    "Linear",
+    "MultiStep",
+    "check_size",
+    "constant_choice_until",
+    "realisable",
+    "sizes_follow_clock",
+]
 
 LAST_WINDOW = ("carry", "partial", "drop", "spread")
 
@@ -38,6 +52,9 @@ class BatchStrategy(ABC):
         reference_size: B_ref, the batch size that the optimizer's learning rate is quoted for; None: no scaling, only with lr_rule=none.
         micro_batch_size: examples that one device processes at once; the batch must be a multiple of it. None: the plan decides.
     """
+
+    size_follows_clock: ClassVar[bool] = False
+    """Whether B depends on the clock and N alone, and not on the factor of the schedule; False where nothing is known."""
 
     _: KW_ONLY
     last: str = "partial"
@@ -76,9 +93,16 @@ class BatchStrategy(ABC):
     def check_replacement(self) -> None:  # noqa: B027 - most strategies can
         """Raise `ConfigError` if the strategy cannot be carried out with examples that are drawn with replacement."""
 
+    def constant_until(self, epoch: float) -> float:
+        """A time T up to which the clock changes nothing: for every t with `epoch` <= t < T the choice depends on the schedule alone.
+
+        It may be earlier than the change, and it is `epoch` itself, or less, where nothing is known, see `Schedule.constant_until`.
+        """
+        return epoch
+
     def lr_factor(self, epoch: float, factor: float, size: int, num_examples: int) -> float:
         """lr / lr0 without the warm-up, for an update of `size` examples that starts at `epoch`."""
-        return factor * self._quoted(size)
+        return factor if self.reference_size is None else factor * self._quoted(size)
 
     def resized(self, planned: int, size: int, num_examples: int, match: str = "exact") -> float:
         """n(planned) / n(size), n(B) as `match` says: the factor that keeps g if a pass has only `size` of `planned` examples left."""
@@ -91,6 +115,17 @@ class BatchStrategy(ABC):
 
     def _quoted(self, size: int) -> float:
         return 1.0 if self.reference_size is None else lr_scaling(self.lr_rule, size, self.reference_size)
+
+
+def constant_choice_until(strategy: BatchStrategy, epoch: float) -> float:
+    """`BatchStrategy.constant_until`, unless a derived class has changed what that is about; then `epoch`."""
+    methods = ("__call__", "size_at", "lr_factor", "resized", "level")
+    return strategy.constant_until(epoch) if keeps_promise(type(strategy), "constant_until", methods) else epoch
+
+
+def sizes_follow_clock(strategy: BatchStrategy) -> bool:
+    """`BatchStrategy.size_follows_clock`, unless a derived class has changed what that is about."""
+    return strategy.size_follows_clock and keeps_promise(type(strategy), "size_follows_clock", ("__call__", "size_at"))
 
 
 def check_size(size: int, num_examples: int, micro: int | None, key: str = "size") -> None:
@@ -109,6 +144,8 @@ class Fixed(BatchStrategy):
         size: B, in examples, 1 to N.
     """
 
+    size_follows_clock: ClassVar[bool] = True
+
     size: int
 
     def __post_init__(self) -> None:
@@ -121,10 +158,15 @@ class Fixed(BatchStrategy):
     def size_at(self, epoch: float, factor: float, num_examples: int) -> int:
         return self.size
 
+    def constant_until(self, epoch: float) -> float:
+        return math.inf
+
 
 @dataclass(frozen=True)
 class Full(BatchStrategy):
     """B(t) = N: gradient descent, with one update per pass and g = 0; a bootstrap sample and g = lr if drawn with replacement."""
+
+    size_follows_clock: ClassVar[bool] = True
 
     def check(self, num_examples: int) -> None:
         micro = self.micro_batch_size
@@ -134,6 +176,9 @@ class Full(BatchStrategy):
 
     def size_at(self, epoch: float, factor: float, num_examples: int) -> int:
         return num_examples
+
+    def constant_until(self, epoch: float) -> float:
+        return math.inf
 
 
 @dataclass(frozen=True)
@@ -148,6 +193,8 @@ class MultiStep(BatchStrategy):
 
     Source: Smith et al. 1711.00489, section 5.1 (x5 at each milestone where the learning rate would have been divided by 5).
     """
+
+    size_follows_clock: ClassVar[bool] = True
 
     size: int
     milestones: Sequence[float]
@@ -172,6 +219,9 @@ class MultiStep(BatchStrategy):
         grown = self.size * self.factor ** milestones_passed(self.milestones, epoch)
         return realisable(grown, self.max_size or num_examples, self.micro_batch_size)
 
+    def constant_until(self, epoch: float) -> float:
+        return next_milestone(self.milestones, epoch)
+
 
 @dataclass(frozen=True)
 class Linear(BatchStrategy):
@@ -182,6 +232,8 @@ class Linear(BatchStrategy):
         max_size: B from T on, in examples, 1 to N; if it is smaller than size, B falls.
         epochs: T, > 0.
     """
+
+    size_follows_clock: ClassVar[bool] = True
 
     size: int
     max_size: int
@@ -201,9 +253,15 @@ class Linear(BatchStrategy):
         ramp = self.size + (self.max_size - self.size) * min(epoch / self.epochs, 1.0)
         return realisable(ramp, num_examples, self.micro_batch_size)
 
+    def constant_until(self, epoch: float) -> float:
+        return math.inf if epoch >= self.epochs else epoch
+
 
 def realisable(size: float, at_most: int, multiple: int | None) -> int:
     """The whole number of examples in [1, at_most] that is nearest to `size`; a multiple of `multiple` if one is given and fits."""
-    step = 1 if multiple is None else min(multiple, at_most)
+    if multiple is None:  # the same without calls: it is asked once per update
+        steps = at_most if size >= at_most else round(size)
+        return steps if steps > 1 else 1
+    step = min(multiple, at_most)
     steps = min(round(min(size, float(at_most)) / step), at_most // step)
     return max(1, steps) * step

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-from noisescale.files import write_atomically
+from noisescale.files import replaced
+from noisescale.plans.drift import Drift, Drifts
 from noisescale.plans.duality import Dual, Matched, counterpart
+from noisescale.plans.extremes import Caps, Cuts, Sizes, carries_by_batch
 from noisescale.plans.noise import NOISE_RULES, batch_noise, noise_depends_on_batch, noise_rule_of, sgd_noise_scale
-from noisescale.plans.phases import Phase, phases_of
+from noisescale.plans.phases import Constants, Phase, phases_of
 from noisescale.plans.plan import Plan, Update
+from noisescale.plans.samples import Samples
 from noisescale.plans.strategies import Fixed
+from noisescale.plans.survey import Progress, Reader, Readings
+from noisescale.plans.updates_of_epochs import UpdatesOfEpochs
 
-__all__ = ["Drift", "PlanSummary", "noise_formula", "summarize", "write_plan"]
+__all__ = ["PlanSummary", "noise_formula", "summarize", "write_plan"]
 
-
-class Drift(NamedTuple):
-    """The sum of lr, which is how far the updates move along a constant gradient; equal noise does not keep it.
-
-    Args:
-        whole: over all updates.
-        last_quarter: over those in the last quarter of the training, by epochs.
-    """
-
-    whole: float
-    last_quarter: float
+SHOWN = 4000
+"""Updates of a plan that are kept to draw it, more than a figure has pixels."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +31,14 @@ class PlanSummary:
     Args:
         plan, lr, momentum: the plan, and the optimizer's learning rate and momentum (0: none).
         rule, match: which noise the counterpart shares, see `noise.batch_noise`.
-        updates: all updates of the plan.
+        total: the number of updates of the plan, which are not kept.
+        shown: some of its full updates, evenly distributed over the training, at most `SHOWN`: enough to draw it.
+        sizes, caps, cuts: what is notable about its batch sizes. There are no caps if the batch carries no noise, and no cuts without a
+            counterpart whose learning rate falls.
         phases: its phases, in order.
         other: its counterpart, which carries the same noise the other way; None if there is none.
         other_updates: the number of updates of the counterpart; 0 if there is none.
+        epochs, other_epochs: the updates of the first and of the last epoch, of the plan and of its counterpart.
         drift, other_drift: of the plan and of its counterpart; that of the counterpart is 0 if there is none.
     """
 
@@ -49,12 +47,23 @@ class PlanSummary:
     momentum: float
     rule: str
     match: str
-    updates: Sequence[Update]
+    total: int
+    shown: Sequence[Update]
+    sizes: Sizes
+    caps: Caps | None
+    cuts: Cuts | None
     phases: Sequence[Phase]
     other: Plan | None
     other_updates: int
+    epochs: UpdatesOfEpochs
+    other_epochs: UpdatesOfEpochs
     drift: Drift
     other_drift: Drift
+
+    @property
+    def updates(self) -> Iterator[Update]:
+        """All updates of the plan, computed again."""
+        return iter(self.plan)
 
     def rate(self, update: Update) -> float:
         """The learning rate of `update`."""
@@ -88,7 +97,7 @@ class PlanSummary:
 
     def comparison(self) -> str:
         """One line that compares the number of updates with that of the counterpart."""
-        n = len(self.updates)
+        n = self.total
         total = f"{_grouped(n)} update{'s' if n > 1 else ''}"
         if not self._has_comparison:
             return total
@@ -112,59 +121,101 @@ class PlanSummary:
         other = f"at B = {self.other.strategy.size}" if isinstance(self.other.strategy, Fixed) else "batch=dual"
         return f"{here}; {other}: {self.other_drift.whole:.4g} ({self.other_drift.last_quarter:.4g})"
 
+    def all_reduces_in_words(self) -> list[str]:
+        """Lines with the all-reduces per epoch of the plan and of its counterpart; none on a single device.
 
-def summarize(plan: Plan, lr: float, momentum: float = 0.0, optimizer: str = "SGD") -> PlanSummary:
-    """The summary of a plan that has an end.
+        The devices average all gradients once per update, after the last of its micro-batches. So it is the number of updates that costs
+        communication, and this is what growing the batch saves.
+        """
+        if self.plan.world_size == 1:
+            return []
+        first, last = _grouped(self.epochs.first), _grouped(self.epochs.last)
+        lines = [f"all-reduces, one per update: {first} in the first epoch, {last} in the last"]
+        if not self._has_comparison:
+            return lines
+        assert self.other is not None
+        assert self.plan.epochs is not None
+        if isinstance(self.other.strategy, Fixed):
+            name, who, saved = f"at B = {self.other.strategy.size}", "so this plan", self.other_updates - self.total
+        else:
+            name, who, saved = "batch=dual", "which", self.total - self.other_updates
+        mean = round(abs(saved) / self.plan.epochs)
+        difference = f", {who} {'saves' if saved > 0 else 'adds'} {_grouped(mean)} per epoch" if mean else ""
+        return [*lines, f"{name}: {_grouped(self.other_epochs.first)} and {_grouped(self.other_epochs.last)}{difference}"]
+
+
+def summarize(plan: Plan, lr: float, momentum: float = 0.0, optimizer: str = "SGD", progress: Progress | None = None) -> PlanSummary:
+    """The summary of a plan that has an end. The plan and its counterpart are read once each, and not kept.
 
     Args:
         plan: the plan.
         lr: the optimizer's learning rate, lr0.
         momentum: m, in [0, 1); 0 for optimizers without momentum.
         optimizer: its class name, which decides the rule of the noise.
+        progress: is called with the share of the work that is done, 0 to 1.
     """
-    updates, strategy = list(plan), plan.strategy
+    strategy = plan.strategy
     rule, match = noise_rule_of(optimizer), plan.match
     if isinstance(strategy, Matched):
         assert strategy.rule is not None
         rule, match = strategy.rule, strategy.match
     other = counterpart(plan, rule) if noise_depends_on_batch(optimizer) else None
-    others = list(other) if other else []
-    stop = plan.after(updates[-1]).position / plan.num_examples
-    end = stop if plan.epochs is None else min(stop, plan.epochs)
+    readings = Readings(progress, 1 + (other is not None) + (plan.max_updates is not None))
+    end = plan.end() if plan.max_updates is None else readings.of(plan, []).end
+    sizes, constants, drifts, other_drifts = Sizes(plan), Constants(end), Drifts(plan, end), Drifts(plan, end)
+    epochs, other_epochs = UpdatesOfEpochs(), UpdatesOfEpochs()
+    full, any_size = Samples(plan, end, SHOWN, only_full=True), Samples(plan, end, SHOWN, only_full=False)
+    caps = Caps(plan) if carries_by_batch(strategy) else None
+    cuts = Cuts(plan, other) if other is not None and rule == "sgd" and not isinstance(other.strategy, Dual) else None
+    readers: list[Reader] = [sizes, constants, epochs, drifts, full, any_size, *(each for each in (caps, cuts) if each is not None)]
+
+    landmarks = readings.of(plan, readers)
+    constants.finish()
+    others = 0 if other is None else readings.of(other, [other_drifts, other_epochs]).updates
+    phases = phases_of(constants, landmarks)
     return PlanSummary(
         plan,
         lr,
         momentum,
         rule,
         match,
-        updates,
-        phases_of(updates, end),
+        landmarks.updates,
+        full.updates or any_size.updates,
+        sizes,
+        caps,
+        cuts,
+        phases,
         other,
-        len(others),
-        _drift(updates, lr, end),
-        _drift(others, lr, end),
+        others,
+        epochs,
+        other_epochs,
+        drifts.drift(lr),
+        other_drifts.drift(lr),
     )
 
 
-def _drift(updates: Sequence[Update], lr: float, end: float) -> Drift:
-    late = (update.lr_factor for update in updates if update.epoch >= 0.75 * end)
-    return Drift(lr * math.fsum(update.lr_factor for update in updates), lr * math.fsum(late))
+def write_plan(summary: PlanSummary, path: Path, progress: Progress | None = None) -> None:
+    """Write plan.csv atomically: a row per update, with the columns of steps.csv except the loss.
 
-
-def write_plan(summary: PlanSummary, path: Path) -> None:
-    """Write plan.csv atomically: a row per update, with the columns of steps.csv except the loss."""
-    plan, lr = summary.plan, summary.lr
-    micro: dict[int, int] = {}
-    lines = ["step,epoch,examples_seen,lr,effective_batch_size,micro_batch_size,accumulate_grad_batches,g"]
-    for update in summary.updates:
-        size, start, rate = update.effective_batch_size, update.start, lr * update.lr_factor
-        if size not in micro:
-            micro[size] = plan.micro_batch_size(update)
-        noise = sgd_noise_scale(rate, plan.num_examples, size, plan.replacement)
-        lines.append(
-            f"{start.step},{update.epoch!r},{start.examples_seen},{rate!r},{size},{micro[size]},{update.accumulate_grad_batches},{noise!r}"
-        )
-    write_atomically(path, "\n".join(lines) + "\n")
+    Args:
+        progress: is called with the share of the rows that are written, 0 to 1.
+    """
+    plan, lr, n = summary.plan, summary.lr, summary.plan.num_examples
+    size = k = micro = 0
+    with replaced(path) as file:
+        file.write("step,epoch,examples_seen,lr,effective_batch_size,micro_batch_size,accumulate_grad_batches,g\n")
+        for number, stretch in enumerate(plan.stretches()):
+            if stretch.effective_batch_size != size:
+                update = plan.update_in(stretch)
+                size, k, micro = update.effective_batch_size, update.accumulate_grad_batches, plan.micro_batch_size(update)
+            rate = lr * stretch.lr_factor
+            noise = sgd_noise_scale(rate, n, size, plan.replacement)
+            tail = f"{rate!r},{size},{micro},{k},{noise!r}\n"
+            step, position, seen = stretch[:3]
+            for i in range(stretch.updates):
+                file.write(f"{step + i},{(position + i * size) / n!r},{seen + i * size},{tail}")
+            if progress is not None and number % 1024 == 0:
+                progress((step + stretch.updates) / summary.total)
 
 
 def noise_formula(rule: str, match: str) -> str:

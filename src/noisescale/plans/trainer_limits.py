@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from functools import lru_cache
-from itertools import islice
+from collections import deque
+from collections.abc import Iterator
+from itertools import takewhile
 from typing import Any
 
 from noisescale.errors import ConfigError, check_count
 from noisescale.plans.duality import resolve_rule
-from noisescale.plans.plan import Cursor, Plan, Update
+from noisescale.plans.plan import Cursor, Plan, Stretch
 from noisescale.plans.strategies import BatchStrategy, Fixed, Full
+from noisescale.plans.survey import Progress
 from noisescale.schedules import Schedule
 
-__all__ = ["check_max_time", "check_pieces", "check_trainer_limits", "plan_for_trainer", "updates_of_every_size"]
+__all__ = ["check_max_time", "check_pieces", "check_trainer_limits", "plan_for_trainer", "stretches_of_every_size"]
 
 LOOK_AHEAD = 100_000
 """Updates of a plan without an end that are checked before training; each later one is checked when it starts."""
@@ -53,6 +54,7 @@ def plan_for_trainer(
     micro_batch_multiple: int = 1,
     replacement: bool = False,
     min_micro_batch_size: int = 1,
+    progress: Progress | None = None,
 ) -> Plan:
     """The plan of a training under the limits of a Lightning Trainer, whose argument names it uses.
 
@@ -63,6 +65,7 @@ def plan_for_trainer(
             min_micro_batch_size.
         optimizer: the optimizer's class name; None: it does not exist yet, and the strategy must have a rule if it needs one.
         max_epochs: number of epochs; None or -1: no limit.
+        progress: see `check_pieces`.
         max_steps, limit_train_batches: see `check_trainer_limits`. 1 is one update per epoch, 1.0 is all updates.
 
     Raises:
@@ -83,18 +86,31 @@ def plan_for_trainer(
         max_updates_per_epoch=limit_train_batches if isinstance(limit_train_batches, int) else None,
         replacement=replacement,
     )
-    check_pieces(plan)
+    check_pieces(plan, progress)
     return plan
 
 
-def check_pieces(plan: Plan) -> None:
-    """Raise `ConfigError` at the first update that cannot be cut into micro-batches of at least `min_micro_batch_size` examples."""
-    if plan.min_micro_batch_size > 1:
-        (_check_once if _can_be_hashed(plan) else _check_each_size)(plan)
+def check_pieces(plan: Plan, progress: Progress | None = None) -> None:
+    """Raise `ConfigError` at the first update that cannot be cut into micro-batches of at least `min_micro_batch_size` examples.
+
+    Args:
+        progress: is called with the share of the plan that has been checked, 0 to 1.
+    """
+    if plan.min_micro_batch_size == 1:
+        return
+    remembered = _can_be_hashed(plan)
+    if not remembered or plan not in _CHECKED:
+        _check_each_size(plan, progress)
+        if remembered:
+            _CHECKED.append(plan)
+
+
+_CHECKED: deque[Plan] = deque(maxlen=4)
+"""Plans without such an update: train.py makes the same plan before and after it has read the data, and for training."""
 
 
 def _can_be_hashed(plan: Plan) -> bool:
-    """Whether the schedule and the strategy can be hashed, which those of a user need not be."""
+    """Whether the schedule and the strategy can be hashed, which those of a user need not be; if they can, they can be compared."""
     try:
         hash(plan)
     except TypeError:
@@ -102,19 +118,23 @@ def _can_be_hashed(plan: Plan) -> bool:
     return True
 
 
-def _check_each_size(plan: Plan) -> None:
+def _check_each_size(plan: Plan, progress: Progress | None) -> None:
     seen = set()
-    for update in updates_of_every_size(plan):
-        if update.effective_batch_size not in seen:
-            seen.add(update.effective_batch_size)
-            plan.pieces(update, 0)
+    for number, stretch in enumerate(stretches_of_every_size(plan)):
+        if stretch.effective_batch_size not in seen:
+            seen.add(stretch.effective_batch_size)
+            plan.pieces(plan.update_in(stretch), 0)
+        if progress is not None and number % 1024 == 0:
+            progress(plan.share_before(stretch))
 
 
-_check_once = lru_cache(maxsize=4)(_check_each_size)  # train.py makes the same plan before and after it has read the data, and for training
+def stretches_of_every_size(plan: Plan) -> Iterator[Stretch]:
+    """Stretches that have every batch size of the plan: those of the first pass of a constant batch, otherwise all.
 
-
-def updates_of_every_size(plan: Plan) -> Iterable[Update]:
-    """Updates that have every batch size of the plan: the first pass of a constant batch, otherwise all updates."""
+    Their lr_factor may be any number, see `Plan.sizes`.
+    """
     if type(plan.strategy) in (Fixed, Full):
-        return plan.updates_of_epoch(0, Cursor())
-    return plan if plan.epochs is not None or plan.max_updates is not None else islice(plan, LOOK_AHEAD)
+        return plan.sizes_of_epoch(0, Cursor())
+    if plan.epochs is not None or plan.max_updates is not None:
+        return plan.sizes()
+    return takewhile(lambda stretch: stretch.step < LOOK_AHEAD, plan.sizes())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Collection, Sequence
+from itertools import chain, repeat
 from typing import Any
 
 from noisescale.errors import ConfigError, check_count, check_number
@@ -45,19 +45,26 @@ def check_first_epoch(interval: Any, check_val_every_n_epoch: Any, updates: int)
         raise ConfigError("val_check_interval", interval, problem, remedy)
 
 
-def validated_updates(sizes: Sequence[int], interval: float) -> frozenset[int]:
-    """The updates of an epoch after which it is validated, counted from 1.
+def validated_updates(sizes: Sequence[tuple[int, int]], interval: float) -> Collection[int]:
+    """The updates of an epoch after which it is validated, counted from 1, in order.
 
     An int n stands for every n-th update, and for the last update if there are fewer than n. A float f stands for each update that
-    completes a multiple of f T, where T = sum(sizes), however the examples are divided into updates.
+    completes a multiple of f T, where T is the number of examples of the epoch, however they are divided into updates.
 
     Args:
-        sizes: B of each update of the epoch, in examples.
+        sizes: (number of updates, B in examples) for all updates of the epoch, in order: so many updates in succession with that B.
         interval: n or f.
     """
     if isinstance(interval, int):
-        n = min(interval, len(sizes))
-        return frozenset(range(n, len(sizes) + 1, n))
-    length = interval * sum(sizes)
-    parts = [0, *(completed(examples, length) for examples in accumulate(sizes))]
-    return frozenset(i for i in range(1, len(parts)) if parts[i] > parts[i - 1])
+        updates = sum(count for count, _ in sizes)
+        n = min(interval, updates)
+        return range(n, updates + 1, n)
+    length = interval * sum(count * size for count, size in sizes)
+    found: dict[int, None] = {}
+    examples = part = 0
+    for update, size in enumerate(chain.from_iterable(repeat(size, count) for count, size in sizes), 1):
+        examples += size
+        before, part = part, completed(examples, length)
+        if part > before:
+            found[update] = None
+    return found.keys()

@@ -4,22 +4,19 @@ does not fit the optimizer, choices without an effect. Each warning is one line 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from itertools import pairwise
-from typing import TypeGuard
 
-from noisescale.plans.duality import CyclicBatch, Dual, Matched
-from noisescale.plans.noise import batch_noise, noise_depends_on_batch, noise_rule_is_measured, noise_rule_of
-from noisescale.plans.plan import Plan, Update
+from noisescale.plans.duality import Dual, Matched
+from noisescale.plans.extremes import Caps, cap_of, carries_by_batch
+from noisescale.plans.noise import noise_depends_on_batch, noise_rule_is_measured, noise_rule_of
+from noisescale.plans.plan import Plan
 from noisescale.plans.strategies import BatchStrategy, Fixed, Full, MultiStep
 from noisescale.plans.summary import PlanSummary, noise_formula
+from noisescale.plans.survey import Progress, survey
 from noisescale.schedules import Constant, WarmedUp, warmup_and_rest
 
 __all__ = ["cap_warnings", "idle_warnings", "plan_warnings", "rule_warnings"]
 
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
-_CUT = 0.9
-"""It is a cut if B grows by more than 1/_CUT and the counterpart's lr falls below _CUT of its value, from one full update to the next."""
 
 
 def plan_warnings(summary: PlanSummary, optimizer: str = "SGD", weight_decay: float = 0.0) -> list[str]:
@@ -37,11 +34,6 @@ def plan_warnings(summary: PlanSummary, optimizer: str = "SGD", weight_decay: fl
         *rule_warnings(summary.plan, optimizer, weight_decay),
         *_last_window_warnings(summary),
     ]
-
-
-def carries_by_batch(strategy: BatchStrategy) -> TypeGuard[Dual | CyclicBatch]:
-    """Whether the batch carries at least part of the schedule's noise."""
-    return isinstance(strategy, CyclicBatch) or (isinstance(strategy, Dual) and strategy.growth > 0)
 
 
 def idle_warnings(plan: Plan) -> list[str]:
@@ -73,15 +65,14 @@ def _constant(plan: Plan) -> str:
 def _size_warnings(summary: PlanSummary) -> list[str]:
     plan, notes = summary.plan, []
     n = plan.num_examples
-    tenth = n // 10
-    above = next((u for u in summary.updates if u.effective_batch_size > tenth), None)
+    above = summary.sizes.above_tenth
     if above is not None and n >= 10:
         notes.append(
-            f"B = {above.effective_batch_size} at epoch {above.epoch:.4g} is above N/10 = {tenth}, where Smith et al. "
+            f"B = {above.effective_batch_size} at epoch {above.epoch:.4g} is above N/10 = {n // 10}, where Smith et al. "
             "(1711.00489) stop growing the batch"
         )
-    notes += cap_warnings(plan, summary.updates)
-    largest = max(u.planned_batch_size for u in summary.updates)
+    notes += _cap_lines(plan, summary.caps)
+    largest = summary.sizes.largest
     if summary.momentum > 0 and summary.memory(largest) > 1:
         notes.append(
             f"momentum {summary.momentum:g} at B = {largest} takes B/(N(1-m)) = {summary.memory(largest):.1f} epochs to fill from 0, "
@@ -90,29 +81,30 @@ def _size_warnings(summary: PlanSummary) -> list[str]:
     return notes
 
 
-def cap_warnings(plan: Plan, updates: Iterable[Update]) -> list[str]:
+def cap_warnings(plan: Plan, progress: Progress | None = None) -> list[str]:
     """Lines that name the epoch from which B cannot follow the noise, so that the learning rate has to.
 
     Args:
         plan: the plan; there are lines only for a strategy that carries noise by the batch.
-        updates: its updates, which are read once.
+        progress: is called with the share of the plan that has been read, 0 to 1.
     """
+    caps = Caps(plan) if carries_by_batch(plan.strategy) else None
+    if caps is not None and caps.has_room:
+        survey(plan, [caps], progress)
+    return _cap_lines(plan, caps)
+
+
+def _cap_lines(plan: Plan, caps: Caps | None) -> list[str]:
     strategy = plan.strategy
-    if not carries_by_batch(strategy):
+    if caps is None:
         return []
+    assert carries_by_batch(strategy)
     step = strategy.micro_batch_size or 1
-    cap, name = _cap_of(strategy, plan.num_examples)
-    highest = cap // step * step
-    if highest <= strategy.size:
+    cap, name = cap_of(strategy, plan.num_examples)
+    if not caps.has_room:
         limit = f"N/10 = {plan.num_examples // 10}" if name == "N/10" else f"{name} = {cap}"
         return [f"B0 = {strategy.size} is not below its cap {limit}: the learning rate carries all of the noise, and no updates are saved"]
-    at_cap = at_floor = None
-    for update in updates:
-        if at_cap is None and update.planned_batch_size >= highest:
-            at_cap = update
-        if at_floor is None and update.planned_batch_size <= step < strategy.size:
-            at_floor = update
-    lines = []
+    at_cap, at_floor, lines = caps.at_cap, caps.at_floor, []
     if at_cap is not None:
         lines.append(f"B reaches its cap {name} = {cap} at epoch {at_cap.epoch:.4g}: for less noise, the learning rate falls instead")
     if at_floor is not None:
@@ -120,36 +112,18 @@ def cap_warnings(plan: Plan, updates: Iterable[Update]) -> list[str]:
     return lines
 
 
-def _cap_of(strategy: Dual | CyclicBatch, n: int) -> tuple[int, str]:
-    """The largest batch that a strategy can use on n examples, and the name of that limit."""
-    if isinstance(strategy, Dual) and strategy.cap(n) < n:
-        return strategy.cap(n), "N/10" if strategy.max_size is None else "batch.max_size"
-    return (n - 1, "N - 1") if strategy.match == "exact" else (n, "N")
-
-
 def _cut_warnings(summary: PlanSummary) -> list[str]:
     """The first cut of SGD's noise that the batch carries, so that the learning rate stays above the counterpart's."""
-    if summary.rule != "sgd" or summary.other is None or isinstance(summary.other.strategy, Dual):
+    if summary.cuts is None or summary.cuts.first is None or summary.other is None:
         return []
-    full = [u for u in summary.updates if u.effective_batch_size == u.planned_batch_size]
-    for last, update in pairwise(full):
-        if update.planned_batch_size * _CUT <= last.planned_batch_size:
-            continue
-        before, after = (summary.other.choice_at(u.epoch).lr_factor for u in (last, update))
-        if 0 < after < _CUT * before and _jumps(summary.other.schedule, last.epoch, update.epoch):
-            k, edge = update.lr_factor / after, 2.0 * (1.0 + summary.momentum)
-            return [
-                f"after the cut at epoch {update.epoch:.4g} lr is {summary.rate(update):.4g}, in the counterpart {summary.lr * after:.4g}: "
-                f"on a quadratic of curvature h, the ratio of their risks is ({edge:g} - lr h/{k:.3g}) to ({edge:g} - lr h), "
-                "see notebooks/noisy_quadratic.ipynb"
-            ]
-    return []
-
-
-def _jumps(level: Callable[[float], float], start: float, end: float) -> bool:
-    """Whether `level` falls at a single point between two epochs instead of gradually."""
-    points = [level(start + (end - start) * i / 8) for i in range(9)]
-    return max(abs(a - b) for a, b in pairwise(points)) > 0.8 * abs(points[0] - points[-1])
+    update = summary.cuts.first
+    after = summary.other.choice_at(update.epoch).lr_factor
+    k, edge = update.lr_factor / after, 2.0 * (1.0 + summary.momentum)
+    return [
+        f"after the cut at epoch {update.epoch:.4g} lr is {summary.lr * update.lr_factor:.4g}, in the counterpart "
+        f"{summary.lr * after:.4g}: on a quadratic of curvature h, the ratio of their risks is ({edge:g} - lr h/{k:.3g}) to "
+        f"({edge:g} - lr h), see notebooks/noisy_quadratic.ipynb"
+    ]
 
 
 def rule_warnings(plan: Plan, optimizer: str, weight_decay: float) -> list[str]:
@@ -184,18 +158,10 @@ def _without_a_dual(strategy: BatchStrategy, optimizer: str) -> list[str]:
 
 def _last_window_warnings(summary: PlanSummary) -> list[str]:
     """The last window of a pass that has the most noise, if that is at least twice the noise of a full window."""
-    plan, n = summary.plan, summary.plan.num_examples
-    small = [u for u in summary.updates if u.effective_batch_size < u.planned_batch_size < n]
-    if plan.strategy.match_last or not small:
-        return []
-
-    def spike(update: Update) -> float:
-        return batch_noise(plan.match, n, update.effective_batch_size) / batch_noise(plan.match, n, update.planned_batch_size)
-
-    worst = max(small, key=spike)
-    if spike(worst) < 2:
+    worst, spike = summary.sizes.worst, summary.sizes.spike
+    if summary.plan.strategy.match_last or worst is None or spike < 2:
         return []
     return [
         f"the window that ends epoch {math.ceil(worst.epoch)} has {worst.effective_batch_size} of {worst.planned_batch_size} examples, "
-        f"{spike(worst):.3g}x the noise; batch.match_last=true lowers its learning rate, batch.last=carry fills it up"
+        f"{spike:.3g}x the noise; batch.match_last=true lowers its learning rate, batch.last=carry fills it up"
     ]

@@ -15,7 +15,7 @@ the batch carries it out.
 """
 
 from noisescale.schedules.decays import WSD, Constant, Cosine, Exponential, Inverse, Linear, MultiStep, Polynomial, Step
-from noisescale.schedules.schedule import Schedule, milestones_passed, warmup_and_rest
+from noisescale.schedules.schedule import Schedule, constant_until, milestones_passed, next_milestone, warmup_and_rest
 from noisescale.schedules.warmup import WarmedUp, Warmup
 from noisescale.schedules.waves import CosineRestarts, Cyclic, OneCycle
 
@@ -35,6 +35,8 @@ __all__ = [
     "Step",
     "WarmedUp",
     "Warmup",
+    "constant_until",
     "milestones_passed",
+    "next_milestone",
     "warmup_and_rest",
 ]

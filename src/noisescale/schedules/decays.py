@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from noisescale.errors import ConfigError, check_choice, check_increasing, check_number
-from noisescale.schedules.schedule import Schedule, check_horizon, completed, half_cosine, milestones_passed, require_horizon
+from noisescale.schedules.schedule import (
+    Schedule,
+    check_horizon,
+    completed,
+    half_cosine,
+    milestones_passed,
+    next_milestone,
+    require_horizon,
+    shortly_before,
+)
 
 __all__ = ["WSD", "Constant", "Cosine", "Exponential", "Inverse", "Linear", "MultiStep", "Polynomial", "Step"]
 
@@ -18,6 +27,9 @@ class Constant(Schedule):
 
     def __call__(self, epoch: float) -> float:
         return 1.0
+
+    def constant_until(self, epoch: float) -> float:
+        return math.inf
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,9 @@ class Step(Schedule):
     def __call__(self, epoch: float) -> float:
         return float(self.gamma ** completed(epoch, self.step_size))
 
+    def constant_until(self, epoch: float) -> float:
+        return shortly_before((completed(epoch, self.step_size) + 1) * self.step_size)
+
 
 @dataclass(frozen=True)
 class MultiStep(Schedule):
@@ -59,6 +74,9 @@ class MultiStep(Schedule):
 
     def __call__(self, epoch: float) -> float:
         return float(self.gamma ** milestones_passed(self.milestones, epoch))
+
+    def constant_until(self, epoch: float) -> float:
+        return next_milestone(self.milestones, epoch)
 
 
 @dataclass(frozen=True)
@@ -130,6 +148,9 @@ class Polynomial(Schedule):
         remaining = max(0.0, 1.0 - epoch / require_horizon("total_iters", self.total_iters))
         return float(remaining**self.power)
 
+    def constant_until(self, epoch: float) -> float:
+        return math.inf if epoch >= require_horizon("total_iters", self.total_iters) else epoch
+
     def with_horizon(self, epochs: float) -> Polynomial:
         return self if self.total_iters is not None else replace(self, total_iters=epochs)
 
@@ -156,6 +177,9 @@ class Linear(Schedule):
     def __call__(self, epoch: float) -> float:
         progress = min(epoch / require_horizon("total_iters", self.total_iters), 1.0)
         return self.start_factor + (self.end_factor - self.start_factor) * progress
+
+    def constant_until(self, epoch: float) -> float:
+        return math.inf if epoch >= require_horizon("total_iters", self.total_iters) else epoch
 
     def with_horizon(self, epochs: float) -> Linear:
         return self if self.total_iters is not None else replace(self, total_iters=epochs)
@@ -190,7 +214,7 @@ class Cosine(Schedule):
         check_number("eta_min", self.eta_min, at_least=0, at_most=self.lr, remedy="it is a learning rate, at most the optimizer's")
 
     def __call__(self, epoch: float) -> float:
-        progress, lowest = epoch / require_horizon("T_max", self.T_max), self.eta_min / self.lr
+        progress, lowest = epoch / (self.T_max or require_horizon("T_max", self.T_max)), self.eta_min / self.lr
         if self.shape == "quarter":
             return lowest + (1.0 - lowest) * abs(math.cos(math.pi * progress / 2.0))
         return half_cosine(1.0, lowest, progress)
@@ -233,6 +257,11 @@ class WSD(Schedule):
             return half_cosine(1.0, self.end_factor, part)
         fall = math.sqrt(part) if self.shape == "sqrt" else part
         return 1.0 + (self.end_factor - 1.0) * fall
+
+    def constant_until(self, epoch: float) -> float:
+        end = require_horizon("epochs", self.epochs)
+        stable = end * (1.0 - self.decay_fraction - 1e-12)  # less than it is, by more than the rounding errors of `left`
+        return stable if epoch < stable else math.inf if epoch >= end else epoch
 
     def with_horizon(self, epochs: float) -> WSD:
         return self if self.epochs is not None else replace(self, epochs=epochs)

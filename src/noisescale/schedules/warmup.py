@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from noisescale.errors import check_choice, check_number
-from noisescale.schedules.schedule import Schedule
+from noisescale.schedules.schedule import Schedule, constant_until, shortly_before
 
 __all__ = ["WarmedUp", "Warmup"]
 
@@ -44,6 +44,12 @@ class Warmup:
             return self.start_factor
         return self.start_factor + (1.0 - self.start_factor) * epoch / self.epochs
 
+    def constant_until(self, epoch: float) -> float:
+        """See `Schedule.constant_until`."""
+        if epoch >= self.epochs:
+            return math.inf
+        return self.epochs if self.shape == "constant" else epoch
+
     def before(self, schedule: Schedule, epochs: float) -> Schedule:
         """`schedule` over a training of `epochs`, with this warm-up before it.
 
@@ -73,3 +79,8 @@ class WarmedUp(Schedule):
         delay = self.warmup.epochs if self.warmup.mode == "shift" else 0.0
         warmup, rest = self.schedule.parts(max(0.0, epoch - delay))
         return self.warmup(epoch) * warmup, rest
+
+    def constant_until(self, epoch: float) -> float:
+        delay = self.warmup.epochs if self.warmup.mode == "shift" else 0.0
+        rest = constant_until(self.schedule, max(0.0, epoch - delay)) + delay
+        return min(constant_until(self.warmup, epoch), rest if delay == 0.0 else shortly_before(rest))

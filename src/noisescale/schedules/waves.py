@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from noisescale.errors import check_choice, check_number
-from noisescale.schedules.schedule import BOUNDARY_SLACK, Schedule, check_horizon, completed, half_cosine, require_horizon
+from noisescale.schedules.schedule import BOUNDARY_SLACK, Schedule, check_horizon, completed, half_cosine, require_horizon, shortly_before
 
 __all__ = ["CosineRestarts", "Cyclic", "OneCycle"]
 
@@ -101,6 +102,15 @@ class Cyclic(Schedule):
         base = 0.2 if self.base_lr is None else self.base_lr / self.max_lr
         return base + (1.0 - base) * height * decay
 
+    def constant_until(self, epoch: float) -> float:
+        if self.wave != "square" or self.mode == "exp_range":
+            return epoch
+        up = self.step_size_up
+        length = up + (up if self.step_size_down is None else self.step_size_down)
+        cycle = completed(epoch, length)
+        fall, rise = shortly_before(cycle * length + up), shortly_before((cycle + 1) * length)
+        return fall if epoch < fall else rise
+
 
 @dataclass(frozen=True)
 class OneCycle(Schedule):
@@ -143,6 +153,9 @@ class OneCycle(Schedule):
         if self.anneal_strategy == "cos":
             return half_cosine(start, end, part)
         return start + (end - start) * part
+
+    def constant_until(self, epoch: float) -> float:
+        return math.inf if epoch >= require_horizon("epochs", self.epochs) else epoch
 
     def parts(self, epoch: float) -> tuple[float, float]:
         """(w, s): the rise counts as a warm-up."""

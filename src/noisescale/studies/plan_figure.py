@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -12,12 +11,9 @@ from matplotlib.figure import Figure
 
 from noisescale.plans.plan import Plan
 from noisescale.plans.strategies import Fixed
-from noisescale.plans.summary import PlanSummary
+from noisescale.plans.summary import SHOWN, PlanSummary
 
 __all__ = ["draw_plan"]
-
-_POINTS = 4000
-"""Points of a curve, more than the figure has pixels: the training is cut into as many parts, and the first update of each is drawn."""
 
 Curves = tuple[Sequence[float], Sequence[float], Sequence[float], Sequence[float]]
 
@@ -35,7 +31,7 @@ def draw_plan(summary: PlanSummary, title: str, path: Path) -> None:
     figure = Figure(figsize=(8, 7.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(3, 1, sharex=True)
-    members = [(f"this plan: {_count(len(summary.updates))}", "C0", "-", _planned(summary))]
+    members = [(f"this plan: {_count(summary.total)}", "C0", "-", _planned(summary))]
     if summary.other is not None:
         carrier = "the learning rate" if isinstance(summary.other.strategy, Fixed) else "the batch"
         label = f"the same noise carried by {carrier}: {_count(summary.other_updates)}"
@@ -63,9 +59,7 @@ def draw_plan(summary: PlanSummary, title: str, path: Path) -> None:
 
 
 def _planned(summary: PlanSummary) -> Curves:
-    full = [u for u in summary.updates if u.effective_batch_size == u.planned_batch_size] or list(summary.updates)
-    end = summary.phases[-1].end
-    shown = [next(group) for _, group in groupby(full, key=lambda update: int(update.epoch / end * _POINTS))]
+    end, shown = summary.phases[-1].end, summary.shown
     rates = [summary.rate(u) for u in shown]
     noises = [summary.matched_noise(rate, u.effective_batch_size) for rate, u in zip(rates, shown, strict=True)]
     sizes = [float(u.effective_batch_size) for u in shown]
@@ -75,7 +69,7 @@ def _planned(summary: PlanSummary) -> Curves:
 def _sampled(summary: PlanSummary, plan: Plan) -> Curves:
     """The counterpart's choices on a grid of epochs: enough to draw it, without computing its updates."""
     assert plan.epochs is not None
-    clock = [plan.epochs * i / _POINTS for i in range(_POINTS)]
+    clock = [plan.epochs * i / SHOWN for i in range(SHOWN)]
     choices = [plan.choice_at(epoch) for epoch in clock]
     rates = [summary.lr * choice.lr_factor for choice in choices]
     noises = [summary.matched_noise(rate, choice.size) for rate, choice in zip(rates, choices, strict=True)]

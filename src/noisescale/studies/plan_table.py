@@ -35,9 +35,10 @@ def print_plan(summary: PlanSummary) -> None:
         print("\n".join(line.rstrip() for line in console.file.getvalue().splitlines()).rstrip())
     print(summary.comparison())
     print(summary.drift_in_words())
+    for line in summary.all_reduces_in_words():
+        print(line)
     if summary.momentum > 0:
-        sizes = [update.planned_batch_size for update in summary.updates]
-        memory = _range([summary.memory(min(sizes)), summary.memory(max(sizes))], digits=2)
+        memory = _range([summary.memory(summary.sizes.smallest), summary.memory(summary.sizes.largest)], digits=2)
         print(f"with momentum {summary.momentum:g} the noise is g/(1-m) = {1 / (1 - summary.momentum):.4g} g")
         print(f"the momentum buffer averages over B/(N(1-m)) = {memory} epochs")
 
