@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from noisescale.app.composed import num_examples, read_config
 from noisescale.app.config import in_sweep, output_dir, typed
-from noisescale.errors import check_count
+from noisescale.app.devices import check_counts
 from noisescale.plans.summary import summarize, write_plan
 from noisescale.plans.warnings import plan_warnings
 
@@ -26,7 +26,7 @@ def preview(cfg: DictConfig) -> int:
         ConfigError: the config is invalid.
     """
     run = read_config(cfg)
-    check_count("trainer.devices", cfg.trainer.devices, unit="devices")
+    check_counts(cfg)
     plan = run.plan(num_examples(cfg))
     summary = summarize(plan, run.lr, run.momentum, run.optimizer)
     if in_sweep():
