@@ -86,3 +86,11 @@ class KeepsWeights(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         self.kept.append(torch.cat([parameter.detach().flatten().clone() for parameter in pl_module.parameters()]))
+
+
+class FailsOnRank1(pl.Callback):
+    """A bug that shows on one process only."""
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *arguments: Any) -> None:
+        if trainer.global_rank == 1 and trainer.global_step == 5:
+            raise ValueError("a bug on rank 1")

@@ -99,16 +99,20 @@ def lost_process(error: Exception) -> Interrupted | None:
             time.sleep(0.05)
     if failed := _failed(_children):
         return Interrupted(None, failed)
-    return Interrupted(None, f"the loss of another process ({' '.join(str(error).split())[:200]})") if disconnected else None
+    if not disconnected:
+        return None
+    silent = "imed out" in str(error)
+    return Interrupted(None, "a process that did not answer within rank_timeout" if silent else "the loss of another process")
 
 
 def _is_disconnection(error: Exception) -> bool:
     from torch import distributed
 
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if not distributed.is_available():
         return False
     words = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe")
-    return isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and any(word in str(error) for word in words))
+    said = distributed.is_initialized() and isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    return said or isinstance(error, distributed.DistError)
 
 
 def _failed(children: list[subprocess.Popen[bytes]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -79,7 +80,10 @@ class Meeting:
         Raises:
             Interrupted: rank 0 has ended, for a reason that it has given itself.
         """
+        deadline = time.monotonic() + PATIENCE.total_seconds()
         try:
+            while not self._store.check(["run_dir"]) and time.monotonic() < deadline:  # a call that waits could not be interrupted
+                time.sleep(0.1)
             return Path(self._store.get("run_dir").decode())
         except RuntimeError as error:
             raise Interrupted(None, "the end of rank 0") from error
