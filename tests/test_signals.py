@@ -82,9 +82,8 @@ def test_another_thread_handles_nothing_and_is_not_disturbed() -> None:
 
 
 def test_another_thread_can_end_what_the_main_thread_does() -> None:
-    thread = threading.Timer(0.05, end_at_once, ["the end of process 1"])
+    threading.Timer(0.2, end_at_once, ["the end of process 1"]).start()
     with pytest.raises(Interrupted, match="the end of process 1") as caught, raised_at_once():
-        thread.start()
         threading.Event().wait(30.0)
     forget()
     assert caught.value.code == 1

@@ -11,9 +11,7 @@ from typing import Any
 
 __all__ = ["SIGNALS", "Handlers", "Interrupted", "end_at_once", "foreign", "forget", "raised_at_once"]
 
-SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU") if hasattr(signal, name)
-)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU") if hasattr(signal, name))
 """The signals that ask for a stop: Ctrl-C, `kill`, a terminal that closes, and those with which clusters announce the end of a job.
 
 SIGQUIT (Ctrl-\\) is left to the system, as a way to end a process that hangs and to get a core dump of it.

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins.environments import SLURMEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from noisescale.callbacks import BatchSizeScheduler, StopOnSignal
@@ -125,7 +125,12 @@ def test_lightnings_own_requeueing_under_slurm_waits_for_the_update(tmp_path: Pa
     for name, value in {"NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0", "JOB_ID": "12"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     queued: list[str] = []
-    monkeypatch.setattr("pytorch_lightning.trainer.connectors.signal_connector.call", lambda words, **_: queued.append(str(words)) or 0)
+
+    def call(words: list[str], **_: Any) -> int:
+        queued.extend(words)
+        return 0
+
+    monkeypatch.setattr("pytorch_lightning.trainer.connectors.signal_connector.call", call)
     batches = BatchSizeScheduler(Fixed(9), max_micro_batch_size=3, check_cuts=False)
     trainer = fit(
         Plain(network()),
@@ -134,7 +139,7 @@ def test_lightnings_own_requeueing_under_slurm_waits_for_the_update(tmp_path: Pa
         default_root_dir=tmp_path,
     )
     assert trainer.global_step == 36
-    assert "12" in queued[0]
+    assert queued == ["scontrol", "requeue", "12"]
     assert steps_of(tmp_path / "hpc_ckpt_1.ckpt") == steps_of(tmp_path / "checkpoints" / "last.ckpt") == 2
 
 

@@ -94,3 +94,17 @@ class FailsOnRank1(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, *arguments: Any) -> None:
         if trainer.global_rank == 1 and trainer.global_step == 5:
             raise ValueError("a bug on rank 1")
+
+
+class SignalAtTheStart(pl.Callback):
+    """Sends SIGTERM to this process while the training is prepared."""
+
+    def on_fit_start(self, *arguments: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+class SignalInTheTest(pl.Callback):
+    """Sends SIGTERM to this process in its test."""
+
+    def on_test_batch_start(self, *arguments: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)

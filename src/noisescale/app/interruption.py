@@ -40,12 +40,15 @@ def resume_command(checkpoint: Path) -> str:
     return shlex.join([*_starter(), sys.argv[0], *flags_of(sys.argv[1:], without=("-m", "--multirun")), *words])
 
 
-def say_how_to_resume(interrupted: Interrupted, updates: int) -> None:
-    """Print on stderr why the run ended, what was saved, and the command that resumes it."""
+def say_how_to_resume(interrupted: Interrupted, reason: str) -> None:
+    """Print on stderr why the run ended, what was saved, and the command that resumes it.
+
+    Args:
+        interrupted: what has ended it.
+        reason: the same in words, with where the run was.
+    """
     checkpoint = Path(interrupted.saved) if interrupted.saved else output_dir() / "checkpoints" / "last.ckpt"
-    where = f"interrupted by {interrupted.reason} at update {updates}"
-    if interrupted.again:
-        where = f"interrupted by a second {interrupted.reason} at update {updates}, without saving"
+    where = f"interrupted by a second {reason}, without saving" if interrupted.again else f"interrupted by {reason}"
     run = f" (run: {os.path.relpath(output_dir())})" if in_sweep() else ""
     if not checkpoint.exists():
         print(f"error: {where}{run}; there is no checkpoint", file=sys.stderr, flush=True)

@@ -123,6 +123,6 @@ def _fit_and_report(run: Composed, data: pl.LightningDataModule, plan: Plan, acc
             loggers.report(outcome.metrics, outcome.updates, succeeded=outcome.status not in ("diverged", "interrupted"))
     if outcome.interrupted is not None:
         if trainer.is_global_zero:
-            say_how_to_resume(outcome.interrupted, outcome.updates)
+            say_how_to_resume(outcome.interrupted, outcome.reason)
         raise RunInterrupted(int(outcome.interrupted.code or 1), outcome.interrupted.reason)
     return Trained(outcome, module, data, trainer)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
 from noisescale.execution.agreement import Agreement
 from noisescale.execution.compatibility import untyped
@@ -80,7 +81,7 @@ class StopOnSignal(LeanCallback):
         self._loader = loader if isinstance(loader, PlannedLoader) else None
         self._agreement = Agreement(trainer)
         if not self._agreement.alone:
-            vars(trainer.fit_loop.epoch_loop)["_broadcast_sigterm_tensor"] = _nothing
+            _attributes(trainer.fit_loop.epoch_loop)["_broadcast_sigterm_tensor"] = _nothing
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # on several devices the Trainer's handler of SIGTERM calls a collective operation, of which the other processes know nothing
@@ -199,17 +200,20 @@ class StopOnSignal(LeanCallback):
 
     def _leave(self, trainer: pl.Trainer) -> None:
         self._handlers.remove()
-        vars(trainer.fit_loop.epoch_loop).pop("_broadcast_sigterm_tensor", None)
+        _attributes(trainer.fit_loop.epoch_loop).pop("_broadcast_sigterm_tensor", None)
         if self._agreement is not None:
             self._agreement.close()
             self._agreement = None
+
+
+def _attributes(loop: Any) -> dict[str, Any]:
+    """The attributes of a loop; one of its methods is replaced there and comes back when it is removed."""
+    return vars(loop)
 
 
 def _nothing() -> None:
     """Do nothing."""
 
 
-def _on_device(value: float, trainer: pl.Trainer) -> Any:
-    import torch
-
+def _on_device(value: float, trainer: pl.Trainer) -> torch.Tensor:
     return torch.tensor(value, device=trainer.strategy.root_device)

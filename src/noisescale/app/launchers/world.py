@@ -61,8 +61,9 @@ class Meeting:
     """
 
     def __init__(self, world: World) -> None:
-        from torch import distributed
+        import torch
 
+        distributed: Any = torch.distributed
         agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         hosts = world.rank == 0 and not agent
@@ -143,7 +144,7 @@ def _translate() -> None:
     )
     nodes = os.environ.get("SLURM_STEP_NODELIST", os.environ.get("SLURM_NODELIST", "127.0.0.1"))
     if "MASTER_ADDR" not in os.environ:
-        from lightning_fabric.plugins.environments import SLURMEnvironment
+        from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
         os.environ["MASTER_ADDR"] = SLURMEnvironment.resolve_root_node_address(nodes)
     if "MASTER_PORT" not in os.environ:
