@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import subprocess
@@ -234,6 +235,26 @@ def test_an_error_of_one_process_ends_the_others(tmp_path: Path) -> None:
     assert done.stderr.splitlines()[-1].startswith("error: interrupted by process 1 of 2, which has failed (status 1; ") or (
         "to resume" in done.stderr
     )
+
+
+@pytest.mark.slow
+def test_a_signal_to_all_processes_of_a_job_saves_the_run_even_if_it_ends_the_workers(tmp_path: Path) -> None:
+    """As SLURM sends it; the workers of a DataLoader end at SIGTERM at once."""
+    with started("train.py", *ENDLESS, "data.num_workers=2", run_dir(tmp_path)) as running:
+        try:
+            wait_until(lambda: read_rows(tmp_path / "epochs.csv"), running)
+            os.killpg(running.pid, signal.SIGTERM)
+            _, said = running.communicate(timeout=PATIENCE)
+        finally:
+            running.kill()
+    assert running.returncode == 143, said
+    at = checkpoint_of(tmp_path)["global_step"]
+    assert f"error: interrupted by SIGTERM at update {at}; saved" in said
+    assert "Traceback" not in said
+    until = f"trainer.max_steps={at + 30}"
+    assert process(*shlex.split(said.splitlines()[-1])[2:], until).returncode == 0
+    assert process(*ENDLESS, "data.num_workers=2", until, f"hydra.run.dir={tmp_path}/whole").returncode == 0
+    assert what_matters(tmp_path) == what_matters(tmp_path / "whole")
 
 
 # -- torchrun and srun ---------------------------------------------------------------------------------------------------------

@@ -121,6 +121,8 @@ def _fit_and_report(run: Composed, data: pl.LightningDataModule, plan: Plan, acc
         if trainer.is_global_zero:
             leave_results(cfg, outcome, plan.num_examples)
             loggers.report(outcome.metrics, outcome.updates, succeeded=outcome.status not in ("diverged", "interrupted"))
+    if outcome.exit is not None:
+        raise outcome.exit
     if outcome.interrupted is not None:
         if trainer.is_global_zero:
             say_how_to_resume(outcome.interrupted, outcome.reason)

@@ -212,7 +212,7 @@ class BatchSizeScheduler(LeanCallback):
             raise ConfigError("lr_scheduler", name, "the plan sets the learning rate", remedy)
         for note in horizon_warnings(trainer.lr_scheduler_configs, self.plan):
             rank_zero_warn(note)
-        self._rates.start(trainer.optimizers[0])
+        self._rates.start(trainer.optimizers[0], self._saved.get("bases", ()))
         if self._installation is not None:
             self._installation.length_is_known()
         if self.check_cuts:
@@ -327,6 +327,7 @@ class BatchSizeScheduler(LeanCallback):
             "num_examples": self.loader.plan.num_examples,
             "seed": self.seed,
             "pieces": self._pieces(),
+            "bases": self._rates.bases,
             **({} if self._weights is None else {"weights": self._weights.state()}),
         }
 
