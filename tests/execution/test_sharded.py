@@ -46,6 +46,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, l
         jobs[f"{name} weighted"] = {"strategy": name, "weighted": True}
         jobs[f"{name} stopped"] = {"strategy": name, "signal": 5}
         jobs[f"{name} resumed"] = {"strategy": name, "resume": str(folder / f"{name} stopped" / "last.ckpt")}
+        jobs[f"{name} of another seed"] = {**jobs[f"{name} resumed"], "seed": 3}
     for name, job in jobs.items():
         job["folder"] = str(folder / name)
     return {name: (folder / name, result) for name, result in zip(jobs, run(list(jobs.values())), strict=True)}
@@ -72,6 +73,13 @@ def test_a_signal_to_one_process_stops_and_saves_both(name: str, results: dict[s
     assert 5 <= first["updates"] == second["updates"] <= 7
     rest = [row for row in read_rows(results[f"{name} resumed"][0] / "steps.csv") if int(row["step"]) >= first["updates"]]
     assert [*read_rows(folder / "steps.csv"), *rest] == read_rows(results[name][0] / "steps.csv")
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_checkpoint_of_another_run_is_refused(name: str, results: dict[str, Any]) -> None:
+    """Also where the strategy loads it late, after the hooks that the others have behind them by then."""
+    _, both = results[f"{name} of another seed"]
+    assert [result.get("refused", "")[:6] for result in both] == ["seed=3", "seed=3"]
 
 
 @pytest.mark.parametrize("name", STRATEGIES[1:])

@@ -21,6 +21,7 @@ from torch import nn
 
 from noisescale import schedules
 from noisescale.callbacks import BatchSizeScheduler, NoiseScaleMonitor, StopOnSignal
+from noisescale.errors import ConfigError
 from noisescale.plans import MultiStep
 from noisescale.signals import Interrupted
 from tests.helpers.regression import Plain, network
@@ -86,7 +87,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         MultiStep(size=7, milestones=[0.6, 1.5], factor=3, last="partial"),
         schedules.Cosine(),
         max_micro_batch_size=3,
-        seed=2,
+        seed=job.get("seed", 2),
         weight=weight,
         check_cuts=False,
     )
@@ -98,11 +99,13 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     for name, function in kept.items():
         setattr(distributed, name, _counting(counted, name, function))
     try:
-        options = {"use_distributed_sampler": False, "default_root_dir": folder, "ckpt_path": job.get("resume")}
+        options: dict[str, Any] = {"use_distributed_sampler": False, "default_root_dir": folder, "ckpt_path": job.get("resume")}
         fit(module, *callbacks, strategy=strategy(job["strategy"]), devices=2, **options)
         saved = None
     except Interrupted as stop:
         saved = stop.saved
+    except ConfigError as error:
+        return {"refused": str(error)}
     finally:
         for name, function in kept.items():
             setattr(distributed, name, function)

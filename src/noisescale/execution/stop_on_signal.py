@@ -208,7 +208,8 @@ class StopOnSignal(LeanCallback):
 
 def _attributes(loop: Any) -> dict[str, Any]:
     """The attributes of a loop; one of its methods is replaced there and comes back when it is removed."""
-    return vars(loop)
+    attributes: dict[str, Any] = vars(loop)
+    return attributes
 
 
 def _nothing() -> None:
