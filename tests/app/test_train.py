@@ -1,4 +1,4 @@
-"""train.py as a user runs it: the files of a run, resume, divergence, several processes, signals. Most runs are in this process."""
+"""train.py as a user runs it: the files of a run, resume, divergence, several processes. Most runs are in this process."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import csv
 import math
 import os
 import re
-import signal
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -28,7 +26,6 @@ from noisescale.files import read_rows
 from noisescale.models import Classifier
 from tests.helpers.front_door import Outcome, checkpoint_of, losses_of, process, results_of, run, run_dir
 from tests.helpers.models import network_of
-from tests.helpers.processes import PATIENCE, started, wait_until
 from tests.helpers.repository import CONF
 from tests.helpers.trainings import ignored
 
@@ -422,68 +419,6 @@ def test_two_processes_in_a_sweep(tmp_path: Path) -> None:
     for number, seed in (("0", 3), ("2", 4)):
         assert run(*TWO, f"seed={seed}", f"hydra.run.dir={tmp_path}/alone{seed}").status == 0
         assert_same_run(tmp_path / number, tmp_path / f"alone{seed}")
-
-
-# -- signals -------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def _handlers() -> Iterator[None]:
-    """Set Python's own handler of SIGINT, because the runner of the tests may have set another one."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.usefixtures("_handlers")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_keeps_its_files(tmp_path: Path, number: int) -> None:
-    stop = ("+callbacks.stop._target_=tests.helpers.callbacks.RaiseSignal", f"+callbacks.stop.number={int(number)}", "+callbacks.stop.at=8")
-    outcome = run(*QUICK, "epochs=20", *stop, f"hydra.run.dir={tmp_path}")
-    assert outcome.status == 130
-    assert outcome.lines[-1] == "error: interrupted"
-    assert "Traceback" not in outcome.err
-    results = results_of(tmp_path)
-    assert results["status"] == "interrupted"
-    assert "test/acc" not in results
-    assert results["updates"] == len(read_rows(tmp_path / "steps.csv"))
-    assert 8 <= results["updates"] <= 9
-    assert len(read_rows(tmp_path / "epochs.csv")) == 1
-    assert checkpoint_of(tmp_path)["global_step"] == 6
-
-
-@pytest.mark.usefixtures("_handlers")
-def test_an_interrupted_sweep_ends(tmp_path: Path) -> None:
-    stop = (
-        "+callbacks.stop._target_=tests.helpers.callbacks.RaiseSignal",
-        f"+callbacks.stop.number={int(signal.SIGINT)}",
-        "+callbacks.stop.at=2",
-    )
-    outcome = run("-m", *QUICK, "seed=0,1", "logger=csv-only", *stop, f"hydra.sweep.dir={tmp_path}")
-    assert (outcome.status, outcome.lines[-1]) == (130, "error: interrupted")
-    assert results_of(tmp_path / "0")["status"] == "interrupted"
-    assert not (tmp_path / "1").exists()
-
-
-@pytest.mark.slow  # 2 x 12 s
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_process_keeps_its_files(tmp_path: Path, number: signal.Signals) -> None:
-    with started("train.py", "epochs=100000", "threads=1", f"hydra.run.dir={tmp_path}") as running:
-        try:
-            wait_until(lambda: read_rows(tmp_path / "epochs.csv"), running)
-            running.send_signal(number)
-            _, said = running.communicate(timeout=PATIENCE)
-        finally:
-            running.kill()
-    assert running.returncode == 130, said
-    assert said.splitlines()[-1] == "error: interrupted"
-    assert "Traceback" not in said
-    results = results_of(tmp_path)
-    assert results["status"] == "interrupted"
-    assert results["updates"] == len(read_rows(tmp_path / "steps.csv"))
-    assert (tmp_path / "checkpoints" / "last.ckpt").exists()
 
 
 # -- debug ---------------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -16,10 +17,11 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, Timer
 from torch.utils.data import DataLoader
 
 from noisescale import schedules
-from noisescale.callbacks import BatchSizeScheduler, EpochRecorder, NoiseScaleMonitor
+from noisescale.callbacks import BatchSizeScheduler, EpochRecorder, NoiseScaleMonitor, StopOnSignal
 from noisescale.files import read_rows
 from noisescale.plans import strategies as batching
 from noisescale.plans.plan import Plan, Update
+from noisescale.signals import Interrupted
 from tests.helpers.regression import N, Plain, Regression, Validated, network, sgd
 from tests.helpers.trainings import Stop, fit, ignored, quiet_trainer, weights
 
@@ -40,6 +42,9 @@ HOOKS = (
 )
 
 
+SIGNALLED = (*HOOKS[:4], *HOOKS[5:], "on_train_epoch_end")
+
+
 class At(pl.Callback):
     """Does something at the `count`-th call of one of its hooks."""
 
@@ -52,7 +57,7 @@ class At(pl.Callback):
             self.action(trainer)
 
 
-for _name in HOOKS:
+for _name in (*HOOKS, "on_train_epoch_end"):
     setattr(At, _name, lambda self, trainer, *_, hook=_name, **__: self.called(hook, trainer))
 
 
@@ -280,6 +285,46 @@ def test_a_failure_in_the_validation_of_the_last_update_of_an_epoch(tmp_path: Pa
         folder = tmp_path / str(job.every)
         path = stopped(job, folder, "exception", At("on_validation_batch_end", count, fail))
         assert result(*job.fit(folder, ckpt_path=path), folder) == whole(job)
+
+
+def receive(trainer: pl.Trainer) -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize(("hook", "count"), [(hook, 2 - i % 2) for i, hook in enumerate(SIGNALLED)])
+def test_a_run_that_got_a_signal_anywhere_and_was_resumed_is_the_whole_run(hook: str, count: int, tmp_path: Path) -> None:
+    per_update = "validation" in hook or hook in ("on_before_zero_grad", "on_before_optimizer_step")
+    times = count + 1 if "_epoch_" in hook else count * (3 if per_update else 17)
+    job = Job("carry", 0.5) if count == 1 else Job("growing", 2, weighted=True)
+    path = tmp_path / "saved.ckpt"
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        job.fit(tmp_path, StopOnSignal(path), At(hook, times, receive))
+    assert len(read_rows(tmp_path / "steps.csv")) < len(whole(job)["steps.csv"].splitlines()) - 1
+    assert result(*job.fit(tmp_path, ckpt_path=path), tmp_path) == whole(job)
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_end", "on_validation_batch_end", "on_validation_end", "on_train_epoch_end"])
+def test_a_signal_at_the_end_of_an_epoch(hook: str, tmp_path: Path) -> None:
+    """Its validation is left and repeated; once that is done, the run stops before the first update of the next epoch."""
+    job, path = Job(), tmp_path / "saved.ckpt"
+    times = sum(update.accumulate_grad_batches for update in _plan()[:9]) if hook == "on_train_batch_end" else 1
+    with pytest.raises(Interrupted):
+        job.fit(tmp_path, StopOnSignal(path), At(hook, times, receive))
+    assert torch.load(path, weights_only=True)["global_step"] == len(read_rows(tmp_path / "steps.csv")) == 9
+    assert result(*job.fit(tmp_path, ckpt_path=path), tmp_path) == whole(job)
+
+
+@pytest.mark.skipif(not hasattr(pl.callbacks, "EMAWeightAveraging"), reason="needs Lightning 2.6")
+@pytest.mark.parametrize("hook", ["on_validation_batch_end", "on_train_batch_end"])
+def test_a_signal_while_the_averaged_weights_are_validated(hook: str, tmp_path: Path) -> None:
+    def averaging() -> pl.Callback:
+        return pl.callbacks.EMAWeightAveraging(decay=0.5)
+
+    job, path = Job(), tmp_path / "saved.ckpt"
+    expected = result(*job.fit(tmp_path / "whole", averaging()), tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        job.fit(tmp_path, averaging(), StopOnSignal(path), At(hook, 2 if "validation" in hook else 33, receive))
+    assert result(*job.fit(tmp_path, averaging(), ckpt_path=path), tmp_path) == expected
 
 
 @pytest.mark.parametrize("hook", ["on_train_batch_start", "on_before_backward", "on_after_backward", "on_train_batch_end"])

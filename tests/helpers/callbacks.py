@@ -86,3 +86,25 @@ class KeepsWeights(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         self.kept.append(torch.cat([parameter.detach().flatten().clone() for parameter in pl_module.parameters()]))
+
+
+class FailsOnRank1(pl.Callback):
+    """A bug that shows on one process only."""
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *arguments: Any) -> None:
+        if trainer.global_rank == 1 and trainer.global_step == 5:
+            raise ValueError("a bug on rank 1")
+
+
+class SignalAtTheStart(pl.Callback):
+    """Sends SIGTERM to this process while the training is prepared."""
+
+    def on_fit_start(self, *arguments: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+class SignalInTheTest(pl.Callback):
+    """Sends SIGTERM to this process in its test."""
+
+    def on_test_batch_start(self, *arguments: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)

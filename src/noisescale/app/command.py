@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,18 +18,19 @@ from omegaconf import DictConfig
 
 from noisescale.app.config import in_sweep
 from noisescale.app.flags import flags_first
+from noisescale.app.interruption import RunInterrupted
+from noisescale.app.launchers.ranks import is_first
+from noisescale.app.launchers.world import join
 from noisescale.app.listing import config_folders, list_options_only
 from noisescale.app.messages import INPUT_ERRORS, composition_line, line, say
 from noisescale.app.own_words import make_importable, words_for_hydra
 from noisescale.app.sweeps import table_at_the_end, what_differs
+from noisescale.signals import Interrupted, raised_at_once
 
 __all__ = ["front_door"]
 
 BAD_INPUT = 2
 """Exit status for invalid input."""
-
-INTERRUPTED = 130
-"""Exit status of a run that was stopped by a signal, such as Ctrl-C; shells use the same number."""
 
 _FULL_ERROR = "NOISESCALE_FULL_ERROR"
 
@@ -91,15 +93,22 @@ class Command:
         make_importable([Path.cwd(), *config_folders(self._conf)[1:]])
         run = functools.update_wrapper(functools.partial(self._run), self._function)
         try:
-            with table_at_the_end():
+            with raised_at_once(), table_at_the_end():
+                sys.argv[1:] = join(sys.argv[1:])
                 hydra.main(version_base="1.3", config_path=str(self._conf), config_name="config")(run)()
         except _RunRefused:
             return BAD_INPUT
+        except RunInterrupted as interrupted:  # it has said so
+            return interrupted.status
+        except Interrupted as interrupted:
+            if is_first():  # which speaks for all processes of a run
+                say(f"interrupted by {interrupted}, with nothing to save")
+            return int(interrupted.code or 1)
         except KeyboardInterrupt:
             if _full_error():
                 raise
             say("interrupted")
-            return INTERRUPTED
+            return 128 + signal.SIGINT
         except (*INPUT_ERRORS, OSError, ValueError) as error:
             if _full_error() or "full_error=true" in sys.argv or self._is_a_bug(error):
                 raise
@@ -113,7 +122,12 @@ class Command:
         if cfg.get("full_error") is True:
             os.environ[_FULL_ERROR] = "1"
         try:
-            status = self._function(cfg)
+            with raised_at_once():  # again, because this may be in a process of a launcher
+                status = self._function(cfg)
+        except RunInterrupted as interrupted:
+            if in_sweep() and not interrupted.by_signal:  # one of the processes of this run has ended; the sweep continues
+                return
+            raise
         except INPUT_ERRORS as error:
             if _full_error():
                 raise

@@ -79,7 +79,7 @@ class Composed:
                 max_epochs=self.cfg.epochs,
                 max_steps=trainer.get("max_steps", -1),
                 limit_train_batches=trainer.get("limit_train_batches", 1.0),
-                world_size=trainer.devices,
+                world_size=trainer.devices * trainer.get("num_nodes", 1),
                 max_micro_batch_size=self.cfg.max_micro_batch_size,
                 micro_batch_multiple=self.ghost_batch_size,
                 replacement=self._replacement,

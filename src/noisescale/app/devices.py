@@ -7,25 +7,49 @@ import os
 from omegaconf import DictConfig
 
 from noisescale.app.checks import check_precision
-from noisescale.app.config import options
+from noisescale.app.config import in_sweep, options
+from noisescale.app.launchers.world import outer_world
 from noisescale.app.libraries import import_libraries
 from noisescale.errors import ConfigError, check_count
 
-__all__ = ["accelerator_of", "check_devices"]
+__all__ = ["accelerator_of", "check_counts", "check_devices"]
 
 CPU, GPU, AUTO = "cpu", "gpu", "auto"
 
 
 def check_devices(cfg: DictConfig) -> int:
-    """W, the number of devices of the run, checked as far as possible without torch: GPUs are counted by `accelerator_of`.
+    """The number of devices of the run on this machine, checked as far as possible without torch: GPUs are counted by `accelerator_of`.
 
     Raises:
-        ConfigError: `trainer.devices` is not a count, or more than the CPU processes of this machine.
+        ConfigError: `trainer.devices` or `trainer.num_nodes` is not a count, more than this machine has, or not what torchrun has started.
     """
-    check_count("trainer.devices", cfg.trainer.devices, unit="devices")
+    check_counts(cfg)
+    _check_world(cfg)
     if cfg.trainer.accelerator not in (AUTO, GPU, "cuda"):
         _check_processes(cfg)
     return int(cfg.trainer.devices)
+
+
+def check_counts(cfg: DictConfig) -> None:
+    """Raise `ConfigError` unless `trainer.devices` and `trainer.num_nodes` are counts."""
+    check_count("trainer.devices", cfg.trainer.devices, unit="devices")
+    check_count("trainer.num_nodes", cfg.trainer.get("num_nodes", 1), unit="machines")
+
+
+def _check_world(cfg: DictConfig) -> None:
+    """Compare the devices with the processes that there are: on several machines, another program has to start them."""
+    devices, nodes, world = int(cfg.trainer.devices), int(cfg.trainer.get("num_nodes", 1)), outer_world()
+    if world is not None and in_sweep():
+        remedy = f"start each run of the sweep with a {world.launcher} of its own"
+        raise ConfigError(world.launcher, world.size, "starts the processes of one run, not those of a sweep", remedy)
+    if world is not None and devices * nodes != world.size:
+        problem = f"{world.launcher} has started {world.size} processes, and the config has {devices} x {nodes} (trainer.num_nodes)"
+        remedy = f"choose trainer=ddp or ddp_cpu, and set the two so that their product is {world.size}"
+        raise ConfigError("trainer.devices", devices, problem, remedy)
+    if world is None and nodes > 1:
+        command = f"torchrun --nnodes {nodes} --nproc-per-node {devices} --rdzv-backend c10d --rdzv-endpoint HOST:29400 train.py ..."
+        problem = "a run starts processes on its own machine only"
+        raise ConfigError("trainer.num_nodes", nodes, problem, f"on each machine: {command}; or let srun start them")
 
 
 def accelerator_of(cfg: DictConfig) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from hydra._internal.utils import get_args_parser
 
-__all__ = ["flags_first"]
+__all__ = ["flags_first", "flags_of"]
 
 
 def flags_first(words: Sequence[str]) -> list[str]:
@@ -15,8 +15,19 @@ def flags_first(words: Sequence[str]) -> list[str]:
 
     A flag keeps its value: `seed=1 --config-dir mine` -> `--config-dir mine seed=1`.
     """
+    flags, others = _parted(words)
+    return [word for flag in flags for word in flag] + others
+
+
+def flags_of(words: Sequence[str], without: Sequence[str] = ()) -> list[str]:
+    """The flags among some words, with their values, except those in `without`."""
+    return [word for flag in _parted(words)[0] if flag[0] not in without for word in flag]
+
+
+def _parted(words: Sequence[str]) -> tuple[list[list[str]], list[str]]:
+    """The flags, each with its value if it has one, and all other words."""
     actions = [action for action in get_args_parser()._actions if action.option_strings]
-    flags: list[str] = []
+    flags: list[list[str]] = []
     others: list[str] = []
     left = list(words)
     while left:
@@ -24,10 +35,10 @@ def flags_first(words: Sequence[str]) -> list[str]:
         if not word.startswith("-"):
             others.append(word)
             continue
-        flags.append(word)
+        flags.append([word])
         if left and _takes(actions, word, left[0]):
-            flags.append(left.pop(0))
-    return flags + others
+            flags[-1].append(left.pop(0))
+    return flags, others
 
 
 def _takes(actions: Iterable[Action], flag: str, following: str) -> bool:

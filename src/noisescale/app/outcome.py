@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -12,11 +13,13 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from noisescale.app.ending import PLANS_END, ending, nothing_left
+from noisescale.app.launchers.ranks import lost_process
 from noisescale.app.monitors import missing_metric
 from noisescale.app.own_data import explain, has_loader, has_step
-from noisescale.callbacks import BatchSizeScheduler, TrainingDiverged
+from noisescale.callbacks import BatchSizeScheduler, StopOnSignal, TrainingDiverged
 from noisescale.errors import ConfigError
 from noisescale.models.tasks import Task
+from noisescale.signals import Interrupted
 
 __all__ = ["Outcome", "fit_and_test", "judge"]
 
@@ -32,6 +35,8 @@ class Outcome:
         updates, examples: totals of the run, including those before it was resumed.
         seconds: time of training and validation in this process.
         examples_per_second: throughput in this process, without the examples before the run was resumed.
+        interrupted: what has interrupted it, if a signal or the end of another process has.
+        exit: the exit that someone else's handler of a signal asked for, with its status, which may tell a cluster to start the job again.
     """
 
     status: str = "completed"
@@ -41,6 +46,8 @@ class Outcome:
     examples: int = 0
     seconds: float = 0.0
     examples_per_second: float = 0.0
+    interrupted: Interrupted | None = None
+    exit: SystemExit | None = None
 
 
 def fit_and_test(
@@ -59,24 +66,59 @@ def fit_and_test(
         outcome.metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     except TrainingDiverged as error:
         outcome.status, outcome.reason = "diverged", str(error)
-    except (KeyboardInterrupt, SystemExit):
-        outcome.status, outcome.reason = "interrupted", f"a signal at update {trainer.global_step}"
+    except (KeyboardInterrupt, SystemExit) as stop:
+        _interrupt(outcome, stop, f"at update {trainer.global_step}")
     except Exception as error:
+        if (lost := lost_process(error) or _without_workers(error, trainer, module)) is not None:
+            _interrupt(outcome, lost, f"at update {trainer.global_step}")
+            return _counted(outcome, started, trainer, batches)
         refused = _as_config_error(error, cfg, data, batches) or missing_metric(error, cfg, trainer)
         if refused is None:
             raise
         raise refused from error
-    outcome.seconds = time.perf_counter() - started
-    outcome.updates = trainer.global_step
-    if batches.loader is not None:
-        outcome.examples = batches.loader.cursor.examples_seen
-    outcome.examples_per_second = (outcome.examples - batches.examples_before) / outcome.seconds
+    _counted(outcome, started, trainer, batches)
     if outcome.status == "completed":
         if cfg.ckpt_path is not None and not _has_started(batches):
             raise nothing_left(cfg, trainer, batches)
         outcome.status, outcome.reason = ending(cfg, trainer, batches)
         _test(outcome, trainer, module, data)
     return outcome
+
+
+def _counted(outcome: Outcome, started: float, trainer: pl.Trainer, batches: BatchSizeScheduler) -> Outcome:
+    """`outcome` with the time and the totals of the training."""
+    outcome.seconds = time.perf_counter() - started
+    outcome.updates = trainer.global_step
+    if batches.loader is not None:
+        outcome.examples = batches.loader.cursor.examples_seen
+    outcome.examples_per_second = (outcome.examples - batches.examples_before) / outcome.seconds
+    return outcome
+
+
+def _interrupt(outcome: Outcome, stop: BaseException, where: str) -> None:
+    """Note what has interrupted the run; Lightning makes a SystemExit of a KeyboardInterrupt."""
+    outcome.status = "interrupted"
+    if isinstance(stop, SystemExit) and not isinstance(stop, Interrupted) and not isinstance(stop.__context__, KeyboardInterrupt):
+        outcome.exit, outcome.reason = stop, f"a handler of a signal {where}"
+        return
+    outcome.interrupted = stop if isinstance(stop, Interrupted) else Interrupted(signal.SIGINT)
+    outcome.reason = f"{outcome.interrupted.reason} {where}"
+
+
+def _without_workers(error: Exception, trainer: pl.Trainer, module: pl.LightningModule) -> Interrupted | None:
+    """The signal that was sent to the workers of the DataLoader as well, if their end is why `error` was raised; the run is then saved.
+
+    A cluster sends its signals to all processes of a job, and the update under way cannot be finished without its examples.
+    """
+    stop = next((callback for callback in _callbacks(trainer) if isinstance(callback, StopOnSignal)), None)
+    if stop is None or stop.received is None or trainer.world_size > 1 or "DataLoader worker" not in str(error):
+        return None
+    saved = stop.save(trainer, module)
+    return Interrupted(stop.received, saved=None if saved is None else str(saved))
+
+
+def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
+    return list(trainer.callbacks)  # type: ignore[attr-defined]
 
 
 def _test(outcome: Outcome, trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule) -> None:
@@ -91,8 +133,13 @@ def _test(outcome: Outcome, trainer: pl.Trainer, module: pl.LightningModule, dat
     ]
     try:
         tested = [] if lacking else trainer.test(module, datamodule=data, verbose=False)
-    except (KeyboardInterrupt, SystemExit):
-        outcome.status, outcome.reason = "interrupted", "a signal during the test"
+    except (KeyboardInterrupt, SystemExit) as stop:
+        _interrupt(outcome, stop, "during the test")
+        return
+    except Exception as error:
+        if (lost := lost_process(error)) is None:
+            raise
+        _interrupt(outcome, lost, "during the test")
         return
     if lacking and trainer.is_global_zero:
         print(f"note: no test: {' and '.join(lacking)}", file=sys.stderr)

@@ -9,8 +9,8 @@ from omegaconf import DictConfig
 
 from noisescale.app.composed import num_examples, read_config
 from noisescale.app.config import in_sweep, output_dir, typed
+from noisescale.app.devices import check_counts
 from noisescale.app.progress import progress_bar
-from noisescale.errors import check_count
 from noisescale.files import set_aside
 from noisescale.plans.summary import summarize, write_plan
 from noisescale.plans.warnings import plan_warnings
@@ -28,7 +28,7 @@ def preview(cfg: DictConfig) -> int:
         ConfigError: the config is invalid.
     """
     run = read_config(cfg)
-    check_count("trainer.devices", cfg.trainer.devices, unit="devices")
+    check_counts(cfg)
     examples = num_examples(cfg)
     with progress_bar("checking the plan") as progress:
         plan = run.plan(examples, progress=progress)

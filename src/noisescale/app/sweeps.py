@@ -64,7 +64,7 @@ def recorded_run() -> Iterator[None]:
     except INPUT_ERRORS:
         status = "refused"
         raise
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         status = "interrupted"
         raise
     finally:

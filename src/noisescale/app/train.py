@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from noisescale.app.composed import Composed, known_examples, read_config
 from noisescale.app.config import errors_under, output_dir
 from noisescale.app.devices import accelerator_of, check_devices
+from noisescale.app.interruption import RunInterrupted, say_how_to_resume
 from noisescale.app.libraries import import_libraries
 from noisescale.app.progress import progress_bar
 from noisescale.app.sweeps import recorded_run
@@ -59,7 +60,7 @@ def carry_out(cfg: DictConfig, script: Path) -> Trained:
 
     Raises:
         ConfigError: the config is invalid.
-        KeyboardInterrupt: the run was interrupted; its files have been written.
+        RunInterrupted: the run was interrupted; its files have been written.
     """
     run = read_config(cfg)
     devices = check_devices(cfg)
@@ -85,7 +86,7 @@ def carry_out(cfg: DictConfig, script: Path) -> Trained:
             warnings.filterwarnings("ignore", message=re.escape(note))  # BatchSizeScheduler says some of them, too
         with errors_under("data"):
             data.prepare_data()
-    with other_ranks(devices, script, output_dir()):
+    with other_ranks(devices, script, output_dir(), cfg.rank_timeout):
         return _fit_and_report(run, data, plan, accelerator)
 
 
@@ -124,6 +125,10 @@ def _fit_and_report(run: Composed, data: pl.LightningDataModule, plan: Plan, acc
         if trainer.is_global_zero:
             leave_results(cfg, outcome, plan.num_examples)
             loggers.report(outcome.metrics, outcome.updates, succeeded=outcome.status not in ("diverged", "interrupted"))
-    if outcome.status == "interrupted":
-        raise KeyboardInterrupt
+    if outcome.exit is not None:
+        raise outcome.exit
+    if outcome.interrupted is not None:
+        if trainer.is_global_zero:
+            say_how_to_resume(outcome.interrupted, outcome.reason)
+        raise RunInterrupted(int(outcome.interrupted.code or 1), outcome.interrupted.reason)
     return Trained(outcome, module, data, trainer)

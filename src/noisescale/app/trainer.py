@@ -15,11 +15,12 @@ from omegaconf import DictConfig
 
 import noisescale
 from noisescale.app.config import as_plain, build, in_sweep, options
+from noisescale.app.launchers.connection import connection
 from noisescale.app.module import MONITORED
 from noisescale.app.monitors import TypedPatience, declared_metrics, no_validation, with_their_metrics, without_task_metric
 from noisescale.app.own_data import free_on_resume, has_loader, has_step, sizes
 from noisescale.app.spelling import as_typed
-from noisescale.callbacks import BatchSizeScheduler, SameRun
+from noisescale.callbacks import BatchSizeScheduler, SameRun, StopOnSignal
 from noisescale.errors import ConfigError
 from noisescale.execution.compile_first import CompileFirst
 from noisescale.execution.lean import NoProfiler
@@ -48,7 +49,7 @@ def build_trainer(
         ConfigError: a callback or a key of the Trainer is invalid.
     """
     quiet_lightning()
-    callbacks: list[pl.Callback] = [batches, SameRun(_choices_of_run(cfg, data)), TypedPatience()]
+    callbacks: list[pl.Callback] = [batches, SameRun(_choices_of_run(cfg, data)), TypedPatience(), StopOnSignal()]
     if cfg.model.get("compile"):
         callbacks.append(CompileFirst(sizes(data)["input_shape"], cfg.model.compile))
     with_data, with_step = has_loader(data, "val"), has_step(module, "validation_step")
@@ -66,6 +67,7 @@ def build_trainer(
         enable_progress_bar=any("ProgressBar" in type(callback).__name__ for callback in callbacks),
         enable_checkpointing=any("Checkpoint" in type(callback).__name__ for callback in callbacks),
         use_distributed_sampler=False,
+        **connection(cfg),
         **({} if with_data and with_step else {"limit_val_batches": 0}),  # otherwise Lightning warns about what is missing
         **({} if cfg.trainer.get("profiler") is not None else {"profiler": NoProfiler()}),
     )

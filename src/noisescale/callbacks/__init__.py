@@ -7,6 +7,7 @@ from noisescale.execution.batch_size_scheduler import BatchSizeScheduler
 from noisescale.execution.checkpoint import Checkpoint
 from noisescale.execution.progress import TimedProgressBar
 from noisescale.execution.same_run import SameRun
+from noisescale.execution.stop_on_signal import StopOnSignal
 from noisescale.measures.divergence import StopOnDivergence, TrainingDiverged
 from noisescale.measures.epochs import EpochRecorder
 from noisescale.measures.noise_scale import NoiseScaleMonitor
@@ -18,6 +19,7 @@ __all__ = [
     "NoiseScaleMonitor",
     "SameRun",
     "StopOnDivergence",
+    "StopOnSignal",
     "TimedProgressBar",
     "TrainingDiverged",
 ]

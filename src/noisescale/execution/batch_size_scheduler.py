@@ -200,7 +200,7 @@ class BatchSizeScheduler(LeanCallback):
             raise ConfigError("lr_scheduler", name, "the plan sets the learning rate", remedy)
         for note in horizon_warnings(trainer.lr_scheduler_configs, self.plan):
             rank_zero_warn(note)
-        self._rates.start(trainer.optimizers[0])
+        self._rates.start(trainer.optimizers[0], self._resumed.state.get("bases", ()))
         if self._installation is not None:
             self._installation.length_is_known()
         if self.check_cuts:
@@ -306,13 +306,15 @@ class BatchSizeScheduler(LeanCallback):
         """The position of the run, in plain values; `on_save_checkpoint` saves the partial gradient of an unfinished update."""
         if self.loader is None:
             return {}
-        return position(self.loader, self.seed, self._weights)
+        return {**position(self.loader, self.seed, self._weights), "bases": self._rates.bases}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from `state_dict`, in a `fit`; the weights of a checkpoint can also be tested and validated."""
         if self._installation is not None:
             self._resumed.state = state_dict
             self._opened.restore(state_dict["loader"])
+            if self._has_optimizer:  # some strategies, such as FSDP, restore after on_fit_start
+                self._resumed.find_position(self._opened, self.seed, self._weights)
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         # After an exception inside a micro-batch its gradient may have been added in part; with several devices each has its own part.

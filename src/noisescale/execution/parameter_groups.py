@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -33,14 +34,28 @@ class GroupRates:
         self.relative = relative
         self._written: list[Any] = []
         self._said = False
+        self._groups: list[dict[str, Any]] = []
 
-    def start(self, optimizer: torch.optim.Optimizer) -> None:
-        """Give each group a base that has none; in a run that is resumed they come with the optimizer's state."""
-        groups = optimizer.param_groups
+    def start(self, optimizer: torch.optim.Optimizer, saved: Sequence[float] = ()) -> None:
+        """Give each group a base that has none; in a run that is resumed they come with the optimizer's state.
+
+        Args:
+            optimizer: the optimizer.
+            saved: the `bases` of the run that is resumed. Some strategies, such as FSDP2, restore only those keys of a group that it has
+                already, and so leave out its base.
+        """
+        self._groups = groups = optimizer.param_groups
+        for group, base in zip(groups, saved, strict=False):
+            group.setdefault(BASE, base)
         factor = _factor(groups[0], groups[0]["lr"]) if BASE in groups[0] else 1.0
         for group in groups:
             group.setdefault(BASE, self._base(group, factor))
         self._written = [group["lr"] for group in groups]
+
+    @property
+    def bases(self) -> list[float]:
+        """The base of each group; empty before the start."""
+        return [float(group[BASE]) for group in self._groups if BASE in group]
 
     def write(self, optimizer: torch.optim.Optimizer, lr_factor: float) -> None:
         """Set the learning rate of each group for an update."""

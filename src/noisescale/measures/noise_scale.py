@@ -21,6 +21,7 @@ from noisescale.measures.dashboards import Scalars, add_layout, log_scalars
 from noisescale.measures.population import Population, population_of
 from noisescale.measures.step_file import examples_before, open_step_file
 from noisescale.plans.noise import sgd_noise_scale, with_momentum
+from noisescale.signals import Interrupted
 
 __all__ = ["NoiseScaleMonitor"]
 
@@ -142,7 +143,7 @@ class NoiseScaleMonitor(LeanCallback):
         self._write(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self._write(trainer, together=False)  # the other devices may be gone
+        self._write(trainer, together=isinstance(exception, Interrupted) and exception.saved is not None)  # otherwise they may be gone
 
     def state_dict(self) -> dict[str, Any]:
         """The number of examples seen, including rows that are not written yet, and the micro-batches of an unfinished update."""

@@ -1,0 +1,342 @@
+"""train.py and signals: what is saved, what is said, and that the command which is printed leads to the run that never stopped."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from noisescale.app.launchers.world import outer_world
+from noisescale.files import read_rows
+from noisescale.signals import SIGNALS
+from tests.helpers.front_door import QUICK, Outcome, checkpoint_of, process, results_of, run, run_dir
+from tests.helpers.processes import PATIENCE, started, wait_until
+
+SEVERAL = (*QUICK, "epochs=3", "logger=csv-only")
+"""17 updates, 6, 6 and 5 in an epoch."""
+
+
+@pytest.fixture(autouse=True)
+def _handlers() -> Iterator[None]:
+    """The handlers of a fresh process, because the runner of the tests may have set others."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def sends(number: int, at: int) -> list[str]:
+    target = "+callbacks.stop._target_=tests.helpers.callbacks.RaiseSignal"
+    return [target, f"+callbacks.stop.number={int(number)}", f"+callbacks.stop.at={at}"]
+
+
+def command_of(outcome: Outcome) -> list[str]:
+    """The words of the command that the last line shows, without the callback that sends the signal."""
+    python, script, *words = shlex.split(outcome.lines[-1])
+    assert (python, script) == ("python", "train.py")
+    return [word for word in words if not word.startswith("+callbacks.stop")]
+
+
+def what_matters(folder: Path) -> dict[str, Any]:
+    """All that a run leaves which does not depend on the clock."""
+    checkpoint = checkpoint_of(folder)
+    epochs = [{name: row[name] for name in row if "second" not in name} for row in read_rows(folder / "epochs.csv")]
+    return {
+        "weights": {name: value.tolist() for name, value in checkpoint["state_dict"].items()},
+        "optimizer": str(checkpoint["optimizer_states"]),
+        "steps.csv": (folder / "steps.csv").read_text(),
+        "epochs.csv": epochs,
+        "test": results_of(folder)["test/acc"],
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    assert run(*SEVERAL, f"hydra.run.dir={folder}").status == 0
+    return folder
+
+
+@pytest.mark.parametrize(("number", "at"), [(signal.SIGINT, 4), (signal.SIGTERM, 8)])
+def test_an_interrupted_run_is_saved_and_the_command_that_it_prints_resumes_it(
+    number: signal.Signals, at: int, tmp_path: Path, whole: Path
+) -> None:
+    """In the first epoch, too, where no checkpoint has been saved before; in a folder whose name needs quotes."""
+    folder = tmp_path / "it's my run"
+    outcome = run(*SEVERAL, *sends(number, at), run_dir(folder))
+    assert outcome.status == 128 + number
+    assert outcome.lines[-2].startswith(f"error: interrupted by {number.name} at update {at}; saved {folder}/checkpoints/last.ckpt")
+    assert "Traceback" not in outcome.err
+    results = results_of(folder)
+    assert (results["status"], results["reason"]) == ("interrupted", f"{number.name} at update {at}")
+    assert "test/acc" not in results
+    assert results["updates"] == len(read_rows(folder / "steps.csv")) == checkpoint_of(folder)["global_step"] == at
+    resumed = run(*command_of(outcome))
+    assert resumed.status == 0, resumed.err
+    assert what_matters(folder) == what_matters(whole)
+
+
+def test_a_run_without_checkpoints_is_saved_as_well(tmp_path: Path) -> None:
+    outcome = run(*SEVERAL, "callbacks=none", *sends(signal.SIGHUP, 4), f"hydra.run.dir={tmp_path}")
+    assert outcome.status == 129
+    assert checkpoint_of(tmp_path)["global_step"] == 4
+    assert run(*command_of(outcome)).status == 0
+    assert results_of(tmp_path)["updates"] == 17
+
+
+def test_before_the_first_update_there_is_nothing_to_resume(tmp_path: Path) -> None:
+    early = "+callbacks.stop._target_=tests.helpers.callbacks.SignalAtTheStart"
+    outcome = run(*SEVERAL, early, f"hydra.run.dir={tmp_path}")
+    assert (outcome.status, outcome.lines[-1]) == (143, "error: interrupted by SIGTERM at update 0; there is no checkpoint")
+
+
+def test_a_test_that_is_interrupted_leaves_the_checkpoint_of_the_end(tmp_path: Path) -> None:
+    outcome = run(*SEVERAL, "+callbacks.stop._target_=tests.helpers.callbacks.SignalInTheTest", f"hydra.run.dir={tmp_path}")
+    assert outcome.status == 143
+    assert outcome.lines[-2].startswith("error: interrupted by SIGTERM during the test; the last checkpoint is")
+    assert (results_of(tmp_path)["status"], results_of(tmp_path)["reason"]) == ("interrupted", "SIGTERM during the test")
+    assert checkpoint_of(tmp_path)["global_step"] == 17
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_sweep_ends_and_says_how_to_resume_what_ran(number: signal.Signals, tmp_path: Path) -> None:
+    outcome = run("-m", *SEVERAL, "seed=0,1", *sends(number, 2), f"hydra.sweep.dir={tmp_path}")
+    assert outcome.status == 128 + number
+    assert results_of(tmp_path / "0")["status"] == "interrupted"
+    assert checkpoint_of(tmp_path / "0")["global_step"] == 2
+    assert not (tmp_path / "1").exists()
+    words = command_of(outcome)
+    assert {"seed=0", f"hydra.run.dir={tmp_path / '0'}"} <= {*words}
+    assert "-m" not in words
+    assert "interrupted" in outcome.out
+
+
+def test_what_torchrun_and_srun_have_started() -> None:
+    torchrun = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
+    srun = {"SLURM_PROCID": "1", "SLURM_LOCALID": "0", "SLURM_NODEID": "1", "SLURM_STEP_NUM_TASKS": "2"}
+    found = [outer_world(torchrun), outer_world(srun)]
+    assert [(world.launcher, world.rank, world.size) for world in found if world] == [("torchrun", 3, 4), ("srun", 1, 2)]
+    # one process; a batch script of SLURM without srun; a rank that rank 0 of a run has started in such a job
+    alone = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NTASKS": "4"}
+    for environment in ({**torchrun, "WORLD_SIZE": "1"}, alone, {**srun, "NOISESCALE_RANK_0": "12"}, {"LOCAL_RANK": "0"}):
+        assert outer_world(environment) is None
+
+
+def test_several_machines_need_another_program_that_starts_the_processes(tmp_path: Path) -> None:
+    outcome = run(*QUICK, "trainer=ddp_cpu", "trainer.num_nodes=2", f"hydra.run.dir={tmp_path}")
+    assert outcome.status == 2
+    assert outcome.lines[-1].startswith("error: trainer.num_nodes=2: a run starts processes on its own machine only; on each machine: ")
+    assert "torchrun --nnodes 2 --nproc-per-node 2" in outcome.lines[-1]
+
+
+# -- processes -----------------------------------------------------------------------------------------------------------------
+
+ENDLESS = ("epochs=2000", "threads=1", "scheduler=constant", "logger=csv-only", "callbacks.progress_bar=null")
+RANKS = {1: (), 2: ("trainer=ddp_cpu",)}
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended; it may be left as a zombie if its parent has ended before it and nobody asks for its status."""
+    with suppress(FileNotFoundError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return True
+
+
+def until_gone(pids: list[int]) -> None:
+    deadline = time.monotonic() + 30.0
+    while not all(gone(pid) for pid in pids):
+        assert time.monotonic() < deadline, "a process was left behind"
+        time.sleep(0.1)
+
+
+def signalled(number: int, ranks: int, to: int, folder: Path, *words: str) -> tuple[int, str, float]:
+    """Send a signal to a process of an endless run, inside its second epoch or later: (exit status, stderr, seconds to the exit)."""
+    with started("train.py", *ENDLESS, *RANKS[ranks], *words, run_dir(folder)) as running:
+        try:
+            wait_until(lambda: read_rows(folder / "epochs.csv"), running)
+            others = children_of(running.pid)[: ranks - 1]
+            began = time.monotonic()
+            signal_to = [running.pid, *others][to]
+            subprocess.run(["kill", f"-{int(number)}", str(signal_to)], check=True)
+            _, said = running.communicate(timeout=PATIENCE)
+            seconds = time.monotonic() - began
+        finally:
+            running.kill()
+    until_gone(others)
+    return running.returncode, said, seconds
+
+
+@pytest.mark.slow  # 12 x 60 s
+@pytest.mark.parametrize(("number", "ranks", "to"), [(number, ranks, i % ranks) for ranks in RANKS for i, number in enumerate(SIGNALS)])
+def test_a_signal_to_any_process_saves_the_run_which_then_goes_on_as_if_nothing_had_been(
+    number: signal.Signals, ranks: int, to: int, tmp_path: Path
+) -> None:
+    """Prints a row of the table: signal, processes, seconds to the exit, update, equal."""
+    status, said, seconds = signalled(number, ranks, to, tmp_path / "run")
+    assert status == 128 + number, said
+    assert "Traceback" not in said
+    *_, line, command = said.splitlines()
+    at = checkpoint_of(tmp_path / "run")["global_step"]
+    assert f"interrupted by {number.name} at update {at}; saved" in line
+    assert results_of(tmp_path / "run")["updates"] == at
+    _, _, *words = shlex.split(command)
+    until = f"trainer.max_steps={at + 30}"
+    assert process(*words, until).returncode == 0
+    assert process(*ENDLESS, *RANKS[ranks], until, f"hydra.run.dir={tmp_path}/whole").returncode == 0
+    assert what_matters(tmp_path / "run") == what_matters(tmp_path / "whole")
+    print(f"\n| {number.name} | {ranks} | rank {to} | {seconds:.2f} | {at} | bit-equal |")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", [0, 1])
+def test_a_process_that_is_killed_ends_the_others_with_one_line(to: int, tmp_path: Path) -> None:
+    status, said, seconds = signalled(signal.SIGKILL, 2, to, tmp_path)
+    assert seconds < 30.0
+    assert "Traceback" not in said
+    if to == 0:
+        assert status == -signal.SIGKILL
+        assert said.splitlines()[-1] == "error: process 0 of this run has ended, so this one ends, too"
+    else:
+        assert status == 1
+        assert said.splitlines()[-2].startswith("error: interrupted by process 1 of 2, which was ended by SIGKILL at update ")
+        assert results_of(tmp_path)["status"] == "interrupted"
+    print(f"\n| SIGKILL | 2 | rank {to} | {seconds:.2f} |")
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_ends_the_run_within_the_time_limit(tmp_path: Path) -> None:
+    status, said, seconds = signalled(signal.SIGSTOP, 2, 1, tmp_path, "rank_timeout=60")
+    assert status == 1
+    assert 55.0 < seconds < 100.0
+    assert "interrupted by a process that did not answer within rank_timeout at update" in said.splitlines()[-2]
+    assert "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_ends_the_others(tmp_path: Path) -> None:
+    bug = "+callbacks.bug._target_=tests.helpers.callbacks.FailsOnRank1"
+    done = process(*QUICK, "trainer=ddp_cpu", "epochs=3", bug, f"hydra.run.dir={tmp_path}")
+    assert done.returncode == 1
+    assert done.stderr.count("ValueError: a bug on rank 1") == 1
+    assert done.stderr.splitlines()[-1].startswith("error: interrupted by process 1 of 2, which has failed (status 1; ") or (
+        "to resume" in done.stderr
+    )
+
+
+@pytest.mark.slow
+def test_a_signal_to_all_processes_of_a_job_saves_the_run_even_if_it_ends_the_workers(tmp_path: Path) -> None:
+    """As SLURM sends it; the workers of a DataLoader end at SIGTERM at once."""
+    with started("train.py", *ENDLESS, "data.num_workers=2", run_dir(tmp_path)) as running:
+        try:
+            wait_until(lambda: read_rows(tmp_path / "epochs.csv"), running)
+            os.killpg(running.pid, signal.SIGTERM)
+            _, said = running.communicate(timeout=PATIENCE)
+        finally:
+            running.kill()
+    assert running.returncode == 143, said
+    at = checkpoint_of(tmp_path)["global_step"]
+    assert f"error: interrupted by SIGTERM at update {at}; saved" in said
+    assert "Traceback" not in said
+    until = f"trainer.max_steps={at + 30}"
+    assert process(*shlex.split(said.splitlines()[-1])[2:], until).returncode == 0
+    assert process(*ENDLESS, "data.num_workers=2", until, f"hydra.run.dir={tmp_path}/whole").returncode == 0
+    assert what_matters(tmp_path) == what_matters(tmp_path / "whole")
+
+
+# -- torchrun and srun ---------------------------------------------------------------------------------------------------------
+
+DDP = (*QUICK, "trainer=ddp_cpu", "epochs=2", "logger=csv-only")
+
+
+def torchrun(*words: str, cwd_words: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    return started("-m", "torch.distributed.run", "--nproc-per-node", "2", *cwd_words, "train.py", *words, out=subprocess.PIPE)
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_processes_of_one_run_in_one_folder(tmp_path: Path) -> None:
+    folder = f"hydra.run.dir='{tmp_path}/runs/${{now:%f}}'"  # another folder in each process, if each decided for itself
+    with torchrun(*DDP, folder) as running:
+        out, said = running.communicate(timeout=PATIENCE)
+    assert running.returncode == 0, said
+    (run_folder,) = (tmp_path / "runs").iterdir()
+    assert process(*DDP, f"hydra.run.dir={tmp_path}/alone").returncode == 0
+    assert what_matters(run_folder) == what_matters(tmp_path / "alone")
+    assert out.count("test accuracy") == 1
+    assert said.count("effective 32 = 16 micro x 1 accumulate x 2 devices") == 1
+
+
+@pytest.mark.slow
+def test_torchrun_passes_ctrl_c_on_to_processes_that_have_it_already(tmp_path: Path) -> None:
+    with torchrun(*ENDLESS, "trainer=ddp_cpu", run_dir(tmp_path)) as running:
+        wait_until(lambda: read_rows(tmp_path / "epochs.csv"), running)
+        subprocess.run(["kill", "-INT", f"-{running.pid}"], check=True)  # its process group, as a terminal does
+        _, said = running.communicate(timeout=PATIENCE)
+    at = checkpoint_of(tmp_path)["global_step"]
+    assert f"error: interrupted by SIGINT at update {at}; saved" in said
+    assert "torchrun --nproc-per-node 2 train.py epochs=2000" in said
+    assert results_of(tmp_path)["status"] == "interrupted"
+
+
+@pytest.mark.slow
+def test_srun_starts_the_processes_of_one_run_in_one_folder(tmp_path: Path) -> None:
+    """Two tasks with the variables that srun gives them."""
+    job = {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NODEID": "0", "SLURM_NNODES": "1", "SLURM_STEP_NODELIST": "127.0.0.1"}
+    job |= {"SLURM_JOB_ID": str(time.time_ns() // 1000 % 100000), "SLURM_STEP_ID": "0", "SLURM_JOB_NAME": "train"}
+    folder = f"hydra.run.dir='{tmp_path}/runs/${{now:%f}}'"
+    tasks = [
+        started("train.py", *DDP, folder, environment={**job, "SLURM_PROCID": rank, "SLURM_LOCALID": rank}, out=subprocess.PIPE)
+        for rank in "01"
+    ]
+    ends = [task.communicate(timeout=PATIENCE) for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], ends
+    (run_folder,) = (tmp_path / "runs").iterdir()
+    assert results_of(run_folder)["updates"] == 12
+    assert "test accuracy" in ends[0][0]
+    assert not ends[1][0]
+
+
+@pytest.mark.slow
+def test_one_task_of_slurm_starts_its_own_processes(tmp_path: Path) -> None:
+    """As in a batch script without srun: SLURM_NTASKS is the size of the allocation."""
+    job = {
+        "SLURM_NTASKS": "2",
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+        "SLURM_NODEID": "0",
+        "SLURM_JOB_ID": "3",
+        "SLURM_JOB_NAME": "train",
+    }
+    done = process(*DDP, f"hydra.run.dir={tmp_path}", **{f"SLURM_{name}": value for name, value in job.items()})
+    assert done.returncode == 0, done.stderr
+    assert results_of(tmp_path)["updates"] == 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (QUICK, "error: trainer.devices=1: torchrun has started 2 processes, and the config has 1 x 1 (trainer.num_nodes); choose"),
+        (("-m", *DDP, "seed=0,1"), "error: torchrun=2: starts the processes of one run, not those of a sweep; start each run"),
+    ],
+)
+def test_what_torchrun_cannot_start_is_refused_once(words: tuple[str, ...], line: str, tmp_path: Path) -> None:
+    with torchrun(*words, f"hydra.run.dir={tmp_path}", f"hydra.sweep.dir={tmp_path}") as running:
+        began = time.monotonic()
+        _, said = running.communicate(timeout=PATIENCE)
+    assert running.returncode == 1
+    assert said.count(line) == (1 if words[0] != "-m" else 2)  # a sweep is refused before the processes know of each other
+    assert time.monotonic() - began < 120.0
