@@ -43,7 +43,7 @@ def misfit(make: Callable[..., Any], values: Mapping[str, Any]) -> ConfigError |
     if make.__module__.partition(".")[0] not in _DECLARES:
         return None
     try:
-        types_of = typing.get_type_hints(make.__init__ if isinstance(make, type) else make)
+        types_of = typing.get_type_hints(getattr(make, "__init__") if isinstance(make, type) else make)  # noqa: B009
     except Exception:  # an annotation may name what is imported for type checkers only
         return None
     for name, value in values.items():
@@ -79,7 +79,17 @@ def _fits(value: Any, wanted: Any) -> bool:
 def _in_words(wanted: Any) -> str:
     """`a whole number or null`; what cannot be typed as a plain value is left out."""
     words = list(dict.fromkeys(_parts(wanted)))
+    choices = list(dict.fromkeys(str(each) for each in _choices(wanted)))
+    words += [f"one of {', '.join(choices)}"] if choices else []
     return " or ".join(words) if words else f"an object of {getattr(wanted, '__name__', wanted)}"
+
+
+def _choices(wanted: Any) -> Iterable[Any]:
+    if typing.get_origin(wanted) is typing.Literal:
+        yield from typing.get_args(wanted)
+    elif typing.get_origin(wanted) in (typing.Union, types.UnionType):
+        for each in typing.get_args(wanted):
+            yield from _choices(each)
 
 
 def _parts(wanted: Any) -> Iterable[str]:
@@ -87,8 +97,6 @@ def _parts(wanted: Any) -> Iterable[str]:
     if origin in (typing.Union, types.UnionType):
         for each in inner:
             yield from _parts(each)
-    elif origin is typing.Literal:
-        yield f"one of {', '.join(map(str, inner))}"
     elif (kind := origin or wanted) in _WORDS:
         yield _WORDS[kind]
     elif isinstance(kind, type) and issubclass(kind, Mapping):

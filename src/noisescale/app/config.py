@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from noisescale.app.arguments import checks_itself, misfit
 from noisescale.app.own_words import words_as_typed
-from noisescale.app.targets import BASES, checked, made
+from noisescale.app.targets import BASES, checked, made, told
 from noisescale.errors import ConfigError
 
 __all__ = ["as_plain", "build", "errors_under", "in_sweep", "options", "output_dir", "overrides", "refusal", "typed"]
@@ -37,15 +37,18 @@ def build(cfg: DictConfig, key: str, node: DictConfig | None = None, /, **argume
     plain = {str(name): value for name, value in held.items()}
     wrong = None
     try:
-        make = checked("_target_", plain.get("_target_"), BASES[key.partition(".")[0]])
+        base = BASES[key.partition(".")[0]]
+        make = checked("_target_", plain.get("_target_"), base)
         wrong = misfit(make, plain)
         if wrong is not None and not checks_itself(make):
             raise wrong
-        built = made(plain, BASES[key.partition(".")[0]], **arguments)
+        built = made(plain, base, **arguments)
     except ConfigError as error:
         raise error.under(key) from error
     except Exception as error:
         refused = refusal(cfg, key, error) if wrong is None else wrong.under(key)
+        if refused is None and not key.startswith("logger") and not checks_itself(make):
+            refused = ConfigError(*_option(cfg, key), f"could not be built: {told(error)}", "full_error=true shows where")
         if refused is None:
             raise
         raise refused from error
@@ -70,7 +73,7 @@ def refusal(cfg: DictConfig, key: str, cause: BaseException | None) -> ConfigErr
         problem = f"is not a key of {name}={option}; an experiment or debug option that sets it is for another {name.partition('.')[0]}"
         return ConfigError(added, OmegaConf.select(cfg, added), problem)
     from_lightning = type(cause).__name__ == "MisconfigurationException"
-    if cause is not None and (from_lightning or isinstance(cause, (TypeError, ValueError, OSError, RuntimeError, ImportError))):
+    if cause is not None and (from_lightning or isinstance(cause, (TypeError, ValueError, OSError))):
         return ConfigError(*_option(cfg, key), " ".join(str(cause).split()))
     return None
 
@@ -117,7 +120,7 @@ def typed() -> list[str]:
 
 
 def _option(cfg: DictConfig, key: str) -> tuple[str, str]:
-    """What chose an object: the group and its option; `logger.csv` is one of the options of `logger`, and `callbacks.last` has its class."""
+    """What chose an object: the group and its option, as `logger=csv` for `logger.csv`; the class of `callbacks.last`."""
     group, _, name = key.partition(".")
     if group == "callbacks" and name:
         return f"{key}._target_", str(OmegaConf.select(cfg, f"{key}._target_"))

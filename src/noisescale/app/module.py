@@ -86,7 +86,7 @@ def micro_batch_weight(cfg: DictConfig) -> Callable[[Any], Any] | None:
         return None
     found = locate("micro_batch_weight", name) if isinstance(name, str) and "." in name else None
     if not callable(found) or not is_users(found):
-        problem = "must be the dotted name of a function of your own, batch -> number"
+        problem = "must be the dotted name of a function batch -> number" + (" of your own" if callable(found) else "")
         raise ConfigError("micro_batch_weight", name, problem, "for example my_module.target_tokens")
     function: Callable[[Any], Any] = found
     return function
@@ -123,7 +123,9 @@ def _try(key: tuple[str, str, str], net: nn.Module, shape: Any, num_outputs: int
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             outputs = net.eval()(torch.zeros(2, *shape))
     except Exception as error:
-        raise ConfigError(key[0], key[2], f"fails on inputs of shape {(2, *shape)}: {told(error)}", "full_error=true shows where") from error
+        raise ConfigError(
+            key[0], key[2], f"fails on inputs of shape {(2, *shape)}: {told(error)}", "full_error=true shows where"
+        ) from error
     finally:
         for layer, training in modes.items():
             layer.training = training

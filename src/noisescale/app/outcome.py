@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from noisescale.app.ending import PLANS_END, ending, nothing_left
+from noisescale.app.faults import RunFailed, failure_of
 from noisescale.app.monitors import missing_metric
 from noisescale.app.own_data import explain, has_loader, has_step
 from noisescale.callbacks import BatchSizeScheduler, TrainingDiverged
@@ -26,12 +27,13 @@ class Outcome:
     """How a run ended.
 
     Attributes:
-        status: completed | stopped | interrupted | diverged.
+        status: completed | stopped | interrupted | diverged | failed.
         reason: why it ended, for users to read.
         metrics: tag -> value, from the last epoch and from the test.
         updates, examples: totals of the run, including those before it was resumed.
         seconds: time of training and validation in this process.
         examples_per_second: throughput in this process, without the examples before the run was resumed.
+        failure: what the machine did to a run that failed, such as a full disk.
     """
 
     status: str = "completed"
@@ -41,6 +43,14 @@ class Outcome:
     examples: int = 0
     seconds: float = 0.0
     examples_per_second: float = 0.0
+    failure: RunFailed | None = None
+
+    def fail(self, error: Exception) -> None:
+        """Take note of an error of the machine; any other one is raised."""
+        self.failure = failure_of(error)
+        if self.failure is None:
+            raise error
+        self.status, self.reason = "failed", str(self.failure)
 
 
 def fit_and_test(
@@ -63,9 +73,9 @@ def fit_and_test(
         outcome.status, outcome.reason = "interrupted", f"a signal at update {trainer.global_step}"
     except Exception as error:
         refused = _as_config_error(error, cfg, data, batches) or missing_metric(error, cfg, trainer)
-        if refused is None:
-            raise
-        raise refused from error
+        if refused is not None:
+            raise refused from error
+        outcome.fail(error)
     outcome.seconds = time.perf_counter() - started
     outcome.updates = trainer.global_step
     if batches.loader is not None:
@@ -93,6 +103,9 @@ def _test(outcome: Outcome, trainer: pl.Trainer, module: pl.LightningModule, dat
         tested = [] if lacking else trainer.test(module, datamodule=data, verbose=False)
     except (KeyboardInterrupt, SystemExit):
         outcome.status, outcome.reason = "interrupted", "a signal during the test"
+        return
+    except Exception as error:
+        outcome.fail(error)
         return
     if lacking and trainer.is_global_zero:
         print(f"note: no test: {' and '.join(lacking)}", file=sys.stderr)
@@ -139,7 +152,7 @@ def _as_config_error(error: Exception, cfg: DictConfig, data: pl.LightningDataMo
     if isinstance(error, RuntimeError) and "multiple optimizers" in str(error):  # Lightning's own check, which comes before ours
         remedy = "return one; its parameter groups may have learning rates of their own"
         return ConfigError("configure_optimizers", "several", "a plan steps exactly one optimizer", remedy)
-    if cfg.ckpt_path is None or _has_started(batches):
+    if cfg.ckpt_path is None or _has_started(batches) or failure_of(error) is not None:
         return None
     reason = " ".join(str(error).split("\n\t")[0:2])
     remedy = "resume with the model, the optimizer and the data that it was saved with"

@@ -41,6 +41,9 @@ BASES: Mapping[str, str] = {
 }
 """The class from which the objects of a group are derived."""
 
+HYDRAS = "hydra.experimental.callback.Callback"
+"""The class from which Hydra's own callbacks are derived, those of `hydra.callbacks`."""
+
 PARTS = (
     "noisescale.schedules.Schedule",
     "noisescale.plans.BatchStrategy",
@@ -93,7 +96,7 @@ def locate(key: str, target: Any) -> Any:
 
 
 def checked(key: str, target: Any, *bases: str) -> Callable[..., Any]:
-    """The class with a dotted name, derived from one of `bases`; or a function that says, by its annotation, that it returns such an object.
+    """The class with a dotted name, derived from one of `bases`; or a function whose annotation says that it returns such an object.
 
     Args:
         key: the key of the name, such as `model._target_`.
@@ -111,11 +114,11 @@ def checked(key: str, target: Any, *bases: str) -> Callable[..., Any]:
     if not bases and isinstance(make, type) and (is_users(make) or make.__module__.startswith(_TRANSFORMS)):
         return make
     if isinstance(make, types.FunctionType) and is_users(make):
-        names = said(found[0]) if bases else "what it makes"
-        raise ConfigError(key, target, "is a function that does not say what it returns", f"name a class, or annotate it with -> {names}")
+        name = said(found[0]) if bases else "torch.nn.Module, or what it makes"
+        raise ConfigError(key, target, f"is a function that is not annotated with -> {name}", "annotate it, or name a class")
     if not bases:
-        problem = "is not a class that may be the value of an argument, and is not called"
-        raise ConfigError(key, target, problem, "those of torch, Lightning and your own may; write a class of your own that makes it")
+        problem = "is not a class of torch, Lightning or your own that may be the value of an argument"
+        raise ConfigError(key, target, problem, "write a class of your own that makes it")
     raise ConfigError(key, target, f"is not {_article(found[0])}{other_package(make, found[0])}")
 
 
