@@ -106,14 +106,18 @@ def _check_groups(cfg: DictConfig) -> None:
 
 
 def _check_interpolations(cfg: DictConfig) -> None:
-    """Refuse a `${...}` that stands for nothing, by the key that holds it."""
+    """Refuse a `${...}` that stands for nothing, by the key that holds it, and not by one that refers to that key."""
+    failed = []
     for key, written in _written_values("", OmegaConf.to_container(cfg)):
-        if "${" not in written:
-            continue
         try:
-            OmegaConf.select(cfg, key, throw_on_resolution_failure=True)
+            if "${" in written:
+                OmegaConf.select(cfg, key, throw_on_resolution_failure=True)
         except OmegaConfBaseException as error:
-            raise ConfigError(key, written, str(error).splitlines()[0], "${epochs} is the value of epochs") from error
+            problem = str(error).splitlines()[0]
+            named = problem.split("'")[1] if problem.count("'") > 1 else key
+            failed.append((named not in written, key, written, problem))
+    if failed:
+        raise ConfigError(*min(failed)[1:])
 
 
 def _written_values(key: str, node: Any) -> Iterator[tuple[str, str]]:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import walk_tb
 
 from noisescale.app.config import output_dir
 from noisescale.errors import ConfigError
@@ -25,9 +26,13 @@ REMEDIES = {
     errno.EMFILE: "raise the limit on open files, see ulimit -n, or lower data.num_workers",
     errno.ENFILE: "close files of other programs",
     errno.EAGAIN: "raise the limit on processes, see ulimit -u, or lower data.num_workers",
+    errno.ECHILD: "memory may have run out: lower data.num_workers",
     errno.ENOMEM: "lower max_micro_batch_size, which does not change the result, or data.num_workers",
 }
 """What helps against an error of the system."""
+
+_NO_FILE = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
+"""Errors of the process rather than of a file."""
 
 _IN_WORDS = {
     "No space left on device": errno.ENOSPC,
@@ -60,27 +65,51 @@ def failure_of(error: BaseException) -> RunFailed | None:
         if number is None or not isinstance(error, (RuntimeError, MemoryError)):
             return None
         what = "not enough memory" if number == errno.ENOMEM else _last_line(error)
-    remedy = REMEDIES.get(number or 0, "")
-    return RunFailed("; ".join(filter(None, (what, _kept(), remedy, _how_to_go_on()))))
+    return RunFailed("; ".join(filter(None, (what, _kept(), _remedy(number), _how_to_go_on()))))
 
 
 def _of_a_file(error: OSError) -> str:
-    """`outputs/x/steps.csv: cannot be written (No space left on device)`; the folder, where the system does not say which file."""
-    reason = error.strerror or _last_line(error)
+    """`outputs/x/steps.csv: cannot be written (No space left on device)`."""
+    reason, run = error.strerror or _last_line(error), output_dir().absolute()
     if error.errno == errno.EPIPE:
         return f"the output cannot be printed ({reason})"
-    run = output_dir()
-    if error.filename is None:
-        return f"{os.path.relpath(run)}: a file in it cannot be written ({reason})" if error.errno in REMEDIES else reason
-    path = Path(os.fsdecode(error.filename))
-    inside = path.absolute().is_relative_to(run.absolute())
-    return f"{os.path.relpath(path) if inside else path}: cannot be {'written' if inside else 'used'} ({reason})"
+    if error.errno in _NO_FILE and error.filename is None:
+        return reason
+    path = Path(os.fsdecode(error.filename)).absolute() if isinstance(error.filename, (str, bytes)) else _held_by(error, run)
+    if path is None:
+        return f"a file cannot be written ({reason})" if error.errno in REMEDIES else reason
+    if path.suffix == ".part":
+        path = path.with_name(path.name.removeprefix(".").removesuffix(".part"))
+    return f"{os.path.relpath(path)}: cannot be {'written' if path.is_relative_to(run) else 'used'} ({reason})"
+
+
+def _held_by(error: OSError, run: Path) -> Path | None:
+    """The file of the run that was being written, where the system does not say which: the innermost variable that holds one.
+
+    A full disk shows when bytes are written, and the error of that has no name of a file, whoever writes it: this package, Lightning,
+    fsspec or TensorBoard.
+    """
+    found = None
+    for frame, _ in walk_tb(error.__traceback__):
+        for value in frame.f_locals.values():
+            name = value if isinstance(value, (str, bytes, Path)) else getattr(value, "name", None) or getattr(value, "path", None)
+            if isinstance(name, (str, bytes, Path)) and len(text := os.fsdecode(name)) < 4096 and "\n" not in text:
+                path = Path(text).absolute()
+                if path != run and path.is_relative_to(run) and not path.is_dir():
+                    found = path
+    return found
+
+
+def _remedy(number: int | None) -> str:
+    if number in (errno.ENOENT, errno.ENOTDIR) and not (output_dir() / ".hydra").is_dir():
+        return "the folder of the run was removed or moved"
+    return REMEDIES.get(number or 0, "")
 
 
 def _last_line(error: BaseException) -> str:
     """What an error says; one that comes from another process has a whole traceback in its message."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return " ".join((lines[-1] if "Traceback" in str(error) else " ".join(lines)).split())
+    return " ".join((lines[-1] if "Traceback" in str(error) else " ".join(lines)).split()).removesuffix(".")
 
 
 def _kept() -> str:
@@ -91,7 +120,7 @@ def _kept() -> str:
 
 def _how_to_go_on() -> str:
     last = output_dir() / "checkpoints" / "last.ckpt"
-    return f"then go on with {shlex.quote(f'ckpt_path={os.path.relpath(last)}')}" if _is_file(last) else ""
+    return f"go on with {shlex.quote(f'ckpt_path={os.path.relpath(last)}')}" if _is_file(last) else ""
 
 
 def _is_file(path: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,8 @@ SYNONYMS = {
 
 def say(words: str) -> None:
     """Print an error on stderr."""
-    print(f"error: {words}", file=sys.stderr)
+    with suppress(OSError):  # the exit status says it, too
+        print(f"error: {words}", file=sys.stderr)
 
 
 def line(error: BaseException, conf: Path | None = None, cfg: DictConfig | None = None) -> str:
@@ -208,6 +210,8 @@ def _meant(group: str, option: str, valid: list[str]) -> str:
     """What an option that there is not may have meant: a number is a value of the key that the group is about, SGD is sgd."""
     if group in _MAIN_KEYS and re.fullmatch(r"\d+(\.\d+)?(e-?\d+)?", option):
         return f", did you mean {_MAIN_KEYS[group]}={option}?"
+    if option in ("", "null"):
+        return ""
     lower = option.lower().replace("-", "_")
     inside = [name for name in valid if len(name) > 2 and name in lower]  # cosine in CosineAnnealingLR
     return _did_you_mean(lower, valid) or (f", did you mean {max(inside, key=len)}?" if inside else "")

@@ -86,7 +86,7 @@ def micro_batch_weight(cfg: DictConfig) -> Callable[[Any], Any] | None:
         return None
     found = locate("micro_batch_weight", name) if isinstance(name, str) and "." in name else None
     if not callable(found) or not is_users(found):
-        problem = "must be the dotted name of a function batch -> number" + (" of your own" if callable(found) else "")
+        problem = f"{'is not a' if callable(found) else 'must be the dotted name of a'} function of your own, batch -> number"
         raise ConfigError("micro_batch_weight", name, problem, "for example my_module.target_tokens")
     function: Callable[[Any], Any] = found
     return function

@@ -26,7 +26,7 @@ def preview(cfg: DictConfig) -> int:
         ConfigError: the config is invalid.
     """
     run = read_config(cfg)
-    check_count("trainer.devices", cfg.trainer.devices, unit="devices")
+    check_count("trainer.devices", cfg.trainer.devices, at_most=100_000, unit="devices")
     plan = run.plan(num_examples(cfg))
     summary = summarize(plan, run.lr, run.momentum, run.optimizer)
     if in_sweep():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import sys
 import sysconfig
 import types
@@ -237,6 +238,8 @@ def other_package(made_of: Any, base: type[Any]) -> str:
 def told(error: BaseException) -> str:
     """An error in a few words: its class and its message, without the frames that torch adds to it."""
     words = " ".join(str(error).split())
+    if too_much := re.search(r"you tried to allocate (\d+) bytes", words):
+        return f"not enough memory for {int(too_much[1]) / 1e9:.3g} GB at once"
     return f"{type(error).__name__}: {words.partition(' Exception raised from ')[0]}"
 
 
