@@ -64,7 +64,7 @@ def failure_of(error: BaseException) -> RunFailed | None:
         )
         if number is None or not isinstance(error, (RuntimeError, MemoryError)):
             return None
-        what = "not enough memory" if number == errno.ENOMEM else _last_line(error)
+        what = "not enough memory" if number == errno.ENOMEM else _last_line(error).partition(". ")[0]
     return RunFailed("; ".join(filter(None, (what, _kept(), _remedy(number), _how_to_go_on()))))
 
 
