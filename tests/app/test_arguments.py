@@ -14,7 +14,7 @@ from noisescale.callbacks import Checkpoint, EpochRecorder
 
 
 class Declared:
-    def __init__(
+    def __init__(  # type: ignore[no-untyped-def]
         self,
         count: int = 1,
         rate: float | None = None,
@@ -27,7 +27,7 @@ class Declared:
         time: datetime.timedelta | None = None,
         net: pl.Callback | None = None,
         anything: Any = None,
-        unsaid=None,  # type: ignore[no-untyped-def]
+        unsaid=None,
     ) -> None: ...
 
 

@@ -108,7 +108,9 @@ def _check_groups(cfg: DictConfig) -> None:
 def _check_interpolations(cfg: DictConfig) -> None:
     """Refuse a `${...}` that stands for nothing, by the key that holds it, and not by one that refers to that key."""
     failed = []
-    for key, written in _written_values("", {name: value for name, value in OmegaConf.to_container(cfg).items() if name != "hydra"}):
+    held = OmegaConf.to_container(cfg)
+    assert isinstance(held, dict)
+    for key, written in _written_values("", {name: value for name, value in held.items() if name != "hydra"}):
         try:
             if "${" in written:
                 OmegaConf.select(cfg, key, throw_on_resolution_failure=True)

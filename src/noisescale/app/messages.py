@@ -89,7 +89,8 @@ SYNONYMS = {
 
 
 def say(words: str) -> None:
-    """Print an error on stderr."""
+    """Print an error on stderr, in one line, whatever a value in it consists of."""
+    words = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", words)
     with suppress(OSError):  # the exit status says it, too
         print(f"error: {words}", file=sys.stderr)
 
