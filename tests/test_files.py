@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from noisescale.files import AppendedRows, read_rows, set_aside, write_atomically
+from noisescale.files import AppendedRows, read_rows, set_aside, write_atomically, write_rows
 
 
 def test_a_new_run_never_overwrites_the_rows_of_an_old_one(tmp_path: Path) -> None:
@@ -66,3 +66,32 @@ def test_writing_fails_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(OSError, match="no space"):
         write_atomically(path, "new, and long")
     assert path.read_text() == "old"
+
+
+@pytest.mark.skipif(not Path("/dev/null").is_char_device(), reason="needs a device")
+def test_a_device_is_neither_replaced_nor_set_aside(tmp_path: Path) -> None:
+    device = tmp_path / "null"
+    device.symlink_to("/dev/null")
+    for write in (set_aside, lambda path: write_rows(path, ["a"], []), lambda path: AppendedRows(path, ["a"], 0)):
+        with pytest.raises(OSError, match="there is something that is no file"):
+            write(device)
+    assert device.is_symlink()
+
+
+def test_rows_of_a_file_that_was_removed_are_not_lost_in_silence(tmp_path: Path) -> None:
+    rows = AppendedRows(tmp_path / "rows.csv", ["step"], 0)
+    (tmp_path / "rows.csv").unlink()
+    with pytest.raises(FileNotFoundError, match="it was removed while the run was writing it"):
+        rows.append([(1,)])
+
+
+def test_nothing_is_left_of_a_file_that_could_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_atomically(tmp_path / "x.json", "old")
+
+    def full(number: int) -> None:
+        raise OSError("full")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="full"):
+        write_atomically(tmp_path / "x.json", "new")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("x.json", "old")]

@@ -16,6 +16,10 @@ __all__ = [
 ]
 
 
+LARGEST_COUNT = 10**15
+"""More than there is of anything that is counted here; larger numbers do not fit where torch needs 64 bits."""
+
+
 class ConfigError(ValueError):
     """A setting that cannot be used: `key=value: problem; remedy`.
 
@@ -70,7 +74,9 @@ def _shortest(bound: float) -> str:
 
 
 def check_count(key: str, value: Any, *, at_least: int = 1, at_most: int | None = None, unit: str = "", remedy: str = "") -> None:
-    """Raise `ConfigError` unless `value` is a whole number in `[at_least, at_most]`."""
+    """Raise `ConfigError` unless `value` is a whole number in `[at_least, at_most]`, and no more than `LARGEST_COUNT`."""
+    if at_most is None and isinstance(value, int) and value > LARGEST_COUNT:
+        at_most = LARGEST_COUNT
     if isinstance(value, int) and not isinstance(value, bool) and value >= at_least and (at_most is None or value <= at_most):
         return
     words = f"must be a whole number of {unit}" if unit else "must be a whole number"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 from weakref import finalize
 
 __all__ = ["AppendedRows", "read_rows", "replaced", "set_aside", "write_atomically", "write_rows"]
@@ -31,14 +32,20 @@ def replaced(path: Path, durable: bool = True) -> Iterator[TextIO]:
 
     If the block raises, the old file stays as it was.
     """
+    _refuse_device(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    with part.open("w", newline="") as file:
-        yield file
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("w", newline="") as file:
+            yield file
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        with suppress(OSError):  # the disk may be full, so that its space is needed
+            part.unlink(missing_ok=True)
+        raise
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -61,6 +68,7 @@ def set_aside(path: Path) -> None:
     """Rename a file that a new run would overwrite to the first free name of `name.1`, `name.2`, ..."""
     if not path.exists():
         return
+    _refuse_device(path)
     aside = _free_name(path)
     try:
         path.replace(aside)
@@ -102,15 +110,32 @@ class AppendedRows:
                 shutil.copyfile(path, _free_name(path))
             write_rows(path, columns, kept)
             self._file = path.open("a", newline="")
-        finalize(self, self._file.close)
+        finalize(self, _close, self._file)
 
     def append(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Append `rows`, each with one value per column."""
+        """Append `rows`, each with one value per column.
+
+        Raises:
+            OSError: they cannot be written, or the file was removed: what is written to it then is lost.
+        """
+        if os.fstat(self._file.fileno()).st_nlink == 0:
+            raise FileNotFoundError(errno.ENOENT, "it was removed while the run was writing it", str(self._file.name))
         self._write("".join(",".join(map(_field, row)) + "\n" for row in rows))
 
     def _write(self, text: str) -> None:
         self._file.write(text)
         self._file.flush()
+
+
+def _close(file: IO[Any]) -> None:
+    with suppress(OSError):  # of rows that could not be written, which `append` has said
+        file.close()
+
+
+def _refuse_device(path: Path) -> None:
+    """Raise OSError for what is there and is no file, such as /dev/null, which a privileged user could replace."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EEXIST, "there is something that is no file", str(path))
 
 
 def _new_file(path: Path) -> TextIO:

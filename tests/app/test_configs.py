@@ -243,7 +243,8 @@ def test_trainers(name: str) -> None:
 
 @pytest.mark.parametrize("name", options("callbacks"))
 def test_callbacks(name: str) -> None:
-    callbacks = build(composed(f"callbacks={name}"), "callbacks")
+    cfg = composed(f"callbacks={name}")
+    callbacks = {key: build(cfg, f"callbacks.{key}") for key in cfg.callbacks}
     assert all(isinstance(callback, pl.Callback) for callback in callbacks.values())
     light = {"noise_scale", "epochs", "divergence"}
     assert set(callbacks) == {"none": set(), "light": light, "full": light | {"last", "best", "progress_bar"}}[name]

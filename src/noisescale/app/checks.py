@@ -6,20 +6,29 @@ A check that concerns one class belongs to the room of that class; here all of t
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from noisescale.app.config import as_plain, errors_under, options, output_dir
 from noisescale.app.messages import SYNONYMS
 from noisescale.app.own import is_ours
+from noisescale.app.targets import BASES, check_nested, checked
 from noisescale.errors import ConfigError, check_count, check_number
-from noisescale.plans.checks import check_ghost_multiple, check_label_smoothing, check_optimizer_options, check_smallest_micro_batch
+from noisescale.plans.checks import (
+    check_ghost_multiple,
+    check_label_smoothing,
+    check_optimizer_options,
+    check_processes,
+    check_smallest_micro_batch,
+)
 from noisescale.plans.trainer_limits import check_max_time, check_trainer_limits
 from noisescale.plans.validations import check_val_check_interval
 
-__all__ = ["check_config", "check_precision", "ghost_batch_size", "min_micro_batch_size"]
+__all__ = ["check_config", "check_precision", "check_targets", "ghost_batch_size", "min_micro_batch_size"]
 
 MONTH = 30 * 24 * 3600
 """The longest `rank_timeout`, in seconds."""
@@ -35,6 +44,8 @@ def check_config(cfg: DictConfig) -> None:
         ConfigError: the first mistake.
     """
     _check_options()
+    _check_groups(cfg)
+    _check_interpolations(cfg)
     _check_added_keys(cfg)
     _check_run(cfg)
     _check_trainer(cfg)
@@ -45,6 +56,24 @@ def check_config(cfg: DictConfig) -> None:
     with errors_under("optimizer"):
         check_optimizer_options({"lr": None} | as_plain(cfg.optimizer))
     check_precision(cfg, cfg.trainer.accelerator)
+
+
+def check_targets(cfg: DictConfig) -> None:
+    """Check what every `_target_` of the config names, before anything is made of it; the loggers are left to `check_loggers`.
+
+    It imports torch, and the modules of the user's own classes.
+
+    Raises:
+        ConfigError: one names nothing, or something else than its group is for.
+    """
+    for group, base in BASES.items():
+        held = as_plain(cfg[group])
+        for key, node in {f"callbacks.{name}": node for name, node in held.items()}.items() if group == "callbacks" else [(group, held)]:
+            target = node.get("_target_") if isinstance(node, dict) and group != "logger" else None
+            if target is not None and not str(target).startswith("pytorch_lightning.callbacks."):  # an old Lightning may not have it
+                checked(f"{key}._target_", target, base)
+            with errors_under(key):
+                check_nested(node)
 
 
 def ghost_batch_size(cfg: DictConfig) -> int:
@@ -72,6 +101,42 @@ def _check_options() -> None:
             raise ConfigError(group, option, "holds keys that several options share, and is not an option itself")
 
 
+def _check_groups(cfg: DictConfig) -> None:
+    """Refuse a config without one of its groups, as with `~scheduler`, or with a value in its place."""
+    for group in BASES:
+        if not isinstance(cfg.get(group), DictConfig):
+            raise ConfigError(group, cfg.get(group, ""), "must be an option of this group, which cannot be left out")
+
+
+def _check_interpolations(cfg: DictConfig) -> None:
+    """Refuse a `${...}` that stands for nothing, by the key that holds it, and not by one that refers to that key."""
+    failed = []
+    held = OmegaConf.to_container(cfg)
+    assert isinstance(held, dict)
+    for key, written in _written_values("", {name: value for name, value in held.items() if name != "hydra"}):
+        try:
+            if "${" in written:
+                OmegaConf.select(cfg, key, throw_on_resolution_failure=True)
+        except OmegaConfBaseException as error:
+            problem = str(error).splitlines()[0]
+            named = problem.split("'")[1] if problem.count("'") > 1 else key
+            failed.append((named not in written, key, written, problem))
+    if failed:
+        raise ConfigError(*min(failed)[1:])
+
+
+def _written_values(key: str, node: Any) -> Iterator[tuple[str, str]]:
+    """(key, value as written) of all text in a config."""
+    if isinstance(node, str):
+        yield key, node
+    elif isinstance(node, dict):
+        for name, value in node.items():
+            yield from _written_values(f"{key}.{name}" if key else str(name), value)
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            yield from _written_values(f"{key}[{i}]", value)
+
+
 def _check_added_keys(cfg: DictConfig) -> None:
     """Refuse a key that was added (`+lr=0.1`) under the name that it has elsewhere: it would be ignored."""
     for key in cfg:
@@ -87,7 +152,7 @@ def _check_run(cfg: DictConfig) -> None:
         with errors_under("task"):
             check_label_smoothing(cfg.task.label_smoothing)
     if cfg.threads is not None:
-        check_count("threads", cfg.threads, unit="threads", remedy="null for torch's default")
+        check_processes("threads", cfg.threads, at_least=1, unit="threads", remedy="null for torch's default")
     if cfg.max_micro_batch_size is not None:
         check_count("max_micro_batch_size", cfg.max_micro_batch_size, unit="examples", remedy="null for no limit")
         check_ghost_multiple("max_micro_batch_size", cfg.max_micro_batch_size, ghost_batch_size(cfg))

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+from hydra._internal.callbacks import Callbacks
 from hydra.core.utils import JobReturn
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from noisescale.app.config import in_sweep
+from noisescale.app.config import errors_under, in_sweep
+from noisescale.app.faults import RunFailed, failure_of
 from noisescale.app.flags import flags_first
 from noisescale.app.interruption import RunInterrupted
 from noisescale.app.launchers.ranks import is_first
@@ -25,12 +27,16 @@ from noisescale.app.listing import config_folders, list_options_only
 from noisescale.app.messages import INPUT_ERRORS, composition_line, line, say
 from noisescale.app.own_words import make_importable, words_for_hydra
 from noisescale.app.sweeps import table_at_the_end, what_differs
+from noisescale.app.targets import HYDRAS, check_nested, checked
 from noisescale.signals import Interrupted, raised_at_once
 
 __all__ = ["front_door"]
 
 BAD_INPUT = 2
 """Exit status for invalid input."""
+
+FAILED = 4
+"""Exit status of a run that the machine has ended, such as by a full disk."""
 
 _FULL_ERROR = "NOISESCALE_FULL_ERROR"
 
@@ -64,6 +70,23 @@ def _without_a_second_line() -> None:
     JobReturn.return_value = property(return_value, returned.fset)  # type: ignore[method-assign, assignment]
 
 
+@functools.cache
+def _check_hydras_callbacks() -> None:
+    """Let Hydra make nothing else of `hydra.callbacks` than callbacks of its own. Hydra has no setting for this."""
+    make: Any = Callbacks.__init__
+
+    def make_checked(self: Callbacks, config: DictConfig | None = None) -> None:
+        described = OmegaConf.select(config, "hydra.callbacks") if config is not None else None
+        for name, node in (described or {}).items():
+            key, plain = f"hydra.callbacks.{name}", OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+            checked(f"{key}._target_", plain.get("_target_") if isinstance(plain, dict) else plain, HYDRAS)
+            with errors_under(key):
+                check_nested(plain)
+        make(self, config)
+
+    Callbacks.__init__ = make_checked  # type: ignore[method-assign]
+
+
 class Command:
     """The command that `front_door` makes: called without arguments, it reads the command line, runs and exits."""
 
@@ -89,6 +112,7 @@ class Command:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises errors instead of printing them
         list_options_only()
         _without_a_second_line()
+        _check_hydras_callbacks()
         sys.argv[1:] = words_for_hydra(flags_first(sys.argv[1:]))
         make_importable([Path.cwd(), *config_folders(self._conf)[1:]])
         run = functools.update_wrapper(functools.partial(self._run), self._function)
@@ -109,7 +133,7 @@ class Command:
                 raise
             say("interrupted")
             return 128 + signal.SIGINT
-        except (*INPUT_ERRORS, OSError, ValueError) as error:
+        except (*INPUT_ERRORS, OSError, ValueError, RuntimeError) as error:
             if _full_error() or "full_error=true" in sys.argv or self._is_a_bug(error):
                 raise
             say(composition_line(error, self._conf))
@@ -128,14 +152,15 @@ class Command:
             if in_sweep() and not interrupted.by_signal:  # one of the processes of this run has ended; the sweep continues
                 return
             raise
-        except INPUT_ERRORS as error:
-            if _full_error():
+        except Exception as error:
+            refused = error if isinstance(error, INPUT_ERRORS) else failure_of(error)
+            if _full_error() or refused is None:
                 raise
             if in_sweep():
-                say(f"{line(error)}  (run: {what_differs()})")
-                raise _RunRefused(str(error)) from None  # Hydra continues with the other runs
-            say(line(error))
-            sys.exit(BAD_INPUT)
+                say(f"{line(refused, cfg=cfg)}  (run: {what_differs()})")
+                raise _RunRefused(str(refused)) from None  # Hydra continues with the other runs
+            say(line(refused, cfg=cfg))
+            sys.exit(FAILED if isinstance(refused, RunFailed) else BAD_INPUT)
         if not in_sweep():
             sys.exit(status)
 

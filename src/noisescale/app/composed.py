@@ -8,7 +8,8 @@ from omegaconf import DictConfig
 
 from noisescale.app.checks import check_config, ghost_batch_size, min_micro_batch_size
 from noisescale.app.config import build, errors_under, options, overrides
-from noisescale.app.own import is_ours, locate, makes_own_optimizer, name_of, refuse_words_without_effect, stand_in_size
+from noisescale.app.own import is_ours, makes_own_optimizer, name_of, refuse_words_without_effect, stand_in_size
+from noisescale.app.targets import locate
 from noisescale.app.trainer_keys import check_added_trainer_keys
 from noisescale.errors import ConfigError
 from noisescale.plans.dataset_size import TRAINING_EXAMPLES, split_sizes

@@ -9,55 +9,72 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from noisescale.app.arguments import checks_itself, misfit
 from noisescale.app.own_words import words_as_typed
+from noisescale.app.targets import BASES, checked, made, told
 from noisescale.errors import ConfigError
 
 __all__ = ["as_plain", "build", "errors_under", "in_sweep", "options", "output_dir", "overrides", "refusal", "typed"]
 
 
-def build(cfg: DictConfig, group: str, **arguments: Any) -> Any:
+def build(cfg: DictConfig, key: str, node: DictConfig | None = None, /, **arguments: Any) -> Any:
     """The object that a config group describes.
 
     Args:
         cfg: the whole config.
-        group: the name of the group, for example `scheduler`.
+        key: the name of the group, for example `scheduler`, or the key of one of several objects in a group, for example `callbacks.last`.
+        node: the description, if it is not all that the key has.
         arguments: further arguments for the target, for what is known only at run time.
 
     Raises:
-        ConfigError: the object refuses a value; the key of the error starts with the name of the group.
+        ConfigError: `_target_` does not name a class of the group, or the object refuses a value; the key of the error starts with `key`.
     """
+    held = OmegaConf.to_container(OmegaConf.select(cfg, key) if node is None else node, resolve=True, throw_on_missing=True)
+    assert isinstance(held, dict)
+    plain = {str(name): value for name, value in held.items()}
+    wrong = None
     try:
-        return instantiate(cfg[group], **arguments)
-    except InstantiationException as error:
-        refused = refusal(cfg, group, error.__cause__)
+        base = BASES[key.partition(".")[0]]
+        make = checked("_target_", plain.get("_target_"), base)
+        wrong = misfit(make, plain)
+        if wrong is not None and not checks_itself(make):
+            raise wrong
+        built = made(plain, base, **arguments)
+    except ConfigError as error:
+        raise error.under(key) from error
+    except Exception as error:
+        refused = refusal(cfg, key, error) if wrong is None else wrong.under(key)
+        if refused is None and not key.startswith("logger") and not checks_itself(make):
+            refused = ConfigError(*_option(cfg, key), f"could not be built: {told(error)}", "full_error=true shows where")
         if refused is None:
             raise
         raise refused from error
+    if wrong is not None:
+        raise wrong.under(key)
+    return built
 
 
-def refusal(cfg: DictConfig, group: str, cause: BaseException | None) -> ConfigError | None:
+def refusal(cfg: DictConfig, key: str, cause: BaseException | None) -> ConfigError | None:
     """The error of building the object of a config group, in terms of the config's keys; None if it is a bug rather than invalid input.
 
     Args:
         cfg: the whole config.
-        group: the name of the group, for example `scheduler`; `logger.csv` for one of several in a group.
+        key: as for `build`.
         cause: the exception that was raised.
     """
     if isinstance(cause, ConfigError):
-        return cause.under(group)
+        return cause.under(key)
     unknown = re.search(r"unexpected keyword argument '(\w+)'", str(cause))
-    if isinstance(cause, TypeError) and unknown is not None and unknown.group(1) in (OmegaConf.select(cfg, group) or {}):
-        key, (name, option) = f"{group}.{unknown.group(1)}", _option(group)
-        problem = f"is not a key of {name}={option}; an experiment or debug option that sets it is for another {name}"
-        return ConfigError(key, OmegaConf.select(cfg, key), problem)
+    if isinstance(cause, TypeError) and unknown is not None and unknown.group(1) in (OmegaConf.select(cfg, key) or {}):
+        added, (name, option) = f"{key}.{unknown.group(1)}", _option(cfg, key)
+        problem = f"is not a key of {name}={option}; an experiment or debug option that sets it is for another {name.partition('.')[0]}"
+        return ConfigError(added, OmegaConf.select(cfg, added), problem)
     from_lightning = type(cause).__name__ == "MisconfigurationException"
     if cause is not None and (from_lightning or isinstance(cause, (TypeError, ValueError, OSError))):
-        return ConfigError(*_option(group), " ".join(str(cause).split()))
+        return ConfigError(*_option(cfg, key), " ".join(str(cause).split()))
     return None
 
 
@@ -102,7 +119,9 @@ def typed() -> list[str]:
     return words_as_typed(overrides())
 
 
-def _option(group: str) -> tuple[str, str]:
-    """The group and the option that was chosen in it: `logger.csv` is one of the options of `logger`."""
-    group, _, name = group.partition(".")
+def _option(cfg: DictConfig, key: str) -> tuple[str, str]:
+    """What chose an object: the group and its option, as `logger=csv` for `logger.csv`; the class of `callbacks.last`."""
+    group, _, name = key.partition(".")
+    if group == "callbacks" and name:
+        return f"{key}._target_", str(OmegaConf.select(cfg, f"{key}._target_"))
     return group, name or options().get(group, "")

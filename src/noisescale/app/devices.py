@@ -32,8 +32,8 @@ def check_devices(cfg: DictConfig) -> int:
 
 def check_counts(cfg: DictConfig) -> None:
     """Raise `ConfigError` unless `trainer.devices` and `trainer.num_nodes` are counts."""
-    check_count("trainer.devices", cfg.trainer.devices, unit="devices")
-    check_count("trainer.num_nodes", cfg.trainer.get("num_nodes", 1), unit="machines")
+    check_count("trainer.devices", cfg.trainer.devices, at_most=100_000, unit="devices")
+    check_count("trainer.num_nodes", cfg.trainer.get("num_nodes", 1), at_most=100_000, unit="machines")
 
 
 def _check_world(cfg: DictConfig) -> None:

@@ -10,15 +10,15 @@ from types import TracebackType
 from typing import Any
 
 import pytorch_lightning as pl
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from noisescale.app.choices import hyperparameters
-from noisescale.app.config import refusal
-from noisescale.app.own import locate, needed, parameters_of
-from noisescale.errors import ConfigError
+from noisescale.app.config import build, refusal
+from noisescale.app.faults import RunFailed, failure_of
+from noisescale.app.own import needed, parameters_of
+from noisescale.app.targets import BASES, checked
+from noisescale.errors import ConfigError, check_count
 
 __all__ = ["RunLoggers", "check_loggers"]
 
@@ -32,9 +32,9 @@ def check_loggers(cfg: DictConfig) -> None:
         name = key.rpartition(".")[2]
         if name in _EXTRAS and find_spec(name) is None:
             raise ConfigError("logger", name, f"needs the package {name}", f'pip install "noisescale[{name}]"')
-        make = locate(f"{key}._target_", node._target_)
-        if not callable(make) or (isinstance(make, type) and not issubclass(make, Logger)):
-            raise _not_a_logger(key, node)
+        make = checked(f"{key}._target_", node._target_, BASES["logger"])
+        if "max_queue" in node and name == "tensorboard":
+            check_count(f"{key}.max_queue", node.max_queue, unit="events")
         for lacking in (each for each in needed(parameters_of(make)) if each not in node and "_args_" not in node):
             name = str(node._target_).rpartition(".")[2]
             raise ConfigError(f"{key}._target_", node._target_, f"{name} needs {lacking}", f"add +{key}.{lacking}=...")
@@ -91,15 +91,21 @@ class RunLoggers:
                 logger.log_metrics({f"final/{name}": value for name, value in finals.items()}, step=updates)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._close()
+        self._close(failed=isinstance(error, RunFailed))
 
-    def _close(self) -> None:
-        """Close all of them, even if one fails: the results of the run are on disk, and the next run of a sweep needs a clean start."""
+    def _close(self, failed: bool = False) -> None:
+        """Close all of them, even if one fails: the results of the run are on disk, and the next run of a sweep needs a clean start.
+
+        Args:
+            failed: the run has an error of the machine, which is reported; that it also keeps a logger from closing needs no line.
+        """
         for key, logger in self._opened.items():
             try:
                 logger.finalize("success" if self._succeeded else "failed")
                 _end(logger, self._succeeded)
             except Exception as error:
+                if failed and failure_of(error) is not None:
+                    continue
                 print(f"note: {key} could not be closed: {' '.join(str(error).split())}", file=sys.stderr)
 
 
@@ -129,16 +135,12 @@ def _nodes(cfg: DictConfig) -> dict[str, DictConfig]:
 
 def _built(cfg: DictConfig, key: str, node: DictConfig) -> Logger:
     try:
-        logger = instantiate(node)
-    except InstantiationException as error:
-        raise refusal(cfg, key, error.__cause__) or _not_opened(key, error.__cause__ or error) from error
-    if not isinstance(logger, Logger):
-        raise _not_a_logger(key, node)
+        logger: Logger = build(cfg, key, node)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise _not_opened(key, error) from error
     return logger
-
-
-def _not_a_logger(key: str, node: DictConfig) -> ConfigError:
-    return ConfigError(f"{key}._target_", node._target_, "is not a logger", "it must be a subclass of Lightning's Logger")
 
 
 def _open(cfg: DictConfig, key: str, logger: Logger) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from noisescale.app.listing import options_of, options_with
@@ -87,19 +89,23 @@ SYNONYMS = {
 
 
 def say(words: str) -> None:
-    """Print an error on stderr."""
-    print(f"error: {words}", file=sys.stderr)
+    """Print an error on stderr, in one line, whatever a value in it consists of."""
+    words = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", words)
+    with suppress(OSError):  # the exit status says it, too
+        print(f"error: {words}", file=sys.stderr)
 
 
-def line(error: BaseException, conf: Path | None = None) -> str:
+def line(error: BaseException, conf: Path | None = None, cfg: DictConfig | None = None) -> str:
     """The message of an error, in one line: the key, the value, what is valid, what to do instead.
 
     Args:
         error: the error.
         conf: the folder of config.yaml, where that is known: an unknown key may be one of another option.
+        cfg: the composed config, where that is known: a class speaks of its other arguments, which are keys of its group.
     """
     if isinstance(error, ConfigError):
-        return as_typed(_one_line(ConfigError(error.key, _in_yaml(error.value), error.problem, error.remedy)))
+        words = as_typed(_one_line(ConfigError(error.key, _in_yaml(error.value), error.problem, error.remedy)))
+        return words if cfg is None else _with_groups(words, error, cfg)
     if isinstance(error, OverrideParseException):
         reason = _one_line(error).partition(" See http")[0]
         return f"{error.override}: is not an override ({reason}); write key=value, and quote a value that is not plain: 'key=\"a=b\"'"
@@ -110,9 +116,22 @@ def line(error: BaseException, conf: Path | None = None) -> str:
     if isinstance(error, OmegaConfBaseException):
         problem = str(error).splitlines()[0]
         return f"{error.full_key}: {problem}" if getattr(error, "full_key", None) else problem
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: cannot be made ({error.strerror}); choose another folder with hydra.run.dir, or hydra.sweep.dir"
+    if isinstance(error, OSError) and error.strerror is not None:
+        what = "a file of the run" if error.filename is None else error.filename
+        return f"{what}: cannot be made ({error.strerror}); choose another folder with hydra.run.dir, or hydra.sweep.dir"
     return _one_line(error)
+
+
+def _with_groups(words: str, error: ConfigError, cfg: DictConfig) -> str:
+    """`for example reference_size=128` -> `for example batch.reference_size=128`, in an error of a key of `batch`."""
+    group = error.key.rpartition(".")[0]
+    node = OmegaConf.select(cfg, group) if group else None
+    if not isinstance(node, DictConfig):
+        return words
+    start = f"{error.key}={_in_yaml(error.value)}: "
+    head, rest = (start, words.removeprefix(start)) if words.startswith(start) else ("", words)
+    names = [re.escape(str(name)) for name in node if not str(name).startswith("_") and name not in cfg]
+    return head + re.sub(rf"(?<![\w.])({'|'.join(names)})=(?=\S)", rf"{group}.\1=", rest) if names else words
 
 
 def composition_line(error: Exception, conf: Path, words: Sequence[str] | None = None) -> str:
@@ -137,7 +156,7 @@ def _no_such_option(error: BaseException, conf: Path) -> str:
     if not options_of(group, conf):  # a group of Hydra's own: hydra/launcher
         group, _, option = missing.rpartition("/")
     valid = sorted({*options_of(group, conf), *(error.options or ())})
-    return f"{group}={option}: no such option{_did_you_mean(option, valid)}; valid: {', '.join(valid)}" if valid else ""
+    return f"{group}={option}: no such option{_meant(group, option, valid)}; valid: {', '.join(valid)}" if valid else ""
 
 
 def _not_an_option(conf: Path, words: Sequence[str]) -> str:
@@ -146,7 +165,7 @@ def _not_an_option(conf: Path, words: Sequence[str]) -> str:
         group, _, option = argument.partition("=")
         valid = options_of(group, conf) if group else []
         if valid and not {*option.strip("[]").split(",")} <= {*valid}:
-            return f"{argument}: no such option; valid: {', '.join(valid)}"
+            return f"{argument}: no such option{_meant(group, option, valid)}; valid: {', '.join(valid)}"
     return ""
 
 
@@ -184,7 +203,26 @@ def _suggestion(key: str, where: str, parent: DictConfig, valid: list[str]) -> s
     if key in SYNONYMS and SYNONYMS[key] != f"{where}.{key}":
         return f", did you mean {SYNONYMS[key]}{'._target_' if SYNONYMS[key] == where else ''}?"
     groups = [group for group in parent if isinstance(parent._get_node(group), DictConfig) and key in parent[group]]
-    return f", did you mean {groups[0]!s}.{key}?" if groups else _did_you_mean(key, valid)
+    inside = f"{where}." if where else ""
+    return f", did you mean {inside}{groups[0]!s}.{key}?" if groups else _did_you_mean(key, valid)
+
+
+def _meant(group: str, option: str, valid: list[str]) -> str:
+    """What an option that there is not may have meant: a number is a value of the key that the group is about, SGD is sgd."""
+    if group in _MAIN_KEYS and re.fullmatch(r"\d+(\.\d+)?(e-?\d+)?", option):
+        return f", did you mean {_MAIN_KEYS[group]}={option}?"
+    if option in ("", "null"):
+        return ""
+    lower = option.lower().replace("-", "_")
+    inside = [name for name in valid if len(name) > 2 and name in lower]  # cosine in CosineAnnealingLR
+    return _did_you_mean(lower, valid) or (f", did you mean {max(inside, key=len)}?" if inside else "")
+
+
+_MAIN_KEYS = {
+    "batch": "batch.size",
+    "optimizer": "optimizer.lr",
+    "trainer": "trainer.devices",
+}
 
 
 def _did_you_mean(name: str, valid: list[str]) -> str:

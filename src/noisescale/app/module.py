@@ -11,8 +11,9 @@ from omegaconf import DictConfig
 from torch import nn
 
 from noisescale.app.config import as_plain, build, errors_under, options
-from noisescale.app.own import build_own, is_ours, locate, name_of, needed, parameters_of
+from noisescale.app.own import build_own, is_ours, name_of, needed, parameters_of
 from noisescale.app.own_data import has_step, sizes
+from noisescale.app.targets import BASES, checked, is_users, locate, told
 from noisescale.errors import ConfigError
 from noisescale.models.building import compute_as
 from noisescale.models.optimizers import OptimizerFactory
@@ -30,7 +31,7 @@ def check_task(cfg: DictConfig, data: Any) -> None:
     """Raise `ConfigError` if the task needs other targets than the data have; needs no data that are set up."""
     if cfg.module.get("_target_") is not None:
         return
-    task = locate("task._target_", cfg.task._target_)
+    task = checked("task._target_", cfg.task._target_, BASES["task"])
     needs, has = getattr(task, "TARGETS", None), getattr(data, "targets", None)
     if needs in ("classes", "numbers") and has in ("classes", "numbers") and needs != has:
         remedy = f"use task={'classification' if has == 'classes' else 'regression'}"
@@ -41,7 +42,8 @@ def check_task(cfg: DictConfig, data: Any) -> None:
 
 def build_optimizer(cfg: DictConfig) -> OptimizerFactory:
     """What makes the optimizer of the config; raises `ConfigError` if its class or an option of it cannot be used."""
-    locate("optimizer._target_", cfg.optimizer.get("_target_"))
+    if cfg.optimizer.get("_partial_") is not True:
+        raise ConfigError("optimizer._partial_", cfg.optimizer.get("_partial_"), "must be true", "an optimizer is made with its parameters")
     make_optimizer = build(cfg, "optimizer")
     with errors_under("optimizer"):
         return OptimizerFactory.from_config(make_optimizer)
@@ -83,8 +85,8 @@ def micro_batch_weight(cfg: DictConfig) -> Callable[[Any], Any] | None:
     if name is None:
         return None
     found = locate("micro_batch_weight", name) if isinstance(name, str) and "." in name else None
-    if not callable(found):
-        problem = "must be the dotted name of a function batch -> number"
+    if not callable(found) or not is_users(found):
+        problem = f"{'is not a' if callable(found) else 'must be the dotted name of a'} function of your own, batch -> number"
         raise ConfigError("micro_batch_weight", name, problem, "for example my_module.target_tokens")
     function: Callable[[Any], Any] = found
     return function
@@ -121,8 +123,9 @@ def _try(key: tuple[str, str, str], net: nn.Module, shape: Any, num_outputs: int
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             outputs = net.eval()(torch.zeros(2, *shape))
     except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise ConfigError(key[0], key[2], f"fails on inputs of shape {(2, *shape)}: {reason}", "full_error=true shows where") from error
+        raise ConfigError(
+            key[0], key[2], f"fails on inputs of shape {(2, *shape)}: {told(error)}", "full_error=true shows where"
+        ) from error
     finally:
         for layer, training in modes.items():
             layer.training = training
@@ -134,7 +137,7 @@ def _try(key: tuple[str, str, str], net: nn.Module, shape: Any, num_outputs: int
 
 def _task(cfg: DictConfig, data: Any, required: dict[str, Any]) -> Any:
     """The module of `task`, with its loss found by name."""
-    target = locate("task._target_", cfg.task._target_)
+    target: Any = checked("task._target_", cfg.task._target_, BASES["task"])
     loss = as_plain(cfg.task).get("loss")
     if isinstance(loss, str) and loss not in getattr(target, "LOSSES", {loss: None}):
         required["loss"] = _loss(loss, list(target.LOSSES))
@@ -147,6 +150,9 @@ def _loss(name: str, known: list[str]) -> Any:
         problem = f"must be one of {', '.join(known)}, or the dotted name of a function (outputs, targets) -> mean over the batch"
         raise ConfigError("task.loss", name, problem, "for example my_module.my_loss")
     found = locate("task.loss", name)
+    if callable(found) and not _may_be_a_loss(found):
+        problem = "is neither a function of torch.nn.functional, nor an nn.Module, nor of your own"
+        raise ConfigError("task.loss", name, problem, "write a function (outputs, targets) -> mean over the batch that calls it")
     if isinstance(found, type):
         lacking = needed(parameters_of(found))
         if lacking:
@@ -156,3 +162,10 @@ def _loss(name: str, known: list[str]) -> Any:
     if not callable(found):
         raise ConfigError("task.loss", name, "is not a function (outputs, targets) -> mean over the batch")
     return found
+
+
+def _may_be_a_loss(found: Any) -> bool:
+    """Whether a callable may be called with outputs and targets, or called to make a loss."""
+    if isinstance(found, type):
+        return issubclass(found, nn.Module) or is_users(found)
+    return is_users(found) or getattr(nn.functional, getattr(found, "__name__", ""), None) is found

@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from noisescale.app.ending import PLANS_END, ending, nothing_left
+from noisescale.app.faults import RunFailed, failure_of
 from noisescale.app.launchers.ranks import lost_process
 from noisescale.app.monitors import missing_metric
 from noisescale.app.own_data import explain, has_loader, has_step
@@ -29,7 +30,7 @@ class Outcome:
     """How a run ended.
 
     Attributes:
-        status: completed | stopped | interrupted | diverged.
+        status: completed | stopped | interrupted | diverged | failed.
         reason: why it ended, for users to read.
         metrics: tag -> value, from the last epoch and from the test.
         updates, examples: totals of the run, including those before it was resumed.
@@ -37,6 +38,7 @@ class Outcome:
         examples_per_second: throughput in this process, without the examples before the run was resumed.
         interrupted: what has interrupted it, if a signal or the end of another process has.
         exit: the exit that someone else's handler of a signal asked for, with its status, which may tell a cluster to start the job again.
+        failure: what the machine did to a run that failed, such as a full disk.
     """
 
     status: str = "completed"
@@ -48,6 +50,14 @@ class Outcome:
     examples_per_second: float = 0.0
     interrupted: Interrupted | None = None
     exit: SystemExit | None = None
+    failure: RunFailed | None = None
+
+    def fail(self, error: Exception) -> None:
+        """Take note of an error of the machine; any other one is raised."""
+        self.failure = failure_of(error)
+        if self.failure is None:
+            raise error
+        self.status, self.reason = "failed", str(self.failure)
 
 
 def fit_and_test(
@@ -73,9 +83,9 @@ def fit_and_test(
             _interrupt(outcome, lost, f"at update {trainer.global_step}")
             return _counted(outcome, started, trainer, batches)
         refused = _as_config_error(error, cfg, data, batches) or missing_metric(error, cfg, trainer)
-        if refused is None:
-            raise
-        raise refused from error
+        if refused is not None:
+            raise refused from error
+        outcome.fail(error)
     _counted(outcome, started, trainer, batches)
     if outcome.status == "completed":
         if cfg.ckpt_path is not None and not _has_started(batches):
@@ -137,9 +147,10 @@ def _test(outcome: Outcome, trainer: pl.Trainer, module: pl.LightningModule, dat
         _interrupt(outcome, stop, "during the test")
         return
     except Exception as error:
-        if (lost := lost_process(error)) is None:
-            raise
-        _interrupt(outcome, lost, "during the test")
+        if (lost := lost_process(error)) is not None:
+            _interrupt(outcome, lost, "during the test")
+        else:
+            outcome.fail(error)
         return
     if lacking and trainer.is_global_zero:
         print(f"note: no test: {' and '.join(lacking)}", file=sys.stderr)
@@ -186,7 +197,7 @@ def _as_config_error(error: Exception, cfg: DictConfig, data: pl.LightningDataMo
     if isinstance(error, RuntimeError) and "multiple optimizers" in str(error):  # Lightning's own check, which comes before ours
         remedy = "return one; its parameter groups may have learning rates of their own"
         return ConfigError("configure_optimizers", "several", "a plan steps exactly one optimizer", remedy)
-    if cfg.ckpt_path is None or _has_started(batches):
+    if cfg.ckpt_path is None or _has_started(batches) or failure_of(error) is not None:
         return None
     reason = " ".join(str(error).split("\n\t")[0:2])
     remedy = "resume with the model, the optimizer and the data that it was saved with"

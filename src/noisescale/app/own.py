@@ -6,22 +6,18 @@ import inspect
 import re
 from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import Any
 
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from noisescale.app.config import as_plain, errors_under, options, overrides
+from noisescale.app.targets import BASES, checked, locate, made, other_package, said, told
 from noisescale.errors import ConfigError
 from noisescale.plans.dataset_size import check_stand_in_size
 
 __all__ = [
     "build_own",
     "is_ours",
-    "locate",
     "makes_own_optimizer",
     "name_of",
     "needed",
@@ -41,50 +37,6 @@ def name_of(cfg: DictConfig, group: str) -> str:
 def is_ours(cfg: DictConfig, group: str) -> bool:
     """Whether the class of a group is one of this package."""
     return str(cfg[group].get("_target_")).startswith("noisescale.")
-
-
-def locate(key: str, target: Any) -> Any:
-    """The class or function with a dotted name.
-
-    Raises:
-        ConfigError: there is none, or its module cannot be imported; the error says why.
-    """
-    first, *names = target.split(".") if isinstance(target, str) else ("",)
-    if not names or not all((first, *names)):
-        raise ConfigError(key, target, "must be the dotted name of a class", "for example my_module.MyClass")
-    found, path = _import(key, target, first), first
-    for name in names:
-        path = f"{path}.{name}"
-        if hasattr(found, name):
-            found = getattr(found, name)
-        elif hasattr(found, "__path__") and (inner := _import(key, target, path)) is not None:
-            found = inner
-        else:
-            parent = path.rpartition(".")[0]
-            close = get_close_matches(name, _names_in(found), n=1)
-            raise ConfigError(key, target, f"{parent} has no {name}", f"did you mean {parent}.{close[0]}?" if close else "")
-    return found
-
-
-def _names_in(found: Any) -> list[str]:
-    """The public names of a module or class, with the modules of a package that are not imported yet."""
-    inner = [each.name for each in iter_modules(getattr(found, "__path__", []))]
-    return [name for name in (*dir(found), *inner) if not name.startswith("_")]
-
-
-def _import(key: str, target: str, module: str) -> Any:
-    """The module; None if it is a module inside a package, and the package has none of that name."""
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise ConfigError(key, target, f"importing {module} failed: {error}") from error
-        if "." in module:
-            return None
-        places = "the current folder, the folder of --config-dir, PYTHONPATH and the installed packages were searched"
-        raise ConfigError(key, target, f"there is no module {module}", places) from error
-    except Exception as error:
-        raise ConfigError(key, target, f"importing {module} failed: {_told(error)}", "full_error=true shows where") from error
 
 
 def parameters_of(make: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
@@ -118,24 +70,20 @@ def build_own(
         ConfigError: the class cannot be found, is not of the right kind, does not take a key, needs one that is not there, or refuses.
     """
     target = cfg[group].get("_target_")
-    make = locate(f"{group}._target_", target)
-    if not callable(make) or (isinstance(make, type) and not issubclass(make, base)):
-        raise ConfigError(f"{group}._target_", target, f"is not a {_said(base)}{_other_package(make, base)}")
+    make = checked(f"{group}._target_", target, BASES[group])
     keys, given = _arguments(cfg, group, make, left_out, required or {}, offered)
     key, _, typed = name_of(cfg, group).partition("=")
     try:
-        built = instantiate({"_target_": target, "_partial_": True, **keys}, _convert_="all")(**given)
+        built = made({"_target_": target, **keys}, BASES[group], **given)
     except ConfigError as error:
         raise _of_the_data(cfg, group, error, given) from error
-    except InstantiationException as error:
-        raise ConfigError(key, typed, _told(error.__cause__ or error), "full_error=true shows where") from error
     except (TypeError, ValueError, RuntimeError, AttributeError, OSError, LookupError, AssertionError, ArithmeticError) as error:
         found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if found is not None and found[1] in keys:
             raise _not_an_argument(cfg, group, found[1], make) from error
-        raise ConfigError(key, typed, f"{_name(make)} could not be built: {_told(error)}", "full_error=true shows where") from error
+        raise ConfigError(key, typed, f"{_name(make)} could not be built: {told(error)}", "full_error=true shows where") from error
     if not isinstance(built, base):
-        problem = f"returns a value of type {type(built).__name__}, which is not a {_said(base)}{_other_package(type(built), base)}"
+        problem = f"returns a value of type {type(built).__name__}, which is not a {said(base)}{other_package(type(built), base)}"
         raise ConfigError(key, typed, problem)
     return built
 
@@ -154,6 +102,8 @@ def _arguments(
     keys = {k: v for k, v in as_plain(cfg[group]).items() if not k.startswith("_") and (k in parameters or k not in left_out)}
     given = {**required, **{k: v for k, v in offered.items() if k in parameters and k not in keys}}
     key, _, typed = name_of(cfg, group).partition("=")
+    for mark in (mark for mark in ("_args_", "_partial_") if mark in cfg[group]):
+        raise ConfigError(f"{group}.{mark}", cfg[group][mark], "is not used here", f"give each argument by its name, {group}.NAME=...")
     if not takes_all:
         for lacking in (each for each in required if each not in parameters):
             raise ConfigError(key, typed, f"{_name(make)} must take the argument {lacking}")
@@ -198,22 +148,8 @@ def _of_the_data(cfg: DictConfig, group: str, error: ConfigError, given: Mapping
     return ConfigError(key, value, words, error.remedy)
 
 
-def _other_package(made: Any, base: type[Any]) -> str:
-    """A hint, if a class is derived from the one of the same name in the other package of Lightning."""
-    names = [each.__module__ for each in getattr(made, "__mro__", ()) if each.__name__ == base.__name__]
-    return f" of pytorch_lightning, but one of {names[0].partition('.')[0]}" if names and names[0].startswith("lightning") else ""
-
-
 def _name(make: Callable[..., Any]) -> str:
     return getattr(make, "__name__", str(make))
-
-
-def _said(base: type[Any]) -> str:
-    return "torch.nn.Module" if base.__name__ == "Module" else base.__name__
-
-
-def _told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 # -- a module of one's own ----------------------------------------------------------------------------------------------------

@@ -28,8 +28,9 @@ def build_data(cfg: DictConfig, for_plan: bool = False) -> pl.LightningDataModul
         ConfigError: it cannot be built, or has no train_dataloader; a training was given `data.size`.
     """
     if not for_plan:
+        size = stand_in_size(cfg)
         with errors_under("data"):
-            refuse_stand_in_size(stand_in_size(cfg))
+            refuse_stand_in_size(size)
     data = build_own(cfg, "data", pl.LightningDataModule, left_out=("size",), seed=cfg.seed)
     if not has_loader(data, "train"):
         key, _, value = name_of(cfg, "data").partition("=")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -60,6 +61,8 @@ def leave_results(cfg: DictConfig, outcome: Outcome, num_examples: int) -> None:
 
 def _print_table(results: Mapping[str, Any]) -> None:
     run, metric = os.path.relpath(output_dir()), headline(results)
+    if results["status"] == "failed" and not in_sweep():  # its error is the only line
+        return
     if in_sweep():
         tested = f"{metric[0]} {metric[1]:.4f}" if metric is not None else "not tested"
         # Flushed, because otherwise the output of a process of the pool would appear only when that process ends.
@@ -73,10 +76,10 @@ def _print_table(results: Mapping[str, Any]) -> None:
         table.add_row("examples/s", f"{results['examples_per_second']:.0f}")
         table.add_row("run", run)
         Console(soft_wrap=True).print(table)
-        print(f"{os.path.relpath(Path(sys.prefix) / 'bin' / 'tensorboard')} --logdir {run}")
+        print(shlex.join([os.path.relpath(Path(sys.prefix) / "bin" / "tensorboard"), "--logdir", run]))
     if results["status"] == "diverged":
         print(results["reason"], file=sys.stderr)
-    elif results["reason"] != PLANS_END and results["status"] != "interrupted":
+    elif results["reason"] != PLANS_END and results["status"] not in ("interrupted", "failed"):
         print(f"{results['status']}: {results['reason']}", file=sys.stderr)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import sys
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from noisescale.app.checks import check_targets
 from noisescale.app.composed import Composed, known_examples, read_config
 from noisescale.app.config import errors_under, output_dir
 from noisescale.app.devices import accelerator_of, check_devices
@@ -68,6 +70,7 @@ def carry_out(cfg: DictConfig, script: Path) -> Trained:
         with progress_bar("checking the plan") as progress:
             run.plan(known, progress=progress)  # raises before the long imports if a batch size does not fit N
     import_libraries()
+    check_targets(cfg)
     accelerator = accelerator_of(cfg)
     from noisescale.app.launchers.ranks import is_child, other_ranks
     from noisescale.app.loggers import check_loggers
@@ -94,6 +97,7 @@ def _fit_and_report(run: Composed, data: pl.LightningDataModule, plan: Plan, acc
     """Build, fit and test on each device, and write the results on the first one."""
     import torch
 
+    from noisescale.app.faults import quiet_threads
     from noisescale.app.loggers import RunLoggers
     from noisescale.app.module import build_module, build_optimizer, micro_batch_weight
     from noisescale.app.outcome import fit_and_test
@@ -120,8 +124,13 @@ def _fit_and_report(run: Composed, data: pl.LightningDataModule, plan: Plan, acc
         check_cuts=cfg.check_cuts,
     )
     trainer = build_trainer(cfg, module, data, batches, accelerator)
-    with RunLoggers(cfg, trainer) as loggers:
+    with quiet_threads(), RunLoggers(cfg, trainer) as loggers:
         outcome = fit_and_test(cfg, trainer, module, data, batches)
+        if outcome.failure is not None:
+            if trainer.is_global_zero:
+                with suppress(OSError):  # results.json where it can be written; the failure itself is reported in any case
+                    leave_results(cfg, outcome, plan.num_examples)
+            raise outcome.failure
         if trainer.is_global_zero:
             leave_results(cfg, outcome, plan.num_examples)
             loggers.report(outcome.metrics, outcome.updates, succeeded=outcome.status not in ("diverged", "interrupted"))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 import noisescale
 from noisescale.app.config import as_plain, build, in_sweep, options
@@ -76,30 +76,28 @@ def build_trainer(
 
 def _chosen_callbacks(cfg: DictConfig) -> dict[str, pl.Callback]:
     """The callbacks of the config, by their keys; there is no progress bar in a log file."""
-    chosen = {f"callbacks.{name}": callback for name, callback in build(cfg, "callbacks").items()}
-    chosen |= {group: _added(cfg, group) for group in ADDED}
-    for key, callback in chosen.items():
-        if callback is not None and not isinstance(callback, pl.Callback):
-            raise ConfigError(key, callback, "must be a callback", f"give {key}._target_ and its arguments")
+    chosen = {key: _callback(cfg, key) for key in (*(f"callbacks.{name}" for name in cfg.callbacks), *ADDED)}
     quiet = in_sweep() or not sys.stderr.isatty()
     left_out = [key for key, callback in chosen.items() if callback is None or (quiet and key == "callbacks.progress_bar")]
     return {key: callback for key, callback in chosen.items() if key not in left_out}
 
 
-def _added(cfg: DictConfig, group: str) -> Any:
-    """The callback of a group that adds one; None for the option `none`.
+def _callback(cfg: DictConfig, key: str) -> Any:
+    """The callback that a key describes; None for null, and for the option `none` of a group.
 
     Raises:
-        ConfigError: the installed Lightning does not have it.
+        ConfigError: there is no description, or the class refuses a value, or the installed Lightning does not have it.
     """
-    if not cfg[group]:
+    node = OmegaConf.select(cfg, key)
+    if node is None or (key in ADDED and not node):
         return None
-    name = str(cfg[group].get("_target_")).rpartition("pytorch_lightning.callbacks.")[2]
-    if name.isidentifier() and not hasattr(pl.callbacks, name):
-        raise ConfigError(
-            group, options()[group], f"needs a Lightning that has {name}; this is {version('pytorch-lightning')}", "install 2.6 or later"
-        )
-    return build(cfg, group)
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        raise ConfigError(key, node, "must be a callback", f"give {key}._target_ and its arguments")
+    name = str(node.get("_target_")).rpartition("pytorch_lightning.callbacks.")[2]
+    if key in ADDED and name.isidentifier() and not hasattr(pl.callbacks, name):
+        problem = f"needs a Lightning that has {name}; this is {version('pytorch-lightning')}"
+        raise ConfigError(key, options()[key], problem, "install 2.6 or later")
+    return build(cfg, key)
 
 
 def _choices_of_run(cfg: DictConfig, data: pl.LightningDataModule) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, WeightedRandomSampler
 from noisescale.data.augment import crop_flip, crop_flip_table
 from noisescale.data.images import Batch, Examples, ImageDataset, Split, as_is, channel_sums, normalize, statistics_of_sums
 from noisescale.data.splits import check_split_options, split_train_val
-from noisescale.errors import ConfigError, check_choice, check_count, check_number
+from noisescale.errors import ConfigError, check_choice, check_number
+from noisescale.plans.checks import check_processes
 from noisescale.plans.dataset_size import refuse_stand_in_size, split_sizes
 
 __all__ = ["ImageDataModule"]
@@ -104,7 +105,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         )
         check_choice("augment", augment, self.AUGMENTATIONS)
         if num_workers is not None:
-            check_count("num_workers", num_workers, at_least=0, unit="processes")
+            check_processes("num_workers", num_workers, at_least=0, unit="processes")
         if not isinstance(in_memory, bool) and in_memory != "auto":
             raise ConfigError("in_memory", in_memory, "must be auto, true or false")
         if not isinstance(balanced, bool):

@@ -20,6 +20,10 @@ from noisescale.errors import ConfigError, check_count
 __all__ = ["ImageFolderData"]
 
 
+LARGEST = 10_000
+"""The largest image_size, in pixels: 0.3 GB for one colour image."""
+
+
 class ImageFolderData(ImageDataModule):
     """Images in `root`/train/<class>/, val/<class>/ and test/<class>/, at any depth below the class; the classes are in sorted order.
 
@@ -46,7 +50,7 @@ class ImageFolderData(ImageDataModule):
             value = "null" if root is None else root
             raise ConfigError("root", value, "imagefolder needs a folder with train/ and test/", "set data.root")
         if image_size is not None:
-            check_count("image_size", image_size, unit="pixels", remedy="null uses the images as they are")
+            check_count("image_size", image_size, at_most=LARGEST, unit="pixels", remedy="null uses the images as they are")
         if not isinstance(cache, bool):
             raise ConfigError("cache", cache, "must be true or false")
         self.root = Path(root)
@@ -76,6 +80,9 @@ class ImageFolderData(ImageDataModule):
             notes.append(f"note: the validation set is {self._files().val_folder} ({count}); data.val_fraction does not apply")
         elif "val" in self._files():
             notes.append(f"note: data.val_fraction=0: {self._files().val_folder} is not used")
+        if self._files().left_out:
+            counts = ", ".join(f"{suffix or 'no suffix'} ({count})" for suffix, count in self._files().left_out.most_common(5))
+            notes.append(f"note: not used, because their names do not end as those of images do: {counts}")
         if not self.has_test():
             notes.append(f"note: there is no {self.root / 'test'}: the model is not tested, and results.json has no test metrics")
         for note in notes:

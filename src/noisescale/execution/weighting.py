@@ -55,7 +55,12 @@ class MicroBatchWeights:
         Raises:
             ConfigError: it is not a finite number >= 0.
         """
-        value, remedy = self._weight(batch), "return the denominator of the loss of a batch"
+        remedy = "return the denominator of the loss of a batch"
+        try:
+            value = self._weight(batch)
+        except Exception as error:
+            name = getattr(self._weight, "__name__", type(self._weight).__name__)
+            raise ConfigError("weight", name, f"fails on a batch: {type(error).__name__}: {error}", remedy) from error
         try:
             w = float(value)
         except (TypeError, ValueError) as error:

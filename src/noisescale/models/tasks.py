@@ -109,7 +109,7 @@ class Task(LeanModule, ABC):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         outputs, targets = self._outputs_and_targets(batch)
-        loss = self.training_loss(outputs, targets)
+        loss = self.training_loss(outputs, targets) if self._checked else self._first_loss(outputs, targets)
         self._check_loss(loss)
         scores = self.scores(outputs.detach(), targets).sum()
         if self._update != self.global_step:
@@ -130,6 +130,16 @@ class Task(LeanModule, ABC):
                 raise ConfigError("model", type(outputs).__name__, "a task needs a network whose output is one tensor")
             self.check(outputs, targets)
         return outputs, self.aligned(outputs, targets)
+
+    def _first_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss of the first batch, which shows whether the function fits."""
+        try:
+            return self.training_loss(outputs, targets)
+        except (TypeError, ValueError, RuntimeError, LookupError, AttributeError) as error:
+            problem = f"fails on the first batch: {type(error).__name__}: {error}"
+            raise ConfigError(
+                "task.loss", self.loss_name, problem, "it must be a function (outputs, targets) -> mean over the batch"
+            ) from error
 
     def _check_loss(self, loss: Any) -> None:
         if self._checked:

@@ -5,23 +5,37 @@ Each raises a `ConfigError` whose key is the name of the argument; `ConfigError.
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from noisescale.errors import ConfigError, check_number
+from noisescale.errors import ConfigError, check_count, check_number
 
-__all__ = ["check_ghost_multiple", "check_label_smoothing", "check_optimizer_options", "check_smallest_micro_batch"]
+__all__ = [
+    "check_ghost_multiple",
+    "check_label_smoothing",
+    "check_optimizer_options",
+    "check_processes",
+    "check_smallest_micro_batch",
+]
+
+LARGEST_OPTION = 1e30
+"""Times 10^8, as by a rule for the learning rate, it is still a 32-bit number."""
 
 
 def check_optimizer_options(options: Mapping[str, Any]) -> None:
     """Check those options of torch's optimizers that are given.
 
     lr > 0; weight_decay, eps >= 0; momentum, alpha, rho and every beta in [0, 1); all finite, although torch accepts inf. fused and foreach
-    are true, false or null, and cannot both be true. All but lr may be null, which leaves them to the class.
+    are true, false or null, and cannot both be true. All but lr may be null, which leaves them to the class. No number may be above
+    `LARGEST_OPTION`, because it is to be multiplied with 32-bit numbers.
     """
     for key, value in options.items():
         if value is None and key != "lr":
             continue
+        if isinstance(value, (int, float)) and LARGEST_OPTION < abs(value) < math.inf:
+            raise ConfigError(key, value, f"must be at most {LARGEST_OPTION:g}", "the weights are 32-bit numbers, which end at 3.4e38")
         match key:
             case "lr":
                 check_number(key, value, above=0.0)
@@ -47,6 +61,14 @@ def check_optimizer_options(options: Mapping[str, Any]) -> None:
 def check_label_smoothing(value: Any) -> None:
     """a in [0, 1): the share of the target that is spread over all classes."""
     check_number("label_smoothing", value, at_least=0, below=1)
+
+
+def check_processes(key: str, value: Any, *, at_least: int, unit: str, remedy: str = "") -> None:
+    """Check a number of processes or threads: more than four for each core only wait for each other, but 64 are always allowed."""
+    check_count(key, value, at_least=at_least, unit=unit, remedy=remedy)
+    most = max(64, 4 * (os.cpu_count() or 1))
+    if value > most:
+        raise ConfigError(key, value, f"is more {unit} than this machine can use; at most {most}", remedy)
 
 
 def check_ghost_multiple(key: str, size: int | None, ghost_batch_size: int) -> None:
