@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,10 +16,10 @@ from pytorch_lightning.utilities.data import extract_batch_size
 from noisescale.errors import check_count
 from noisescale.execution.lean import LeanCallback
 from noisescale.execution.loader import PlannedLoader
-from noisescale.files import AppendedRows
 from noisescale.measures.dashboards import Scalars, add_layout, log_scalars
+from noisescale.measures.logger_files import LoggerFiles, due_points, log_due_points
 from noisescale.measures.population import Population, population_of
-from noisescale.measures.step_file import examples_before, open_step_file
+from noisescale.measures.step_file import Mark, StepFile, examples_before
 from noisescale.plans.noise import sgd_noise_scale, with_momentum
 
 __all__ = ["NoiseScaleMonitor"]
@@ -62,7 +62,10 @@ class NoiseScaleMonitor(LeanCallback):
         if num_examples is not None:
             check_count("num_examples", num_examples, unit="examples")
         self.path, self.num_examples, self.write_every = path, num_examples, write_every
-        self._file: AppendedRows | None = None
+        self._file: StepFile | None = None
+        self._loggers = LoggerFiles()
+        self._trainer: pl.Trainer | None = None
+        self._saved: dict[str, Any] = {}  # the state of the checkpoint that is resumed
         self._rows: list[_Row] = []
         self._population = Population(0)
         self._examples_seen = 0
@@ -90,8 +93,13 @@ class NoiseScaleMonitor(LeanCallback):
             if trainer.is_global_zero:
                 seen = self._examples_seen if trainer.world_size == 1 else None  # of several devices a checkpoint has the planned number
                 last = (self._last_lr, seen) if goes_on else None
-                self._file = open_step_file(path, columns, self._steps, last, shared=folder == trainer.default_root_dir)
+                mark = Mark(**self._saved["file"]) if self._saved.get("file") else None
+                self._file = StepFile(path, columns, self._steps, last, shared=folder == trainer.default_root_dir, mark=mark)
+        self._resume_loggers(trainer)
         add_layout(trainer)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._resume_loggers(trainer)  # of a run that had nothing left to train
 
     def on_before_zero_grad(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
         self._window = []
@@ -145,23 +153,42 @@ class NoiseScaleMonitor(LeanCallback):
         self._write(trainer, together=False)  # the other devices may be gone
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of examples seen, including rows that are not written yet, and the micro-batches of an unfinished update."""
-        seen = self._examples_seen + sum(row.expected for row in self._rows)
+        """The number of examples seen, the micro-batches of an unfinished update, and how far the files go, which has all rows by then.
+
+        With several devices it is a collective operation, as saving a checkpoint is.
+        """
+        trainer, state = self._trainer, {}
+        if trainer is not None:
+            self._write(trainer, together=not trainer.interrupted)
+            if trainer.is_global_zero:
+                state = {"file": None if self._file is None else asdict(self._file.mark()), "loggers": self._loggers.state(trainer)}
         window = [(micro.examples, micro.weight, None if micro.loss is None else float(micro.loss)) for micro in self._window]
-        return {"examples_seen": seen, "window": window, "lr": self._last_lr}
+        return {"examples_seen": self._examples_seen, "window": window, "lr": self._last_lr, **state}
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if (due := due_points(trainer, checkpoint)) is not None:
+            checkpoint["callbacks"][self.state_key] = {**checkpoint["callbacks"][self.state_key], "due": due}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._fitting = stage == "fit"
+        if self._fitting:
+            self._trainer, self._saved = trainer, {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if not self._fitting:  # the weights of a checkpoint are tested or validated
             return
-        self._restored = True
+        self._restored, self._saved = True, state_dict
         self._examples_seen, self._last_lr = state_dict["examples_seen"], state_dict.get("lr", math.nan)
         self._window = [
             _MicroBatch(n, weight, None if loss is None else torch.tensor(loss, dtype=torch.float64))
             for n, weight, loss in state_dict["window"]
         ]
+
+    def _resume_loggers(self, trainer: pl.Trainer) -> None:
+        saved, self._saved = self._saved, {}
+        if saved and trainer.is_global_zero:
+            self._loggers.resume(trainer, saved.get("loggers"))
+            log_due_points(trainer, saved.get("due"))
 
     def _write(self, trainer: pl.Trainer, together: bool = True) -> None:
         rows, self._rows = self._rows, []
