@@ -269,7 +269,7 @@ def _epochs(folder: Path) -> list[dict[str, str]]:
     return [{name: value for name, value in row.items() if name not in timed} for row in read_rows(folder / "epochs.csv")]
 
 
-def _scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events: Any = EventAccumulator(str(folder), size_guidance={"scalars": 0})
@@ -288,7 +288,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "steps.csv": lambda folder: (folder / "steps.csv").read_text().splitlines(),
     "epochs.csv": _epochs,
     "best.ckpt": lambda folder: {part: _checkpoint(folder, "best", part) for part in ("state_dict", "global_step")},
-    "TensorBoard": _scalars,
+    "TensorBoard": scalars,
     "results.json": _results,
 }
 

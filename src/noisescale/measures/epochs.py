@@ -66,9 +66,10 @@ class EpochRecorder(LeanCallback):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._pause()
+        self._validated = True  # here, because another callback may save a checkpoint when it has ended
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._since, self._validated = time.perf_counter(), True
+        self._since = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         loader = trainer.train_dataloader
@@ -95,11 +96,12 @@ class EpochRecorder(LeanCallback):
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the row of an epoch that is over and has none yet, if a run that is resumed from here starts behind that epoch."""
         epoch: Any = trainer.fit_loop.epoch_progress.current
-        row = self._open
-        if row is None and trainer.training and epoch.processed > epoch.completed:
+        row, ending = self._open, trainer.training and epoch.processed > epoch.completed
+        if row is None and ending:
             row = self._measured(trainer)  # another callback saves at the end of the epoch, before this one has been called
         if row is not None and checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] >= row["epoch"]:
-            due = {**row, **self._metrics(trainer)}
+            late = _not_logged_yet(trainer) if ending else ()
+            due = {**row, **{name: value for name, value in self._metrics(trainer).items() if name not in late}}
             checkpoint["callbacks"][self.state_key] = {**checkpoint["callbacks"][self.state_key], "due": due}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -163,6 +165,12 @@ class EpochRecorder(LeanCallback):
     def _write(self) -> None:
         names = dict.fromkeys(name for each in self._rows for name in each)
         write_rows(self.path, list(names), self._rows, durable=False)
+
+
+def _not_logged_yet(trainer: pl.Trainer) -> set[str]:
+    """Names whose metrics are still those of an earlier epoch, because the module logs them in its own on_train_epoch_end."""
+    results: Any = trainer._results
+    return set() if results is None else {item.meta.name for item in results.values() if item.has_reset}
 
 
 def _rows_of(path: Path) -> list[dict[str, str]]:
