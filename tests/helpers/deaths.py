@@ -1,4 +1,4 @@
-"""Let a process kill itself at an exact point: inside the n-th write of a file, before or after its rename, or in the n-th call of a function.
+"""Let a process kill itself at an exact point: inside the n-th write of a file, around its rename, or in the n-th call of a function.
 
 SIGKILL gives a process no chance to clean up, as when memory runs out or a machine is taken away.
 """
@@ -47,7 +47,7 @@ def arm(death: Death | None, functions: tuple[str, ...] = ()) -> Counter[str]:
             seen[what] += 1
         return death is not None and (death.what, death.nth, death.part) == (what, seen[what], part)
 
-    builtins.open = io.open = _watched_open(io.open, reached)  # type: ignore[assignment]
+    builtins.open = io.open = _watched_open(io.open, reached)
     for name in ("replace", "rename"):
         setattr(os, name, _watched(getattr(os, name), "replace", lambda args: args[1], reached))
     os.fsync = _watched(os.fsync, "fsync", lambda args: _path_of(args[0]), reached)

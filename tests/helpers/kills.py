@@ -20,13 +20,16 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from noisescale.app.libraries import import_libraries
 from noisescale.files import read_rows
 from tests.helpers.deaths import Death, arm
 from tests.helpers.processes import environment_with
@@ -68,6 +71,10 @@ class Kind:
     where: tuple[str, ...] = ()
     tmp: Path | None = None
     sweep: bool = False
+
+    def place(self, folder: Path) -> str:
+        """The word that chooses the folder."""
+        return f"hydra.sweep.dir={folder}" if self.sweep else f"hydra.run.dir={folder}"
 
 
 KINDS = (
@@ -136,10 +143,8 @@ def finish(child: int, after: float | None = None) -> int:
         if ended or (deadline is not None and time.monotonic() >= deadline):
             break
         time.sleep(0.002)
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     if not ended:
         _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status)
@@ -153,7 +158,7 @@ class Reference:
     seconds: float
     counts: dict[str, int]
 
-    def deaths(self, where: tuple[str, ...], draw: random.Random) -> Death:
+    def death(self, where: tuple[str, ...], draw: random.Random) -> Death:
         """A point to die at, all operations equally likely, and then all times at which they took place."""
         what = draw.choice(sorted(each for each in self.counts if each.startswith(where)))
         parts = {"write": ("before", "half", "after"), "copy": ("before", "half")}.get(what.rpartition(" ")[2], ("before", "after"))
@@ -172,9 +177,8 @@ class Line:
 
 def reference(kind: Kind, folder: Path) -> Reference:
     """The run of a kind, without a kill."""
-    place = f"hydra.sweep.dir={folder}" if kind.sweep else f"hydra.run.dir={folder}"
     counts, began = folder.with_suffix(".json"), time.monotonic()
-    status = finish(start([*kind.words, place], folder.with_suffix(".log"), kind.tmp, counts=counts))
+    status = finish(start([*kind.words, kind.place(folder)], folder.with_suffix(".log"), kind.tmp, counts=counts))
     if status != 0:
         raise RuntimeError(f"the reference failed with status {status}: {folder.with_suffix('.log').read_text()[-2000:]}")
     return Reference(folder, time.monotonic() - began, json.loads(counts.read_text()))
@@ -182,35 +186,29 @@ def reference(kind: Kind, folder: Path) -> Reference:
 
 def history(kind: Kind, known: Reference, folder: Path, draw: random.Random, line: Line) -> None:
     """A run that is killed once, or in a third of all cases again while it is resumed, and then resumed to its end."""
-    log, story = folder.with_suffix(".log"), []
-    place = f"hydra.sweep.dir={folder}" if kind.sweep else f"hydra.run.dir={folder}"
-    words = [*kind.words, place]
-    for number in range(4):
-        death = known.deaths(kind.where, draw) if kind.where else None
+    log, story, words = folder.with_suffix(".log"), list[str](), [*kind.words, kind.place(folder)]
+    for _ in range(3):
+        death = known.death(kind.where, draw) if kind.where else None
         after = None if death is not None else draw.uniform(0.05, known.seconds)
-        status = finish(start(words, log, kind.tmp, death), after)
-        if status == -signal.SIGKILL:
-            line.kills += 1
-            story.append(f"{death.what} {death.nth} {death.part}" if death is not None else f"after {after:.2f} s")
-        if kind.sweep or (status == -signal.SIGKILL and draw.random() < 2 / 3):
+        if finish(start(words, log, kind.tmp, death), after) != -signal.SIGKILL:
+            break  # it was done, or could not be resumed
+        line.kills += 1
+        story.append(f"{death.what} {death.nth} {death.part}" if death is not None else f"after {after:.2f} s")
+        if kind.sweep or draw.random() < 2 / 3:
             break
-        if status == -signal.SIGKILL:
-            words = words_to_resume(folder, kind.words)
-        elif story:
-            break
+        words = words_to_resume(folder, kind.words)
     if not story:
+        shutil.rmtree(folder)
         return
     line.histories += 1
-    jobs = [folder / job for job in ("0", "1")] if kind.sweep else [folder]
     found = dict.fromkeys(PARTS, "")
-    for job in jobs:
-        own = kind.words if not kind.sweep else (*BASE, f"seed={job.name}")
-        if not _is_complete(job):
-            status = finish(start(words_to_resume(job, own), log, kind.tmp))
-            if status != 0:
-                said = [each for each in log.read_text().splitlines() if each.startswith("error")]
-                story.append(f"not resumed, status {status}: {said[-1] if said else log.read_text()[-300:]}")
-        for part, difference in compare(known.folder / job.name if kind.sweep else known.folder, job).items():
+    for job in ("0", "1") if kind.sweep else ("",):
+        if not _is_complete(folder / job):
+            words = words_to_resume(folder / job, (*BASE, f"seed={job}") if kind.sweep else kind.words)
+            if (status := finish(start(words, log, kind.tmp))) != 0:
+                said = [each for each in log.read_text().splitlines() if each.startswith("error")] or [log.read_text()[-300:]]
+                story.append(f"not resumed, status {status}: {said[-1]}")
+        for part, difference in compare(known.folder / job, folder / job).items():
             found[part] = found[part] or difference
     line.equal.update(part for part in PARTS if not found[part])
     if any(found.values()):
@@ -322,20 +320,17 @@ def _is_another_disk(tmp: Path) -> bool:
 
 def _import_everything() -> None:
     """What a run imports, so that its forks need not."""
-    import sklearn.datasets
-    import tensorboard.compat.proto.event_pb2
-    import torch.utils.tensorboard  # noqa: F401
-
-    from noisescale.app import loggers, module, outcome, own_data, results, trainer  # noqa: F401
-    from noisescale.app.libraries import import_libraries
-
-    torch.set_num_threads(1)
     import_libraries()
+    for name in ("sklearn.datasets", "torch.utils.tensorboard", "tensorboard.compat.proto.event_pb2"):
+        import_module(name)
+    for name in ("loggers", "module", "outcome", "own_data", "results", "trainer"):
+        import_module(f"noisescale.app.{name}")
+    torch.set_num_threads(1)
 
 
 def table(lines: dict[str, Line]) -> str:
     """Kind, kills, histories, and in how many of these each part is equal."""
-    rows = [("kind", "kills", "runs", *PARTS)]
+    rows: list[tuple[str, ...]] = [("kind", "kills", "runs", *PARTS)]
     rows += [(name, str(line.kills), str(line.histories), *(str(line.equal[part]) for part in PARTS)) for name, line in lines.items()]
     totals = [sum(line.equal[part] for line in lines.values()) for part in PARTS]
     kills, histories = sum(line.kills for line in lines.values()), sum(line.histories for line in lines.values())

@@ -119,7 +119,7 @@ def _say_what_is_missing(path: Path, steps: list[int], start: int, mark: Mark | 
     if not missing:
         return
     if foreign:
-        rank_zero_info(f"{path} begins at update {start}: the file that was there is that of another run, and was renamed")
+        rank_zero_info(f"{path} begins at update {start}: the file that was there is not that of the checkpoint, and was renamed")
     elif not steps and mark is not None and mark.path != str(path.absolute()):
         rank_zero_info(f"{path} begins at update {start}: {missing} are where the checkpoint was saved, in {mark.path}")
     else:
