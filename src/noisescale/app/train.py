@@ -118,8 +118,8 @@ def _fit_and_report(run: Composed, data: pl.LightningDataModule, plan: Plan, acc
     with RunLoggers(cfg, trainer) as loggers:
         outcome = fit_and_test(cfg, trainer, module, data, batches)
         if trainer.is_global_zero:
-            leave_results(cfg, outcome, plan.num_examples)
             loggers.report(outcome.metrics, outcome.updates, succeeded=outcome.status not in ("diverged", "interrupted"))
+            leave_results(cfg, outcome, plan.num_examples)  # last of all: a run that has it lacks nothing
     if outcome.status == "interrupted":
         raise KeyboardInterrupt
     return Trained(outcome, module, data, trainer)
