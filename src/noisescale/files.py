@@ -8,12 +8,14 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import IO, Any, BinaryIO, TextIO
 from weakref import finalize
+from zlib import crc32
 
-__all__ = ["AppendedRows", "read_rows", "replaced", "set_aside", "write_atomically", "write_rows"]
+__all__ = ["AppendedRows", "Extent", "cut_back", "extent_of", "read_rows", "replaced", "set_aside", "write_atomically", "write_rows"]
 
 
 def write_atomically(path: Path, text: str, durable: bool = True) -> None:
@@ -49,12 +51,13 @@ def replaced(path: Path, durable: bool = True) -> Iterator[TextIO]:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The complete rows of a CSV file, or none if there is no file. A last line that a crash has cut off is left out."""
+    """The complete rows of a CSV file, or none if there is no file. A line that a crash has cut off or filled with zeros is left out."""
     if not path.exists():
         return []
-    text = path.read_text()
+    text = path.read_text(errors="replace")
     complete = text[: text.rfind("\n") + 1]
-    return [row for row in csv.DictReader(complete.splitlines()) if None not in row.values()]
+    lines = [line for line in complete.split("\n") if "\0" not in line]
+    return [row for row in csv.DictReader(lines) if None not in row.values() and None not in row]
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]], durable: bool = True) -> None:
@@ -86,6 +89,48 @@ def _free_name(path: Path) -> Path:
     raise AssertionError
 
 
+@dataclass(frozen=True)
+class Extent:
+    """How far a file goes that is only appended to: the number of its bytes, and their CRC-32."""
+
+    size: int = 0
+    crc: int = 0
+
+    def then(self, data: bytes) -> Extent:
+        """The extent with `data` behind it."""
+        return Extent(self.size + len(data), crc32(data, self.crc))
+
+
+def extent_of(path: Path, size: int | None = None, known: Extent | None = None) -> Extent:
+    """The extent of the first `size` bytes of a file, or of the whole file; a smaller one if the file is shorter.
+
+    Args:
+        path: the file.
+        size: None: the whole file.
+        known: the extent of the beginning of the file, which is then not read again.
+    """
+    extent = known or Extent()
+    with path.open("rb") as file:
+        file.seek(extent.size)
+        while data := file.read(_CHUNK if size is None else min(_CHUNK, size - extent.size)):
+            extent = extent.then(data)
+    return extent
+
+
+_CHUNK = 1 << 20
+
+
+def cut_back(path: Path, extent: Extent) -> bool:
+    """Remove what was appended to a file after `extent`. False, and nothing is done, if the file does not begin with that."""
+    if not path.is_file() or extent_of(path, extent.size) != extent:
+        return False
+    if path.stat().st_size > extent.size:
+        with path.open("r+b") as file:
+            file.truncate(extent.size)
+            os.fsync(file.fileno())
+    return True
+
+
 class AppendedRows:
     """A CSV file that grows: rows are numbered by their first column and appended in batches.
 
@@ -96,20 +141,29 @@ class AppendedRows:
         columns: its header.
         start: the number of the next row. Existing rows from there on are removed, because a resumed run writes them again.
         keep_removed: leave a copy of the file, as if it had been set aside, if rows are removed.
+        extent: how far the file went when it had the rows up to `start`, as `sync` has said. It is cut back to that, without reading its
+            rows, if it begins with that and has these columns.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str], start: int, keep_removed: bool = False) -> None:
-        self.columns = columns
+    def __init__(self, path: Path, columns: Sequence[str], start: int, keep_removed: bool = False, extent: Extent | None = None) -> None:
+        self.columns, self.extent = columns, Extent()
+        header = (",".join(columns) + "\n").encode()
         if start == 0:
             self._file = _new_file(path)
-            self._write(",".join(columns) + "\n")
+            self._write(header)
+        elif extent is not None and _begins(path, header) and extent_of(path, extent.size) == extent:
+            if keep_removed and path.stat().st_size > extent.size:
+                shutil.copyfile(path, _free_name(path))
+            cut_back(path, extent)
+            self._file, self.extent = path.open("ab"), extent
         else:
-            rows = read_rows(path)
+            rows = [row for row in read_rows(path) if row.get(columns[0], "").isdecimal()]
             kept = [row for row in rows if int(row[columns[0]]) < start]
             if keep_removed and len(kept) < len(rows):
                 shutil.copyfile(path, _free_name(path))
             write_rows(path, columns, kept)
-            self._file = path.open("a", newline="")
+            self._file, self.extent = path.open("ab"), extent_of(path)
+        self._synced = Extent()
         finalize(self, _close, self._file)
 
     def append(self, rows: Iterable[Sequence[Any]]) -> None:
@@ -120,11 +174,26 @@ class AppendedRows:
         """
         if os.fstat(self._file.fileno()).st_nlink == 0:
             raise FileNotFoundError(errno.ENOENT, "it was removed while the run was writing it", str(self._file.name))
-        self._write("".join(",".join(map(_field, row)) + "\n" for row in rows))
+        self._write("".join(",".join(map(_field, row)) + "\n" for row in rows).encode())
 
-    def _write(self, text: str) -> None:
-        self._file.write(text)
+    def sync(self) -> Extent:
+        """Wait until all rows are on the disk, where they survive a power cut; returns how far the file goes."""
+        if self._synced != self.extent:
+            os.fsync(self._file.fileno())
+            self._synced = self.extent
+        return self.extent
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
         self._file.flush()
+        self.extent = self.extent.then(data)
+
+
+def _begins(path: Path, header: bytes) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(header)) == header
 
 
 def _close(file: IO[Any]) -> None:
@@ -138,13 +207,13 @@ def _refuse_device(path: Path) -> None:
         raise OSError(errno.EEXIST, "there is something that is no file", str(path))
 
 
-def _new_file(path: Path) -> TextIO:
+def _new_file(path: Path) -> BinaryIO:
     """A new file that no other run has opened; one that is there is set aside."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         set_aside(path)
         with suppress(FileExistsError):
-            return path.open("x", newline="")
+            return path.open("xb")
 
 
 def _field(value: Any) -> str:

@@ -114,12 +114,20 @@ def test_a_logger_that_cannot_be_opened_is_one_line_and_closes_those_before_it(t
     assert not (tmp_path / "steps.csv").exists()
 
 
-def test_a_logger_that_cannot_be_closed_is_one_line_and_stops_nothing(tmp_path: Path) -> None:
-    other = ("+logger.gone._target_=tests.helpers.loggers.Recording", "+logger.gone.fails=close")
+@pytest.mark.parametrize(
+    ("fails", "line"),
+    [
+        ("close", "note: logger.gone could not be closed: the server is gone"),
+        ("report", "note: logger.gone could not log the results: the disk is full"),
+    ],
+)
+def test_a_logger_that_cannot_be_closed_is_one_line_and_stops_nothing(fails: str, line: str, tmp_path: Path) -> None:
+    other = ("+logger.gone._target_=tests.helpers.loggers.Recording", "+logger.gone.name=gone", f"+logger.gone.fails={fails}")
     outcome = run(*LIGHT, "logger=csv-only", *other, MINE.replace("mine", "zoe"), "+logger.zoe.name=zoe", f"hydra.run.dir={tmp_path}")
     assert outcome.status == 0
-    assert outcome.lines[-1] == "note: logger.gone could not be closed: the server is gone"
+    assert outcome.lines[-1] == line
     assert len(of("zoe", "end")) == 1
+    assert (tmp_path / "results.json").exists()
 
 
 def test_a_logger_whose_package_is_missing_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

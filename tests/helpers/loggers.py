@@ -19,7 +19,7 @@ class Recording(Logger):
 
     Args:
         name: the name of the logger, in every event.
-        fails: `open` or `close`: where it raises an error.
+        fails: `open`, `report` or `close`: where it raises an error.
     """
 
     events: ClassVar[list[tuple[str, str, Any]]] = []
@@ -52,6 +52,8 @@ class Recording(Logger):
         self._record("parameters", dict(params))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        if self.fails == "report" and any(name.startswith("final/") for name in metrics):
+            raise RuntimeError("the disk is full")
         self._record("metrics", (step, dict(metrics)))
 
     def finalize(self, status: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import torch
 from noisescale import schedules
 from noisescale.callbacks import BatchSizeScheduler, NoiseScaleMonitor
 from noisescale.files import read_rows
+from noisescale.measures.step_file import Mark, StepFile
 from noisescale.plans import strategies as batching
 from tests.helpers.processes import started, wait_until
 from tests.helpers.regression import Plain, network
@@ -153,3 +156,94 @@ def test_two_runs_at_once_in_two_processes_have_a_file_each(tmp_path: Path) -> N
     _, errors = other.communicate(timeout=60)
     assert other.returncode == 0, errors
     assert contents(tmp_path) == {"steps.csv": rows(0.2, 6), "steps.csv.1": rows(0.1, 12)}
+
+
+COLUMNS = ("step", "lr", "examples_seen", "effective_batch_size")
+
+
+def step_file(path: Path, start: int = 0, mark: Mark | None = None, shared: bool = False) -> StepFile:
+    return StepFile(path, COLUMNS, start, (0.1, 20 * start), shared, mark)
+
+
+def numbered(start: int, end: int) -> list[tuple[int, float, int, int]]:
+    return [(step, 0.1, 20 * step, 20) for step in range(start, end)]
+
+
+@pytest.fixture
+def killed(tmp_path: Path) -> tuple[Path, Mark]:
+    """A file that was marked after ten rows, and has twelve and a half."""
+    path = tmp_path / "steps.csv"
+    file = step_file(path)
+    file.append(numbered(0, 10))
+    mark = file.mark()
+    file.append(numbered(10, 12))
+    with path.open("a") as end:
+        end.write("12,0.1,2")
+    return path, mark
+
+
+def test_a_file_is_cut_back_to_its_mark(killed: tuple[Path, Mark]) -> None:
+    path, mark = killed
+    file = step_file(path, 10, mark)
+    file.append(numbered(10, 13))
+    fresh = step_file(path.with_name("fresh.csv"))
+    fresh.append(numbered(0, 13))
+    assert path.read_bytes() == path.with_name("fresh.csv").read_bytes()
+    assert (file.mark().size, file.mark().crc) == (fresh.mark().size, fresh.mark().crc)
+
+
+def _zeros(path: Path) -> None:
+    """What a power cut leaves of blocks that were never written."""
+    data = path.read_bytes()
+    path.write_bytes(data[:60] + bytes(40) + data[100:])
+
+
+@pytest.mark.parametrize(
+    ("damage", "missing"),
+    [
+        (lambda path: path.unlink(), "rows 0 to 9"),
+        (lambda path: path.write_bytes(b""), "rows 0 to 9"),
+        (lambda path: path.write_bytes(bytes(path.stat().st_size)), "rows 0 to 9"),
+        (lambda path: path.write_bytes(path.read_bytes()[:70]), "rows 2 to 9"),
+        (_zeros, "rows 1 to 4"),
+    ],
+    ids=["missing", "empty", "zeros", "truncated", "a hole"],
+)
+def test_rows_that_are_lost_are_named(damage: Callable[[Path], Any], missing: str, killed: tuple[Path, Mark]) -> None:
+    path, mark = killed
+    damage(path)
+    with pytest.warns(UserWarning, match=rf"{path} lacks {missing}, which were lost"):
+        file = step_file(path, 10, mark)
+    file.append(numbered(10, 11))
+    first = int(missing.split()[1])
+    steps = [row["step"] for row in read_rows(path)]
+    assert steps == [str(step) for step in range(11) if not first <= step <= int(missing.split()[3])]
+    step_file(path, 11, file.mark())  # said once
+
+
+def test_a_file_that_is_no_table_any_more_is_renamed(killed: tuple[Path, Mark], caplog: pytest.LogCaptureFixture) -> None:
+    path, mark = killed
+    path.write_bytes(b"\xff\xfe" + path.read_bytes())
+    with caplog.at_level("INFO", logger="pytorch_lightning.utilities.rank_zero"):
+        step_file(path, 10, mark)
+    assert caplog.messages == [f"{path} begins at update 10: the file that was there is not that of the checkpoint, and was renamed"]
+    assert path.with_name("steps.csv.1").read_bytes().startswith(b"\xff\xfe")
+
+
+def test_in_another_folder_a_line_says_where_the_rows_are(killed: tuple[Path, Mark], caplog: pytest.LogCaptureFixture) -> None:
+    path, mark = killed
+    other = path.with_name("other.csv")
+    with caplog.at_level("INFO", logger="pytorch_lightning.utilities.rank_zero"):
+        step_file(other, 10, mark)
+    assert caplog.messages == [f"{other} begins at update 10: rows 0 to 9 are where the checkpoint was saved, in {path}"]
+    assert len(read_rows(path)) == 12
+    with caplog.at_level("INFO", logger="pytorch_lightning.utilities.rank_zero"):  # a folder that was moved as a whole is the same
+        shutil.copyfile(path, path.with_name("moved.csv"))
+        step_file(path.with_name("moved.csv"), 10, mark)
+    assert len(caplog.messages) == 1
+
+
+def test_a_shared_file_is_copied_before_it_is_cut(killed: tuple[Path, Mark]) -> None:
+    path, mark = killed
+    step_file(path, 10, mark, shared=True)
+    assert (len(read_rows(path)), len(read_rows(path.with_name("steps.csv.1")))) == (10, 12)

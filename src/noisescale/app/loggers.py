@@ -77,6 +77,8 @@ class RunLoggers:
     def report(self, metrics: Mapping[str, float], updates: int, succeeded: bool) -> None:
         """Log the final metrics: on TensorBoard's hparams page as hp/..., in any other logger as final/...
 
+        A logger that fails does not take the results with it.
+
         Args:
             metrics: tag -> value; those that are nan or inf are left out.
             updates: number of updates of the run, a metric of its own.
@@ -84,11 +86,15 @@ class RunLoggers:
         """
         self._succeeded = succeeded
         finals = {name: value for name, value in metrics.items() if math.isfinite(value)} | {"updates": float(updates)}
-        for logger in self._opened.values():
-            if isinstance(logger, TensorBoardLogger):
-                logger.log_hyperparams(dict(self._parameters), {f"hp/{name}": value for name, value in finals.items()})
-            else:
-                logger.log_metrics({f"final/{name}": value for name, value in finals.items()}, step=updates)
+        for key, logger in self._opened.items():
+            try:
+                if isinstance(logger, TensorBoardLogger):
+                    logger.log_hyperparams(dict(self._parameters), {f"hp/{name}": value for name, value in finals.items()})
+                else:
+                    logger.log_metrics({f"final/{name}": value for name, value in finals.items()}, step=updates)
+                logger.save()
+            except Exception as error:
+                print(f"note: {key} could not log the results: {' '.join(str(error).split())}", file=sys.stderr)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._close(failed=isinstance(error, RunFailed))

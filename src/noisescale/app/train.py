@@ -132,8 +132,8 @@ def _fit_and_report(run: Composed, data: pl.LightningDataModule, plan: Plan, acc
                     leave_results(cfg, outcome, plan.num_examples)
             raise outcome.failure
         if trainer.is_global_zero:
-            leave_results(cfg, outcome, plan.num_examples)
             loggers.report(outcome.metrics, outcome.updates, succeeded=outcome.status not in ("diverged", "interrupted"))
+            leave_results(cfg, outcome, plan.num_examples)  # last of all: a run that has it lacks nothing
     if outcome.exit is not None:
         raise outcome.exit
     if outcome.interrupted is not None:

@@ -25,7 +25,8 @@ class EpochRecorder(LeanCallback):
     without validation. TensorBoard also shows the metrics of the epoch over examples, under `by_examples/`.
 
     A row is written when its epoch is over. If the run stops inside an epoch of a plan, what the epoch has so far is in the checkpoint, and
-    the run that is resumed from it writes the row: `seconds` is then the sum over both runs.
+    the run that is resumed from it writes the row: `seconds` is then the sum over both runs. All rows are in the checkpoint, too, so that
+    the file of a resumed run is whole, whatever has become of it.
 
     Args:
         path: the CSV file, replaced atomically each epoch.
@@ -39,12 +40,24 @@ class EpochRecorder(LeanCallback):
         self._seconds = 0.0  # of the epoch, up to then
         self._examples_before = 0
         self._validated = False  # in this epoch
+        self._fitting = True
+        self._saved: dict[str, Any] = {}  # the state of the checkpoint that is resumed
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._fitting = stage == "fit"
+        if self._fitting:
+            self._saved = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.global_step == 0 and trainer.is_global_zero:
             set_aside(self.path)
-        self._rows = [dict(row) for row in read_rows(self.path) if int(row["epoch"]) <= trainer.current_epoch]
+        if "rows" not in self._saved:
+            self._rows = [dict(row) for row in _rows_of(self.path) if int(row["epoch"]) <= trainer.current_epoch]
+        self._resume(trainer)
         self._since = time.perf_counter()  # a run that is resumed inside an epoch does not call on_train_epoch_start
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._resume(trainer)  # of a run that had nothing left to train
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._close(trainer)
@@ -53,22 +66,15 @@ class EpochRecorder(LeanCallback):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._pause()
+        self._validated = True  # here, because another callback may save a checkpoint when it has ended
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._since, self._validated = time.perf_counter(), True
+        self._since = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         loader = trainer.train_dataloader
-        if isinstance(loader, PlannedLoader) and not loader.epoch_is_over:
-            return
-        seconds, examples = self._elapsed(), _examples_seen(trainer)
-        self._open = {
-            "epoch": trainer.current_epoch + 1,
-            "updates": trainer.global_step,
-            "examples_seen": examples,
-            "seconds": round(seconds, 4),
-            "examples_per_second": round((examples - self._examples_before) / seconds, 1) if seconds > 0 else "",
-        }
+        if not isinstance(loader, PlannedLoader) or loader.epoch_is_over:
+            self._open = self._measured(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._pause()
@@ -79,12 +85,55 @@ class EpochRecorder(LeanCallback):
         self._close(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the row of an unfinished epoch needs."""
-        return {"seconds": self._elapsed(), "examples_before": self._examples_before, "validated": self._validated}
+        """The rows, and what the row of an unfinished epoch needs."""
+        return {
+            "seconds": self._elapsed(),
+            "examples_before": self._examples_before,
+            "validated": self._validated,
+            "rows": [dict(row) for row in self._rows],
+        }
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the row of an epoch that is over and has none yet, if a run that is resumed from here starts behind that epoch."""
+        epoch: Any = trainer.fit_loop.epoch_progress.current
+        row, ending = self._open, trainer.training and epoch.processed > epoch.completed
+        if row is None and ending:
+            row = self._measured(trainer)  # another callback saves at the end of the epoch, before this one has been called
+        if row is not None and checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] >= row["epoch"]:
+            late = _not_logged_yet(trainer) if ending else ()
+            due = {**row, **{name: value for name, value in self._metrics(trainer).items() if name not in late}}
+            checkpoint["callbacks"][self.state_key] = {**checkpoint["callbacks"][self.state_key], "due": due}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if not self._fitting:  # the weights of a checkpoint are tested or validated
+            return
+        self._saved = state_dict
         self._seconds, self._since = state_dict["seconds"], None
         self._examples_before, self._validated = state_dict["examples_before"], state_dict["validated"]
+
+    def _resume(self, trainer: pl.Trainer) -> None:
+        """Write the file as it was when the checkpoint was saved, with the row that was due."""
+        saved, self._saved = self._saved, {}
+        if "rows" not in saved or not trainer.is_global_zero:
+            return
+        self._rows = [dict(row) for row in saved["rows"]]
+        if not self._rows or not _agree(_rows_of(self.path), self._rows):
+            set_aside(self.path)  # it may be the file of another run
+        if "due" in saved:
+            self._add(trainer, saved["due"])
+        elif self._rows:
+            self._write()
+
+    def _measured(self, trainer: pl.Trainer) -> dict[str, Any]:
+        """The row of the epoch that ends here, without its metrics."""
+        seconds, examples = self._elapsed(), _examples_seen(trainer)
+        return {
+            "epoch": trainer.current_epoch + 1,
+            "updates": trainer.global_step,
+            "examples_seen": examples,
+            "seconds": round(seconds, 4),
+            "examples_per_second": round((examples - self._examples_before) / seconds, 1) if seconds > 0 else "",
+        }
 
     def _elapsed(self) -> float:
         """Seconds of training in this epoch."""
@@ -97,16 +146,42 @@ class EpochRecorder(LeanCallback):
         # The module logs its epoch means in its own on_train_epoch_end, which runs after those of the callbacks. So they are read one hook
         # later.
         row, self._open = self._open, None
-        if row is None or not trainer.is_global_zero:
-            return
+        if row is not None and trainer.is_global_zero:
+            self._add(trainer, {**row, **self._metrics(trainer)})
+
+    def _metrics(self, trainer: pl.Trainer) -> dict[str, float]:
         metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
-        if not self._validated:  # then Lightning still has the validation metrics of an earlier epoch
-            metrics = {name: value for name, value in metrics.items() if not name.startswith("val/")}
-        self._rows.append({**row, **metrics})
+        # without a validation in this epoch, Lightning still has the metrics of an earlier one
+        return {name: value for name, value in metrics.items() if self._validated or not name.startswith("val/")}
+
+    def _add(self, trainer: pl.Trainer, row: dict[str, Any]) -> None:
+        """Append a row to the file, and log its metrics over examples."""
+        self._rows.append(row)
+        self._write()
+        # train/loss is the tag of the loss of each update
+        metrics = {name: value for name, value in row.items() if name not in COLUMNS and name != "train/loss"}
+        log_by_examples(trainer, metrics, row["examples_seen"], time.time())
+
+    def _write(self) -> None:
         names = dict.fromkeys(name for each in self._rows for name in each)
         write_rows(self.path, list(names), self._rows, durable=False)
-        metrics.pop("train/loss", None)  # that tag is used for the loss of each update
-        log_by_examples(trainer, metrics, row["examples_seen"], time.time())
+
+
+def _not_logged_yet(trainer: pl.Trainer) -> set[str]:
+    """Names whose metrics are still those of an earlier epoch, because the module logs them in its own on_train_epoch_end."""
+    results: Any = trainer._results
+    return set() if results is None else {item.meta.name for item in results.values() if item.has_reset}
+
+
+def _rows_of(path: Path) -> list[dict[str, str]]:
+    return [row for row in read_rows(path) if row.get("epoch", "").isdecimal()]
+
+
+def _agree(found: list[dict[str, str]], rows: list[dict[str, Any]]) -> bool:
+    """Whether the rows of a file, as far as they reach, can be those of the run that has `rows`."""
+    ours = {str(row["epoch"]): row for row in rows}
+    both = [(row, ours[row["epoch"]]) for row in found if row["epoch"] in ours]
+    return all(row.get(name) == str(own[name]) for row, own in both for name in ("updates", "examples_seen"))
 
 
 def _examples_seen(trainer: pl.Trainer) -> int:

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.data import extract_batch_size
+from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from noisescale.errors import check_count
+from noisescale.execution.batch_size_scheduler import BatchSizeScheduler
+from noisescale.execution.compatibility import untyped
 from noisescale.execution.lean import LeanCallback
 from noisescale.execution.loader import PlannedLoader
-from noisescale.files import AppendedRows
 from noisescale.measures.dashboards import Scalars, add_layout, log_scalars
+from noisescale.measures.logger_files import LoggerFiles, due_points, log_due_points
+from noisescale.measures.observed import MicroBatchSeen, UpdateSeen, totals, weight_of
 from noisescale.measures.population import Population, population_of
-from noisescale.measures.step_file import examples_before, open_step_file
+from noisescale.measures.step_file import Mark, StepFile, examples_before
 from noisescale.plans.noise import sgd_noise_scale, with_momentum
 from noisescale.signals import Interrupted
 
@@ -45,7 +49,9 @@ class NoiseScaleMonitor(LeanCallback):
     B counts the examples that the data set gave for the update on all devices, before they are collated; the loss is the mean over them.
     lr and m are those of the first parameter group. If examples are drawn with replacement, as by WeightedRandomSampler, g = lr N/B, and N
     is the number of examples that can be drawn, not the number of draws. Rows are buffered and written together, so that no update waits
-    for them.
+    for them; all of them are written before a checkpoint is saved. A run that is resumed cuts steps.csv and TensorBoard's files back to
+    what they were then. The monitor moves to the front of the trainer's callbacks, so that it has seen an update before another callback
+    saves it, but not past one that may set the learning rate just before the step.
 
     Args:
         path: the CSV file; None: steps.csv in the trainer's log_dir; False: no file.
@@ -63,12 +69,15 @@ class NoiseScaleMonitor(LeanCallback):
         if num_examples is not None:
             check_count("num_examples", num_examples, unit="examples")
         self.path, self.num_examples, self.write_every = path, num_examples, write_every
-        self._file: AppendedRows | None = None
-        self._rows: list[_Row] = []
+        self._file: StepFile | None = None
+        self._loggers = LoggerFiles()
+        self._trainer: pl.Trainer | None = None
+        self._saved: dict[str, Any] = {}  # the state of the checkpoint that is resumed
+        self._rows: list[UpdateSeen] = []
         self._population = Population(0)
         self._examples_seen = 0
         self._restored, self._fitting = False, True
-        self._window: list[_MicroBatch] = []  # the micro-batches of the current update
+        self._window: list[MicroBatchSeen] = []  # the micro-batches of the current update
         self._rates: tuple[float, float] = (math.nan, 0.0)
         self._last_lr = math.nan  # of the last update that has a row
         self._announced = False
@@ -87,12 +96,17 @@ class NoiseScaleMonitor(LeanCallback):
             # reading log_dir is a collective operation, so every device has to do it
             folder = trainer.log_dir or trainer.default_root_dir if self.path in (None, True) else None
             path = Path(folder) / "steps.csv" if folder is not None else Path(str(self.path))
-            columns = COLUMNS if _weight(trainer) is None else (*COLUMNS, "weight")
+            columns = COLUMNS if weight_of(trainer) is None else (*COLUMNS, "weight")
             if trainer.is_global_zero:
                 seen = self._examples_seen if trainer.world_size == 1 else None  # of several devices a checkpoint has the planned number
                 last = (self._last_lr, seen) if goes_on else None
-                self._file = open_step_file(path, columns, self._steps, last, shared=folder == trainer.default_root_dir)
+                mark = Mark(**self._saved["file"]) if self._saved.get("file") else None
+                self._file = StepFile(path, columns, self._steps, last, shared=folder == trainer.default_root_dir, mark=mark)
+        self._resume_loggers(trainer)
         add_layout(trainer)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._resume_loggers(trainer)  # of a run that had nothing left to train
 
     def on_before_zero_grad(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
         self._window = []
@@ -109,7 +123,7 @@ class NoiseScaleMonitor(LeanCallback):
         if not self._announced:
             self._announce(trainer, batch)
         size = planned.handed_out if planned is not None else extract_batch_size(batch)
-        self._window.append(_MicroBatch(size, _weight(trainer), outputs.get("loss") if isinstance(outputs, dict) else None))
+        self._window.append(MicroBatchSeen(size, weight_of(trainer), outputs.get("loss") if isinstance(outputs, dict) else None))
         if trainer.global_step == self._steps:
             return
         self._steps = trainer.global_step
@@ -118,7 +132,7 @@ class NoiseScaleMonitor(LeanCallback):
         here = sum(micro.examples for micro in window)
         lr, momentum = self._rates
         self._last_lr = lr
-        row = _Row(
+        row = UpdateSeen(
             step=self._steps - 1,
             epoch=None if update is None else update.epoch,
             lr=lr,
@@ -146,30 +160,50 @@ class NoiseScaleMonitor(LeanCallback):
         self._write(trainer, together=isinstance(exception, Interrupted) and exception.saved is not None)  # otherwise they may be gone
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of examples seen, including rows that are not written yet, and the micro-batches of an unfinished update."""
-        seen = self._examples_seen + sum(row.expected for row in self._rows)
+        """The number of examples seen, the micro-batches of an unfinished update, and how far the files go, which has all rows by then.
+
+        With several devices it is a collective operation, as saving a checkpoint is.
+        """
+        trainer, state = self._trainer, {}
+        if trainer is not None:
+            self._write(trainer, together=not trainer.interrupted)
+            if trainer.is_global_zero:
+                state = {"file": None if self._file is None else asdict(self._file.mark()), "loggers": self._loggers.state(trainer)}
         window = [(micro.examples, micro.weight, None if micro.loss is None else float(micro.loss)) for micro in self._window]
-        return {"examples_seen": seen, "window": window, "lr": self._last_lr}
+        return {"examples_seen": self._examples_seen, "window": window, "lr": self._last_lr, **state}
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if (due := due_points(trainer, checkpoint)) is not None:
+            checkpoint["callbacks"][self.state_key] = {**checkpoint["callbacks"][self.state_key], "due": due}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._fitting = stage == "fit"
+        if self._fitting:
+            self._trainer, self._saved = trainer, {}
+            _move_up(self, trainer)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if not self._fitting:  # the weights of a checkpoint are tested or validated
             return
-        self._restored = True
+        self._restored, self._saved = True, state_dict
         self._examples_seen, self._last_lr = state_dict["examples_seen"], state_dict.get("lr", math.nan)
         self._window = [
-            _MicroBatch(n, weight, None if loss is None else torch.tensor(loss, dtype=torch.float64))
+            MicroBatchSeen(n, weight, None if loss is None else torch.tensor(loss, dtype=torch.float64))
             for n, weight, loss in state_dict["window"]
         ]
+
+    def _resume_loggers(self, trainer: pl.Trainer) -> None:
+        saved, self._saved = self._saved, {}
+        if saved and trainer.is_global_zero:
+            self._loggers.resume(trainer, saved.get("loggers"))
+            log_due_points(trainer, saved.get("due"))
 
     def _write(self, trainer: pl.Trainer, together: bool = True) -> None:
         rows, self._rows = self._rows, []
         if not rows:
             return
         written, scalars = [], []
-        for row, (effective, weight, loss) in zip(rows, _totals(trainer, rows, together), strict=True):
+        for row, (effective, weight, loss) in zip(rows, totals(trainer, rows, together), strict=True):
             seen, self._examples_seen = self._examples_seen, self._examples_seen + effective
             epoch = seen / self._population.num_examples if row.epoch is None else row.epoch
             g = self._noise(row.lr, effective) if effective else math.nan  # the data set gave nothing at all
@@ -215,67 +249,6 @@ class NoiseScaleMonitor(LeanCallback):
         return sgd_noise_scale(lr, self._population.num_examples, batch_size, self._population.replacement)
 
 
-class _MicroBatch(NamedTuple):
-    """A micro-batch that is done: its examples, its weight if there are weights, and its loss / k, still on the device."""
-
-    examples: int
-    weight: float | None
-    loss: torch.Tensor | None
-
-    @property
-    def share(self) -> float:
-        """Its weight in the mean loss."""
-        return self.examples if self.weight is None else self.weight
-
-
-@dataclass(slots=True)
-class _Row:
-    """An update that is done, as seen by one device.
-
-    `divisor` is k, by which Lightning has divided the losses. `expected` is B as far as one device can know it: the number that it counted
-    if it is the only device, otherwise the planned B, or W times its number without a plan.
-    """
-
-    step: int
-    epoch: float | None
-    lr: float
-    momentum: float
-    expected: int
-    micro: int
-    accumulate: int
-    divisor: int
-    micro_batches: list[_MicroBatch]
-    wall_time: float
-
-
-def _totals(trainer: pl.Trainer, rows: list[_Row], together: bool) -> list[tuple[int, float | None, float]]:
-    """(B, sum of the weights, mean loss) of each row's update; no weight if there are none; the loss is nan if there is none.
-
-    If `together`, all are computed over all devices. Otherwise B is `expected`, and the others are those of this device.
-    """
-    tensors = [micro.loss for row in rows for micro in row.micro_batches if micro.share and micro.loss is not None]
-    values = iter(torch.stack(tensors).tolist() if tensors else [])
-    sums: list[tuple[float, ...]] = []
-    for row in rows:
-        parts = [(micro.share, next(values)) for micro in row.micro_batches if micro.share and micro.loss is not None]
-        handed_out = sum(micro.examples for micro in row.micro_batches)
-        weight = sum(micro.weight or 0.0 for micro in row.micro_batches)
-        sums.append((row.divisor * sum(share * value for share, value in parts), sum(share for share, _ in parts), handed_out, weight))
-    alone = trainer.world_size == 1
-    if together and not alone:
-        mine = torch.tensor(sums, dtype=torch.float64, device=trainer.strategy.root_device)
-        sums = trainer.strategy.reduce(mine, reduce_op="sum").tolist()
-    counted = together or alone
-    return [
-        (
-            int(handed_out) if counted else row.expected,
-            None if row.micro_batches[0].weight is None else weight,
-            total / share if share else math.nan,
-        )
-        for row, (total, share, handed_out, weight) in zip(rows, sums, strict=True)
-    ]
-
-
 def _device_in_words(device: torch.device) -> str:
     """`on the CPU`, or the name of the GPU."""
     if device.type == "cpu":
@@ -283,7 +256,13 @@ def _device_in_words(device: torch.device) -> str:
     return f"on {torch.cuda.get_device_name(device)}" if device.type == "cuda" else f"on {device}"
 
 
-def _weight(trainer: pl.Trainer) -> float | None:
-    """The weight of the current micro-batch; None if micro-batches are weighted by their numbers of examples."""
-    loader = trainer.train_dataloader
-    return loader.weight if isinstance(loader, PlannedLoader) else None
+def _move_up(monitor: NoiseScaleMonitor, trainer: pl.Trainer) -> None:
+    callbacks = list(untyped(trainer).callbacks)
+    place = at = callbacks.index(monitor)
+    while place and not _stays_before(callbacks[place - 1]):
+        place -= 1
+    untyped(trainer).callbacks = [*callbacks[:place], monitor, *callbacks[place:at], *callbacks[at + 1 :]]
+
+
+def _stays_before(callback: pl.Callback) -> bool:
+    return isinstance(callback, BatchSizeScheduler) or is_overridden("on_before_optimizer_step", callback, pl.Callback)
