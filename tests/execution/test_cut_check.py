@@ -116,7 +116,8 @@ class FewTargets(Plain):
         self.every = every
 
     def weigh(self, batch: Any) -> Tensor:
-        return (batch[2] % self.every == 0).double()
+        index: Tensor = batch[2]
+        return (index % self.every == 0).double()
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         w = self.weigh(batch)
