@@ -74,8 +74,8 @@ class BatchSizeScheduler(LeanCallback):
             weights. The gradient of an update is then sum(w_j grad_j) / sum(w_j), see `MicroBatchWeights`; B stays in examples. None: the
             loss is a mean over examples.
         check_cuts: whether to check before training, on a copy of the module, that the gradient of a batch does not depend on how the
-            batch is cut; only if the plan accumulates. Training is bitwise the same with it and without it, unless the data set, a file
-            or an object of another library keeps a state, see `Snapshot`.
+            batch is cut; only if the plan accumulates. Training is bitwise the same with it and without it, unless the code keeps a
+            state outside of the module and the trainer: in the data set, the datamodule, a class or a global variable.
 
     Raises:
         ConfigError: something cannot be combined with a plan: manual optimization, DeepSpeed, stochastic weight averaging with batch norm,

@@ -74,7 +74,7 @@ def warn_about_cuts(
     try:
         if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
             raise RuntimeError(f"{type(trainer.strategy).__name__} divides the module among the devices")
-        with trial_of(trainer, module, loader, loader.collate, weight) as trial:
+        with trial_of(trainer, module, loader) as trial:
             _look(trial, loader, update, weight, findings)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).partition("\n")[0]

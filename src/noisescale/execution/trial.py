@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import random
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -14,17 +15,16 @@ import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from pytorch_lightning.profilers import PassThroughProfiler
-from pytorch_lightning.utilities.model_helpers import is_overridden
 from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 
 from noisescale.execution.cuts import Pass
 from noisescale.execution.loader import PlannedLoader
 from noisescale.execution.random_generators import seed_random_generators
-from noisescale.execution.snapshot import ATOMS, Snapshot
 
 __all__ = ["Trial", "trial_of"]
 
+PLAIN = (type(None), int, float, complex, str, bytes, range, slice, torch.dtype, torch.device, Enum, Tensor, torch.Size)
 HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
 
@@ -34,8 +34,8 @@ class Trial:
     It logs nothing, and of the trainer it sees a `View`. In `twin` layers may be turned off.
     """
 
-    def __init__(self, trainer: pl.Trainer, module: pl.LightningModule, twin: pl.LightningModule, state: Snapshot) -> None:
-        self._trainer, self._module, self.twin, self._state = trainer, module, twin, state
+    def __init__(self, trainer: pl.Trainer, module: pl.LightningModule, twin: pl.LightningModule) -> None:
+        self._trainer, self._module, self.twin = trainer, module, twin
 
     def on_device(self, batch: Any) -> Any:
         """What Lightning does with a batch before `training_step`, but with the hooks of the copy, and in full precision."""
@@ -47,11 +47,7 @@ class Trial:
 
     def _hook(self, name: str, *arguments: Any) -> Any:
         owner = self._trainer._data_connector._datahook_selector.get_instance(name)  # type: ignore[union-attr]
-        if owner is self._module:
-            owner = self.twin
-        elif is_overridden(name, owner):
-            self._state.add(owner)
-        return getattr(owner, name)(*arguments)
+        return getattr(self.twin if owner is self._module else owner, name)(*arguments)
 
     def run(self, batch: Any, n: int, seed: int) -> Pass:
         """One forward and backward pass on a batch of n examples.
@@ -67,7 +63,8 @@ class Trial:
         loss = output.get("loss") if isinstance(output, dict) else output
         if not isinstance(loss, Tensor):
             raise RuntimeError("training_step returned no loss")
-        if any(id(leaf) in self._state.tensors for leaf in _leaves(loss)):
+        shared = {id(parameter) for parameter in self._module.parameters()}
+        if any(id(leaf) in shared for leaf in _leaves(loss)):
             raise RuntimeError("training_step uses parameters through a function or a global variable, which a copy of the module shares")
         parameters = [parameter for parameter in self.twin.parameters() if parameter.requires_grad]
         gradient = torch.autograd.grad(loss, parameters, allow_unused=True)
@@ -84,7 +81,7 @@ class Trial:
         return [self._run_afresh(batch, n, seed, in_float64) for n, batch in batches]
 
     def _run_afresh(self, batch: Any, n: int, seed: int, in_float64: bool) -> Pass:
-        fresh = Trial(self._trainer, self._module, copy.deepcopy(self.twin), self._state)
+        fresh = Trial(self._trainer, self._module, copy.deepcopy(self.twin))
         fresh.twin.trainer = copy.copy(self.twin.trainer)
         if not in_float64:
             return fresh.run(batch, n, seed)
@@ -98,48 +95,34 @@ class Trial:
 
 
 @contextmanager
-def trial_of(trainer: pl.Trainer, module: pl.LightningModule, loader: PlannedLoader, *used: Any) -> Iterator[Trial]:
-    """A trial of the module; afterwards everything is as it was before, see `Snapshot`.
+def trial_of(trainer: pl.Trainer, module: pl.LightningModule, loader: PlannedLoader) -> Iterator[Trial]:
+    """A trial of the module. Afterwards its buffers and gradients and the random number generators are as they were before.
 
-    A copy can share more with the module than it should: functions, classes and global variables are not copied.
+    A copy can share more with the module than it should: a method that was replaced by a function still runs on the module itself. What
+    else code can reach is not restored: global variables, attributes of classes, the datamodule.
 
     Args:
         trainer: the trainer.
         module: the module, on its device.
         loader: the planned loader.
-        used: what else the trial may change, for example the collate function.
 
     Raises:
-        RuntimeError: something that the module uses can be neither copied nor restored.
+        RuntimeError: something that the module uses can be neither copied nor shown.
     """
-    state, datamodule = Snapshot(trainer), getattr(trainer, "datamodule", None)
-
-    def shown() -> Any:
-        state.add(datamodule)
-        return datamodule
-
+    datamodule = getattr(trainer, "datamodule", None)
     parallel = View(trainer.strategy, "trainer.strategy", passed=("all_gather", "barrier", "broadcast", "reduce"))
-    view: Any = View(
-        trainer,
-        "trainer",
-        logger=None,
-        loggers=[],
-        progress_bar_callback=None,
-        profiler=PassThroughProfiler(),
-        strategy=parallel,
-        made={"datamodule": shown},
-    )
+    nothing: dict[str, Any] = {"logger": None, "loggers": [], "progress_bar_callback": None, "profiler": PassThroughProfiler()}
+    view: Any = View(trainer, "trainer", strategy=parallel, datamodule=datamodule, **nothing)
     with ExitStack() as stack:
         stack.enter_context(_same_generators(module))
+        stack.enter_context(_same_buffers_and_gradients(module))
         stack.enter_context(_full_arithmetic())
         if "torch._dynamo" in sys.modules:  # the sizes that a compiled function has seen decide how it is compiled for the next
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.callback(state.restore)
-        state.add(module, *used)
         if datamodule is not None and getattr(datamodule, "trainer", None) is trainer:
             stack.callback(setattr, datamodule, "trainer", trainer)
             datamodule.trainer = view
-        yield Trial(trainer, module, _copy(trainer, module, view, (loader.dataset, datamodule)), state)
+        yield Trial(trainer, module, _copy(trainer, module, view, (loader.dataset, datamodule)))
 
 
 class View:
@@ -151,23 +134,18 @@ class View:
         of: what is looked at.
         name: what the user calls it.
         passed: methods that change nothing.
-        made: attributes that are made when they are asked for.
         instead: the values of other attributes.
 
     Raises:
         RuntimeError: from an attribute that is anything else, such as an optimizer.
     """
 
-    def __init__(
-        self, of: Any, name: str, passed: tuple[str, ...] = (), made: dict[str, Callable[[], Any]] | None = None, **instead: Any
-    ) -> None:
-        self.__dict__.update(_of=of, _name=name, _passed=passed, _made=made or {}, **instead)
+    def __init__(self, of: Any, name: str, passed: tuple[str, ...] = (), **instead: Any) -> None:
+        self.__dict__.update(_of=of, _name=name, _passed=passed, **instead)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # for example `__deepcopy__`
             raise AttributeError(name)
-        if name in self._made:
-            return self._made[name]()
         value = getattr(self._of, name)
         if name in self._passed:
             return value
@@ -184,7 +162,7 @@ def _is_plain(value: Any) -> bool:
         return all(_is_plain(part) for item in value.items() for part in item)
     if type(value) in (list, tuple, set, frozenset):
         return all(_is_plain(part) for part in value)
-    return isinstance(value, (*ATOMS, Tensor, torch.Size))
+    return isinstance(value, PLAIN)
 
 
 def _copy(trainer: pl.Trainer, module: pl.LightningModule, view: Any, kept: tuple[Any, ...]) -> pl.LightningModule:
@@ -240,6 +218,20 @@ def _same_generators(module: nn.Module) -> Iterator[None]:
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
+
+
+@contextmanager
+def _same_buffers_and_gradients(module: nn.Module) -> Iterator[None]:
+    """Restore the buffers and the gradients of `module`."""
+    buffers = [buffer.clone() for buffer in module.buffers()]
+    gradients = [parameter.grad for parameter in module.parameters()]
+    try:
+        yield
+    finally:
+        for parameter, gradient in zip(module.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        for buffer, value in zip(module.buffers(), buffers, strict=True):
+            buffer.copy_(value)
 
 
 @contextmanager
