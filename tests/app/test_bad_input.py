@@ -88,7 +88,9 @@ def test_bad_input_is_one_line_before_data_are_touched(
     monkeypatch.setattr(pl.Trainer, "fit", never("training started"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     cpus = max(2, os.cpu_count() or 1)
-    assert refused(case["typed"], tmp, tmp_path) == line_of(case, tmp=tmp, cwd=Path.cwd(), cpus=cpus)
+    names = {"tmp": tmp, "cwd": Path.cwd(), "cpus": cpus, "processes": max(64, 4 * cpus)}
+    assert refused(case["typed"], tmp, tmp_path) == line_of(case, **names)
+    assert not (tmp / "made").exists(), "what the config names was called"
 
 
 @pytest.mark.parametrize("case", INPUT["before_training"], ids=itemgetter("typed"))

@@ -13,6 +13,7 @@ from torch import nn
 from noisescale.app.targets import BASES, PARTS, check_nested, checked, is_users, made
 from noisescale.errors import ConfigError
 from tests.helpers import own
+from tests.helpers.front_door import run, run_dir
 
 OWN = "tests.helpers.own"
 CALLED: list[object] = []
@@ -146,6 +147,12 @@ def test_marks_of_a_description(node: dict[str, Any], line: str) -> None:
     with pytest.raises(ConfigError) as refused:
         made({"_target_": f"{__name__}.Holder", **node}, BASES["model"])
     assert str(refused.value) == line
+
+
+def test_hydra_makes_no_other_callbacks_than_its_own(tmp_path: Path) -> None:
+    outcome = run("+hydra.callbacks.x._target_=os.mkdir", f"+hydra.callbacks.x.path={tmp_path}/made", run_dir(tmp_path / "run"))
+    assert (outcome.status, outcome.lines) == (2, ["error: hydra.callbacks.x._target_=os.mkdir: is not a Callback"])
+    assert not (tmp_path / "made").exists()
 
 
 def test_every_base_exists() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from noisescale.app.config import as_plain, errors_under, options, output_dir
 from noisescale.app.messages import SYNONYMS
@@ -117,6 +117,8 @@ def _check_interpolations(cfg: DictConfig) -> None:
         try:
             if "${" in written:
                 OmegaConf.select(cfg, key, throw_on_resolution_failure=True)
+        except InterpolationToMissingValueError:
+            continue  # the key that is missing says so itself
         except OmegaConfBaseException as error:
             problem = str(error).splitlines()[0]
             named = problem.split("'")[1] if problem.count("'") > 1 else key
