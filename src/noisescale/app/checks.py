@@ -5,7 +5,6 @@ A check that concerns one class belongs to the room of that class; here all of t
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from omegaconf import DictConfig
 from noisescale.app.config import as_plain, errors_under, options, output_dir
 from noisescale.app.messages import SYNONYMS
 from noisescale.app.own import is_ours
+from noisescale.checkpoint_files import damage_of, substitutes_of
 from noisescale.errors import ConfigError, check_count, check_number
 from noisescale.plans.checks import check_ghost_multiple, check_label_smoothing, check_optimizer_options, check_smallest_micro_batch
 from noisescale.plans.trainer_limits import check_max_time, check_trainer_limits
@@ -98,11 +98,9 @@ def _check_run(cfg: DictConfig) -> None:
 
 
 def _check_checkpoint(path: str) -> None:
-    remedy = "give a .ckpt file, or null to start anew"
-    if not Path(path).is_file():
-        raise ConfigError("ckpt_path", path, "no such file" if Path(path).is_absolute() else f"no such file in {Path.cwd()}", remedy)
-    if not zipfile.is_zipfile(path):
-        raise ConfigError("ckpt_path", path, "is not a checkpoint, or a damaged one", remedy)
+    damage = damage_of(Path(path))
+    if damage and not substitutes_of(Path(path)):
+        raise ConfigError("ckpt_path", path, damage, "give a whole .ckpt file, or null to start anew")
 
 
 def _check_trainer(cfg: DictConfig) -> None:
