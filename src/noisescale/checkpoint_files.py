@@ -5,6 +5,7 @@ A checkpoint of torch is a zip whose members are stored as they are, each with a
 
 from __future__ import annotations
 
+import errno
 import os
 import zipfile
 from collections.abc import Callable
@@ -18,6 +19,7 @@ __all__ = ["BEST", "LAST", "PREVIOUS", "damage_of", "fsync", "keep_as", "replace
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 """The newest checkpoint of a run, the one before it, and the best by a metric."""
 
+_LIST_DAMAGED = "is damaged (in its list of contents)"
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 
 
@@ -110,15 +112,15 @@ def _damage(path: Path, size: int, changed: int, inode: int) -> str:
         return "is empty (0 bytes)"
     with path.open("rb") as file:
         start = file.read(4)
-        if not zipfile.is_zipfile(file):
-            return _not_a_zip(start)
         try:
+            if not zipfile.is_zipfile(file):
+                return _not_a_zip(start)
             with zipfile.ZipFile(file) as archive:
                 return _damage_in(archive)
-        except OSError:
-            raise
         except Exception as error:  # the bytes can be anything, and so can what zipfile raises
-            return f"is damaged ({' '.join(str(error).split()) or type(error).__name__})"
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise
+            return _LIST_DAMAGED
 
 
 def _damage_in(archive: zipfile.ZipFile) -> str:
@@ -127,8 +129,10 @@ def _damage_in(archive: zipfile.ZipFile) -> str:
         return "holds code (TorchScript), not loaded"
     if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()) or "data.pkl" not in names:
         return "is a zip, but not a checkpoint"
+    if any(member.external_attr or member.file_size != member.compress_size for member in archive.infolist()):
+        return _LIST_DAMAGED  # torch's reader takes a member with the mark of a folder for an empty one
     wrong = archive.testzip()
-    return f"is damaged ({wrong} does not match its checksum)" if wrong is not None else ""
+    return "" if wrong is None else f"is damaged ({wrong if wrong.isprintable() else 'a part'} does not match its checksum)"
 
 
 def _not_a_zip(start: bytes) -> str:
