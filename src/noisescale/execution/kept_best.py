@@ -83,6 +83,8 @@ class KeptBest:
         """The callback's own part of a state, with the files in its present folder."""
         state = dict(state)
         updates = dict(state.pop("updates", {}))
+        if self._callback.monitor is None and state["dirpath"] != self._callback.dirpath:
+            return {**state, "dirpath": self._callback.dirpath, "best_model_path": "", "last_model_path": ""}  # left to the run before
         if not self._applies:
             return state
         there, here = str(state["dirpath"]), str(self._callback.dirpath)
