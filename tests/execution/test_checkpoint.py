@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -299,7 +300,7 @@ def test_without_a_plan_it_saves_between_updates_too(tmp_path: Path) -> None:
 
 def test_minutes_are_counted_from_the_last_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(checkpoint_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
     class Minute(pl.Callback):
         def on_before_optimizer_step(self, *_: Any) -> None:
@@ -331,7 +332,7 @@ class _Rank:
 
 def test_several_devices_go_by_the_clock_of_the_first_and_seldom_talk(monkeypatch: pytest.MonkeyPatch) -> None:
     now, ranks = [0.0], _Ranks()
-    monkeypatch.setattr(checkpoint_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     first, second = checkpoint_module._SharedClock(), checkpoint_module._SharedClock()
     saves = []
     for step in range(1, 5001):
@@ -340,7 +341,7 @@ def test_several_devices_go_by_the_clock_of_the_first_and_seldom_talk(monkeypatc
         theirs: Any = ranks.second
         due = first.has_passed(60, step, mine)
         with monkeypatch.context() as skewed:
-            skewed.setattr(checkpoint_module.time, "monotonic", lambda: 7 * now[0])
+            skewed.setattr(time, "monotonic", lambda: 7 * now[0])
             assert second.has_passed(60, step, theirs) == due
             if due:
                 second.start(step)

@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import tempfile
+import time
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -105,7 +106,8 @@ def test_what_cannot_be_written_costs_nothing(number: int, at: int, tmp_path: Pa
         f"{path}: cannot be written ({os.strerror(number)}); last.ckpt of update 2 is kept: make room, and resume with ckpt_path={path}"
     )
     assert {name: (tmp_path / name).read_bytes() for name in names(tmp_path)} == before
-    assert (caught.value.errno, caught.value.filename) == (number, str(path))
+    assert (caught.value.errno, caught.value.strerror, caught.value.filename) == (number, os.strerror(number), str(path))
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
 def test_the_line_says_where_nothing_is_kept_or_only_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,8 +128,8 @@ def test_the_folder_for_temporary_files_is_not_used(tmp_path: Path, monkeypatch:
 
 
 def test_saves_in_quick_succession_do_not_wait_and_previous_is_one_that_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now, synced = [100.0], []
-    monkeypatch.setattr(checkpoint_io.time, "monotonic", lambda: now[0])
+    now, synced = [100.0], list[int]()
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(os, "fsync", synced.append)
     io, kept, waits = SafeCheckpointIO(patience=1.0), [], []
     for update in range(1, 7):

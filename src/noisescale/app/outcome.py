@@ -16,7 +16,7 @@ from noisescale.app.monitors import missing_metric
 from noisescale.app.own_data import explain, has_loader, has_step
 from noisescale.callbacks import BatchSizeScheduler, TrainingDiverged
 from noisescale.errors import ConfigError
-from noisescale.execution.checkpoint_io import CheckpointNotSaved, whole_checkpoint
+from noisescale.execution.checkpoint_io import whole_checkpoint
 from noisescale.models.tasks import Task
 
 __all__ = ["Outcome", "fit_and_test", "judge"]
@@ -134,8 +134,6 @@ def _as_config_error(error: Exception, cfg: DictConfig, data: pl.LightningDataMo
     """An error that `Trainer.fit` raised, as a `ConfigError` that says what the user has to change; None if it is a bug."""
     if isinstance(error, ConfigError):
         return error.under("trainer") if error.key in cfg.trainer else error
-    if isinstance(error, CheckpointNotSaved):
-        return ConfigError("checkpoint", error.filename, str(error.strerror))
     unreadable = explain(data, error)
     if unreadable is not None:
         return unreadable.under("data")

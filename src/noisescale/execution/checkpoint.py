@@ -11,10 +11,10 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
-from noisescale.errors import ConfigError, check_count, check_number
 from noisescale.execution.compatibility import untyped
 from noisescale.execution.kept_best import KeptBest
 from noisescale.execution.lean import LeanCallback
+from noisescale.plans.checks import check_saving_intervals
 
 __all__ = ["Checkpoint", "in_saving_order"]
 
@@ -45,14 +45,7 @@ class Checkpoint(LeanCallback, ModelCheckpoint):
         every_n_minutes: float | None = None,
         **others: Any,
     ) -> None:
-        if every_n_updates is not None:
-            check_count("every_n_updates", every_n_updates, unit="updates", remedy="null for none between the ends of epochs")
-        if every_n_minutes is not None:
-            check_number("every_n_minutes", every_n_minutes, above=0, unit="minutes", remedy="null for none between the ends of epochs")
-        for key, interval in (("every_n_updates", every_n_updates), ("every_n_minutes", every_n_minutes)):
-            if interval is not None and monitor is not None:
-                problem = f"cannot be combined with monitor={monitor}, which is compared after a validation"
-                raise ConfigError(key, interval, problem, "give it to the callback of the last checkpoint")
+        check_saving_intervals(every_n_updates, every_n_minutes, monitor)
         super().__init__(dirpath, filename, monitor, **others)
         self.every_n_updates, self.every_n_minutes = every_n_updates, every_n_minutes
         self._best = KeptBest(self)

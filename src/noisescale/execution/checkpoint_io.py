@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import pickle
 import re
 import time
@@ -28,13 +27,19 @@ class CheckpointNotSaved(OSError):
     """A checkpoint could not be written; `str` is one line with the file, the reason, what is kept, and how to go on.
 
     Args:
-        number: the error number of the system.
-        reason: its text, and what is kept.
-        path: the file.
+        number, reason, path: as of any OSError about a file.
+        kept: what is kept, and how to go on, as a clause.
     """
 
+    def __init__(self, number: int | None, reason: str, path: str, kept: str) -> None:
+        super().__init__(number, reason, path)
+        self.kept = kept
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.errno, self.strerror, self.filename, self.kept)
+
     def __str__(self) -> str:
-        return f"{self.filename}: {self.strerror}"
+        return f"{self.filename}: cannot be written ({self.strerror}); {self.kept}"
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
@@ -75,7 +80,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
         try:
             replace_with(target, lambda file: _write(checkpoint, file), durable=durable, before=lambda: self._keep(target))
         except OSError as error:
-            raise CheckpointNotSaved(error.errno, f"{_reason(error)}; {self._kept(target)}", str(path)) from error
+            raise CheckpointNotSaved(error.errno, error.strerror or str(error), str(path), self._kept(target)) from error
         self._durable[target] = durable
         if durable:
             self._durable_at[target] = time.monotonic()
@@ -210,7 +215,3 @@ class _Watched:
 def _resolved(path: str | Path) -> Path:
     """The file by the real name of its folder; a file that is a link itself is replaced, not followed."""
     return Path(path).parent.resolve() / Path(path).name
-
-
-def _reason(error: OSError) -> str:
-    return f"cannot be written ({error.strerror or os.strerror(error.errno or 0)})"
