@@ -33,17 +33,20 @@ def test_the_last_the_one_before_and_the_best_are_there(often: Path) -> None:
 
 
 def test_a_damaged_last_checkpoint_is_said_and_replaced(often: Path, tmp_path: Path) -> None:
-    damaged, before = often / "checkpoints" / "last.ckpt", update_of(often / "checkpoints" / "previous.ckpt")
+    folder = often / "checkpoints"
+    damaged, others = folder / "last.ckpt", {name: update_of(folder / name) or 0 for name in ("previous.ckpt", "best.ckpt")}
+    newest = max(others, key=lambda name: others[name])
     whole, expected = damaged.read_bytes(), checkpoint_of(often)
     at = len(whole) // 2
     damaged.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-    outcome = run(*SHORT, f"ckpt_path={damaged}", f"hydra.run.dir={tmp_path}")
+    with pytest.warns(UserWarning) as said:
+        outcome = run(*SHORT, f"ckpt_path={damaged}", f"hydra.run.dir={tmp_path}")
     damaged.write_bytes(whole)
-    assert outcome.status == 0
-    said = [line for line in outcome.lines if "resuming from" in line]
-    assert len(said) == 1
-    assert said[0].startswith(f"note: ckpt_path={damaged}: is damaged (archive/data/")
-    assert said[0].endswith(f" does not match its checksum); resuming from previous.ckpt, update {before}")
+    assert outcome.status == 0, outcome.err
+    lines = [str(warning.message) for warning in said]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith(f"ckpt_path={damaged}: is damaged (archive/data/")
+    assert lines[0].endswith(f" does not match its checksum); resuming from {newest}, update {others[newest]}")
     found = checkpoint_of(tmp_path)
     assert str(found["state_dict"]) == str(expected["state_dict"])
     assert str(found["optimizer_states"]) == str(expected["optimizer_states"])

@@ -89,7 +89,7 @@ def two(folder: Path) -> dict[str, list[dict[str, Any]]]:
         jobs[f"saved {at}"] = {**saved, "save": [at, str(folder / f"{at}.ckpt")]}
         jobs[f"resumed {at}"] = {**saved, "resume": str(folder / f"{at}.ckpt")}
     jobs["often"] = {**dropout, "csv": str(folder / "often.csv"), "often": [str(folder / "often"), {"every_n_updates": 4}]}
-    jobs["went on often"] = {**dropout, "csv": str(folder / "often.csv"), "resume": str(folder / "often" / "step=20.ckpt")}
+    jobs["went on often"] = {**dropout, "csv": str(folder / "often.csv"), "resume": str(folder / "often" / "step=8.ckpt")}
     jobs["timed"] = {**dropout, "csv": str(folder / "timed.csv"), "often": [str(folder / "timed"), {"every_n_minutes": 0.02 / 60}]}
     jobs["epochs"] = {"folder": str(folder / "epochs"), "options": {}}
     for at in STOPPED_AT:
