@@ -39,7 +39,7 @@ def test_a_damaged_last_checkpoint_is_said_and_replaced(often: Path, tmp_path: P
     whole, expected = damaged.read_bytes(), checkpoint_of(often)
     at = len(whole) // 2
     damaged.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-    with pytest.warns(UserWarning) as said:
+    with pytest.warns(UserWarning, match="resuming from") as said:
         outcome = run(*SHORT, f"ckpt_path={damaged}", f"hydra.run.dir={tmp_path}")
     damaged.write_bytes(whole)
     assert outcome.status == 0, outcome.err

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from noisescale.errors import ConfigError, check_count
 from noisescale.execution.batch_norm import RunningStatistics, ghost_batch_size, min_micro_batch_size
 from noisescale.execution.checkpoint import in_saving_order
-from noisescale.execution.compatibility import check_compatibility, check_optimizers, untyped
+from noisescale.execution.compatibility import check_compatibility, check_optimizers, torch_name, untyped
 from noisescale.execution.cut_check import warn_about_cuts
 from noisescale.execution.guards import Guards
 from noisescale.execution.horizons import horizon_warnings
@@ -102,6 +102,10 @@ class BatchSizeScheduler(LeanCallback):
     ) -> None:
         if max_micro_batch_size is not None:
             check_count("max_micro_batch_size", max_micro_batch_size, unit="examples", remedy="None for no limit")
+        for name, value in (("micro_batch_multiple", micro_batch_multiple), ("min_micro_batch_size", min_micro_batch_size)):
+            if value is not None:
+                check_count(name, value, unit="examples", remedy="None for what the module needs")
+        check_count("seed", seed, at_least=0)
         if not isinstance(strategy, BatchStrategy):
             raise ConfigError("strategy", strategy, "must be a batch strategy", "for example plans.Fixed(size=64)")
         self.strategy = strategy
@@ -154,7 +158,7 @@ class BatchSizeScheduler(LeanCallback):
                 self.schedule,
                 self.strategy,
                 num_examples,
-                optimizer=type(trainer.optimizers[0]).__name__ if self._has_optimizer else None,
+                optimizer=torch_name(type(trainer.optimizers[0])) if self._has_optimizer else None,
                 max_epochs=trainer.max_epochs,
                 max_steps=trainer.max_steps,
                 limit_train_batches=limit,

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, cast
 
 import torch
 from lightning_fabric.utilities.cloud_io import _is_local_file_protocol
+from lightning_fabric.utilities.cloud_io import _load as _load_anywhere
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_warn
 
@@ -90,7 +91,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
         weights_only = True if weights_only is None else weights_only
         if not _is_local_file_protocol(path):
-            return super().load_checkpoint(path, map_location, weights_only)
+            return cast(dict[str, Any], _load_anywhere(path, map_location=map_location, weights_only=weights_only))
         found = whole_checkpoint(path)
         self._resumed.add(_resolved(found).parent)
         return _load(found, map_location, weights_only)

@@ -53,12 +53,19 @@ class Resumption:
             ConfigError: another number of examples, or another seed.
         """
         saved = self.state
+        lacking = ", ".join(key for key in ("seed", "sampling", "pieces") if saved and key not in saved)
+        if lacking:
+            problem = f"the checkpoint does not say it ({lacking}), because another version of noisescale saved it"
+            raise ConfigError("ckpt_path", "resuming", problem, "resume with that version, or start anew")
         if saved and saved["num_examples"] != loader.plan.num_examples:
             problem = f"the checkpoint was trained on {saved['num_examples']}"
             raise ConfigError("num_examples", loader.plan.num_examples, problem, "resume on the same data")
         if saved and saved["seed"] != seed:
             problem = f"the checkpoint was trained with seed={saved['seed']}, which decides the order of the examples"
             raise ConfigError("seed", seed, problem, "resume with the same")
+        if saved and saved["sampling"] != loader.sampling.identity():
+            problem = "the checkpoint was trained with other weights, replacement or shuffle, which decide the order of the examples"
+            raise ConfigError("sampling_weights", "resuming", problem, "resume with the same")
         weighted = saved.get("weights")
         if loader.micro_batches_done and (
             self.gradients is None or saved["pieces"] != _pieces(loader) or (weighted is None) != (weights is None)
@@ -86,6 +93,7 @@ def position(loader: PlannedLoader, seed: int, weights: MicroBatchWeights | None
         "loader": loader.state(),
         "num_examples": loader.plan.num_examples,
         "seed": seed,
+        "sampling": loader.sampling.identity(),
         "pieces": _pieces(loader),
         **({} if weights is None else {"weights": weights.state()}),
     }
