@@ -32,3 +32,11 @@ def _one_thread_and_no_noise() -> Iterator[None]:
         logging.getLogger(name).setLevel(logging.ERROR)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """No test in this process cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield

@@ -179,7 +179,7 @@ def test_the_composed_config_and_the_overrides_are_kept(full: Finished) -> None:
 
 
 def test_checkpoints_are_the_last_epoch_and_the_best(full: Finished) -> None:
-    assert sorted(path.name for path in (full.folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert sorted(path.name for path in (full.folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
     assert checkpoint_of(full.folder)["global_step"] == 52
     accuracies = [float(row["val/acc"]) for row in read_rows(full.folder / "epochs.csv")]
     best = checkpoint_of(full.folder, "best")["global_step"] // 13 - 1

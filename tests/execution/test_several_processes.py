@@ -88,6 +88,9 @@ def two(folder: Path) -> dict[str, list[dict[str, Any]]]:
         saved = {**dropout, "csv": str(folder / f"{at}.csv")}
         jobs[f"saved {at}"] = {**saved, "save": [at, str(folder / f"{at}.ckpt")]}
         jobs[f"resumed {at}"] = {**saved, "resume": str(folder / f"{at}.ckpt")}
+    jobs["often"] = {**dropout, "csv": str(folder / "often.csv"), "often": [str(folder / "often"), {"every_n_updates": 4}]}
+    jobs["went on often"] = {**dropout, "csv": str(folder / "often.csv"), "resume": str(folder / "often" / "step=8.ckpt")}
+    jobs["timed"] = {**dropout, "csv": str(folder / "timed.csv"), "often": [str(folder / "timed"), {"every_n_minutes": 0.02 / 60}]}
     jobs["epochs"] = {"folder": str(folder / "epochs"), "options": {}}
     for at in STOPPED_AT:
         name = f"stopped {at}"
@@ -101,6 +104,15 @@ def two(folder: Path) -> dict[str, list[dict[str, Any]]]:
     jobs |= {name: {**job, "csv": str(folder / f"two-{name}.csv")} for name, job in WEIGHTED.items()}
     jobs["diverged"] = {"last": "partial", "size": 7, "limit": 4, "explode": True, "csv": str(folder / "nan.csv")}
     return dict(zip(jobs, run(list(jobs.values()), 2), strict=True))
+
+
+def test_checkpoints_between_updates_change_nothing_and_resume_the_same_run(two: dict[str, list[dict[str, Any]]]) -> None:
+    for name in ("often", "went on often", "timed"):
+        assert [result["weights"] for result in two[name]] == [two["whole"][0]["weights"]] * 2
+    first, second = two["often"]
+    assert first["saves"] == [step for step in range(1, first["steps"] + 1) if step % 4 == 0]
+    assert second["saves"] == []
+    assert two["timed"][0]["saves"]  # both went on, so both have come to the same decisions
 
 
 @pytest.mark.parametrize("name", WEIGHTED)

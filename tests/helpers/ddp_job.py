@@ -14,7 +14,15 @@ from pytorch_lightning.strategies import DDPStrategy, Strategy
 from torch.utils.data import DataLoader, TensorDataset
 
 from noisescale import schedules
-from noisescale.callbacks import BatchSizeScheduler, EpochRecorder, NoiseScaleMonitor, StopOnDivergence, TrainingDiverged
+from noisescale.callbacks import (
+    BatchSizeScheduler,
+    Checkpoint,
+    EpochRecorder,
+    NoiseScaleMonitor,
+    SafeCheckpointIO,
+    StopOnDivergence,
+    TrainingDiverged,
+)
 from noisescale.plans import strategies as batching
 from tests.helpers.classification import batches as labelled
 from tests.helpers.classification import classifier
@@ -34,6 +42,18 @@ class Saver(pl.Callback):
         if self.count == self.at:
             trainer.save_checkpoint(self.path)
             trainer.should_stop = True
+
+
+class Counted(SafeCheckpointIO):
+    """Notes after which updates rank 0 saves."""
+
+    def __init__(self, saves: list[int]) -> None:
+        super().__init__()
+        self.saves = saves
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        super().save_checkpoint(checkpoint, path, storage_options)
+        self.saves.append(checkpoint["global_step"])
 
 
 class Reductions(pl.Callback):
@@ -80,6 +100,12 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         callbacks.insert(0, errors)
     if "save" in job:
         callbacks.append(Saver(*job["save"]))
+    saves: list[int] = []
+    plugins: list[Any] = []
+    if "often" in job:
+        folder, every = job["often"]
+        callbacks.append(Checkpoint(folder, "{step}", save_top_k=-1, every_n_epochs=9, **every))
+        plugins.append(Counted(saves))
     module: pl.LightningModule
     if problem:
         module = NextToken(problem, dtype)
@@ -93,6 +119,8 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
             *callbacks,
             strategy=strategy,
             devices=world,
+            plugins=plugins,
+            enable_checkpointing=bool(plugins),
             ckpt_path=job.get("resume"),
             use_distributed_sampler=False,
             default_root_dir=Path(job["csv"]).parent,
@@ -109,6 +137,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         "targets": errors.weights if isinstance(errors, BigBatches) else [],
         "reductions": counter.count,
         "weights": weights(module).tolist(),
+        "saves": saves,
         "seen": getattr(module, "seen", []),
         "buffers": {name: buffer.tolist() for name, buffer in module.named_buffers()},
         "planned": batches.plan.total_updates(),

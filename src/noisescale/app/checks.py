@@ -5,7 +5,6 @@ A check that concerns one class belongs to the room of that class; here all of t
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,14 @@ from noisescale.app.config import as_plain, errors_under, options, output_dir
 from noisescale.app.messages import SYNONYMS
 from noisescale.app.own import is_ours
 from noisescale.app.targets import BASES, check_nested, checked
+from noisescale.checkpoint_files import damage_of, substitutes_of
 from noisescale.errors import ConfigError, check_count, check_number
 from noisescale.plans.checks import (
     check_ghost_multiple,
     check_label_smoothing,
     check_optimizer_options,
     check_processes,
+    check_saving_intervals,
     check_smallest_micro_batch,
 )
 from noisescale.plans.trainer_limits import check_max_time, check_trainer_limits
@@ -51,6 +52,7 @@ def check_config(cfg: DictConfig) -> None:
     _check_trainer(cfg)
     _check_model(cfg)
     _check_early_stopping(cfg)
+    _check_saving(cfg)
     if is_ours(cfg, "data"):
         _check_bool("data.balanced", cfg.data.get("balanced", False))
     with errors_under("optimizer"):
@@ -171,11 +173,9 @@ def _check_run(cfg: DictConfig) -> None:
 
 
 def _check_checkpoint(path: str) -> None:
-    remedy = "give a .ckpt file, or null to start anew"
-    if not Path(path).is_file():
-        raise ConfigError("ckpt_path", path, "no such file" if Path(path).is_absolute() else f"no such file in {Path.cwd()}", remedy)
-    if not zipfile.is_zipfile(path):
-        raise ConfigError("ckpt_path", path, "is not a checkpoint, or a damaged one", remedy)
+    damage = damage_of(Path(path))
+    if damage and not substitutes_of(Path(path)):
+        raise ConfigError("ckpt_path", path, damage, "give a .ckpt file, or null to start anew")
 
 
 def _check_trainer(cfg: DictConfig) -> None:
@@ -210,6 +210,14 @@ def _check_early_stopping(cfg: DictConfig) -> None:
         with errors_under(key):
             check_count("patience", node.get("patience", 0), at_least=0, unit="validations")
             check_number("min_delta", node.get("min_delta", 0.0), at_least=0)
+
+
+def _check_saving(cfg: DictConfig) -> None:
+    """Check how often checkpoints are saved between the ends of epochs."""
+    for name, node in cfg.callbacks.items():
+        if isinstance(node, DictConfig) and ("every_n_updates" in node or "every_n_minutes" in node):
+            with errors_under(f"callbacks.{name}"):
+                check_saving_intervals(node.get("every_n_updates"), node.get("every_n_minutes"), node.get("monitor"))
 
 
 def check_precision(cfg: DictConfig, accelerator: str) -> None:

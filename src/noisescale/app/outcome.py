@@ -19,6 +19,7 @@ from noisescale.app.monitors import missing_metric
 from noisescale.app.own_data import explain, has_loader, has_step
 from noisescale.callbacks import BatchSizeScheduler, StopOnSignal, TrainingDiverged
 from noisescale.errors import ConfigError
+from noisescale.execution.checkpoint_io import whole_checkpoint
 from noisescale.models.tasks import Task
 from noisescale.signals import Interrupted
 
@@ -72,7 +73,7 @@ def fit_and_test(
     outcome = Outcome()
     started = time.perf_counter()
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt_path)
+        trainer.fit(module, datamodule=data, ckpt_path=None if cfg.ckpt_path is None else whole_checkpoint(str(cfg.ckpt_path)))
         outcome.metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     except TrainingDiverged as error:
         outcome.status, outcome.reason = "diverged", str(error)

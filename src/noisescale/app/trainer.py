@@ -12,6 +12,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 import noisescale
 from noisescale.app.config import as_plain, build, in_sweep, options
@@ -20,7 +21,7 @@ from noisescale.app.module import MONITORED
 from noisescale.app.monitors import TypedPatience, declared_metrics, no_validation, with_their_metrics, without_task_metric
 from noisescale.app.own_data import free_on_resume, has_loader, has_step, sizes
 from noisescale.app.spelling import as_typed
-from noisescale.callbacks import BatchSizeScheduler, SameRun, StopOnSignal
+from noisescale.callbacks import BatchSizeScheduler, SafeCheckpointIO, SameRun, StopOnSignal
 from noisescale.errors import ConfigError
 from noisescale.execution.compile_first import CompileFirst
 from noisescale.execution.lean import NoProfiler
@@ -71,6 +72,8 @@ def build_trainer(
         **({} if with_data and with_step else {"limit_val_batches": 0}),  # otherwise Lightning warns about what is missing
         **({} if cfg.trainer.get("profiler") is not None else {"profiler": NoProfiler()}),
     )
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # neither one of the user's own nor one that the strategy needs
+        trainer.strategy.checkpoint_io = SafeCheckpointIO()
     return trainer
 
 

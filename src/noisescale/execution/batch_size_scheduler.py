@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from noisescale.errors import ConfigError, check_count
 from noisescale.execution.batch_norm import RunningStatistics, ghost_batch_size, min_micro_batch_size
+from noisescale.execution.checkpoint import in_saving_order
 from noisescale.execution.compatibility import check_compatibility, check_optimizers, torch_name, untyped
 from noisescale.execution.cut_check import warn_about_cuts
 from noisescale.execution.guards import Guards
@@ -174,7 +175,7 @@ class BatchSizeScheduler(LeanCallback):
         self._installation = Installation(trainer, make_plan, self.seed, previous=previous, sampling=self.sampling)
         self.loader = self._installation.loader
         self._stops = Stops(trainer, self.loader)
-        untyped(trainer).callbacks = [self, *(callback for callback in untyped(trainer).callbacks if callback is not self)]
+        untyped(trainer).callbacks = in_saving_order([self, *(each for each in untyped(trainer).callbacks if each is not self)])
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._has_optimizer = True

@@ -17,6 +17,7 @@ __all__ = [
     "check_label_smoothing",
     "check_optimizer_options",
     "check_processes",
+    "check_saving_intervals",
     "check_smallest_micro_batch",
 ]
 
@@ -94,3 +95,22 @@ def check_smallest_micro_batch(key: str, size: int | None, at_least: int) -> Non
     """
     if size is not None and size < at_least:
         raise ConfigError(key, size, f"batch norm needs at least {at_least} examples in a micro-batch", f"use {2 * at_least - 1} or more")
+
+
+def check_saving_intervals(every_n_updates: Any, every_n_minutes: Any, monitor: str | None) -> None:
+    """Raise `ConfigError` unless checkpoints can be saved at these intervals, where None is no interval.
+
+    Args:
+        every_n_updates: a whole number of updates.
+        every_n_minutes: a number of minutes.
+        monitor: the metric that decides which checkpoint is the best; None for the last checkpoint.
+    """
+    never = "null for none between the ends of epochs"
+    if every_n_updates is not None:
+        check_count("every_n_updates", every_n_updates, unit="updates", remedy=never)
+    if every_n_minutes is not None:
+        check_number("every_n_minutes", every_n_minutes, above=0, unit="minutes", remedy=never)
+    for key, interval in (("every_n_updates", every_n_updates), ("every_n_minutes", every_n_minutes)):
+        if interval is not None and monitor is not None:
+            problem = f"cannot be combined with monitor={monitor}, which is compared after a validation"
+            raise ConfigError(key, interval, problem, "give it to the callback of the last checkpoint")
