@@ -6,14 +6,17 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
+from noisescale.app.interruption import resume_command
 from noisescale.app.launchers.world import outer_world
 from noisescale.files import read_rows
 from noisescale.signals import SIGNALS
@@ -67,7 +70,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("number", "at"), [(signal.SIGINT, 4), (signal.SIGTERM, 8)])
+@pytest.mark.parametrize(("number", "at"), [(signal.SIGINT, 4), pytest.param(signal.SIGTERM, 8, marks=pytest.mark.slow)])
 def test_an_interrupted_run_is_saved_and_the_command_that_it_prints_resumes_it(
     number: signal.Signals, at: int, tmp_path: Path, whole: Path
 ) -> None:
@@ -86,6 +89,7 @@ def test_an_interrupted_run_is_saved_and_the_command_that_it_prints_resumes_it(
     assert what_matters(folder) == what_matters(whole)
 
 
+@pytest.mark.slow
 def test_a_run_without_checkpoints_is_saved_as_well(tmp_path: Path) -> None:
     outcome = run(*SEVERAL, "callbacks=none", *sends(signal.SIGHUP, 4), f"hydra.run.dir={tmp_path}")
     assert outcome.status == 129
@@ -108,7 +112,7 @@ def test_a_test_that_is_interrupted_leaves_the_checkpoint_of_the_end(tmp_path: P
     assert checkpoint_of(tmp_path)["global_step"] == 17
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_an_interrupted_sweep_ends_and_says_how_to_resume_what_ran(number: signal.Signals, tmp_path: Path) -> None:
     outcome = run("-m", *SEVERAL, "seed=0,1", *sends(number, 2), f"hydra.sweep.dir={tmp_path}")
     assert outcome.status == 128 + number
@@ -119,6 +123,23 @@ def test_an_interrupted_sweep_ends_and_says_how_to_resume_what_ran(number: signa
     assert {"seed=0", f"hydra.run.dir={tmp_path / '0'}"} <= {*words}
     assert "-m" not in words
     assert "interrupted" in outcome.out
+
+
+def test_the_command_that_resumes_is_that_with_which_the_run_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "a, b"
+    words = ["optimizer.lr=0.1", "ckpt_path=old.ckpt", "hydra.run.dir=old"]
+    monkeypatch.setattr("noisescale.app.interruption.typed", lambda: words)
+    monkeypatch.setattr("noisescale.app.interruption.output_dir", lambda: folder)
+    monkeypatch.setattr("sys.argv", ["train.py", "--config-dir", "my own", "-m", *words])
+    last = [f"ckpt_path='{folder}/last.ckpt'", f"hydra.run.dir='{folder}'"]
+    expected = ["python", "train.py", "--config-dir", "my own", "optimizer.lr=0.1", *last]
+    assert shlex.split(resume_command(folder / "last.ckpt")) == expected
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "4", "GROUP_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    started_by = ["torchrun", "--nnodes", "2", "--nproc-per-node", "4"]
+    assert shlex.split(resume_command(folder / "last.ckpt")) == [*started_by, *expected[1:]]
+    monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
+    assert resume_command(folder / "last.ckpt") == f"run('optimizer.lr=0.1', {last[0]!r}, {last[1]!r})"
 
 
 def test_what_torchrun_and_srun_have_started() -> None:

@@ -291,7 +291,10 @@ def receive(trainer: pl.Trainer) -> None:
     signal.raise_signal(signal.SIGTERM)
 
 
-@pytest.mark.parametrize(("hook", "count"), [(hook, 2 - i % 2) for i, hook in enumerate(SIGNALLED)])
+@pytest.mark.parametrize(
+    ("hook", "count"),
+    [pytest.param(hook, 2 - i % 2, marks=() if "batch_end" in hook else pytest.mark.slow) for i, hook in enumerate(SIGNALLED)],
+)
 def test_a_run_that_got_a_signal_anywhere_and_was_resumed_is_the_whole_run(hook: str, count: int, tmp_path: Path) -> None:
     per_update = "validation" in hook or hook in ("on_before_zero_grad", "on_before_optimizer_step")
     times = count + 1 if "_epoch_" in hook else count * (3 if per_update else 17)

@@ -34,9 +34,14 @@ class RunInterrupted(KeyboardInterrupt):
 
 
 def resume_command(checkpoint: Path) -> str:
-    """The command that resumes this run from a checkpoint, in the same folder; to be typed in the folder where the run was started."""
+    """The command that resumes this run from a checkpoint, in the same folder; to be typed in the folder where the run was started.
+
+    In Jupyter it is the call of `noisescale.app.notebook.run`.
+    """
     words = [word for word in typed() if not word.startswith(("ckpt_path=", "hydra.run.dir=", "hydra.sweep."))]
     words += [f"ckpt_path={_value(_short(checkpoint))}", f"hydra.run.dir={_value(_short(output_dir()))}"]
+    if "ipykernel" in sys.modules:
+        return f"run({', '.join(map(repr, words))})"
     return shlex.join([*_starter(), sys.argv[0], *flags_of(sys.argv[1:], without=("-m", "--multirun")), *words])
 
 
