@@ -20,6 +20,7 @@ from noisescale.app.flags import flags_first
 from noisescale.app.listing import config_folders, list_options_only
 from noisescale.app.messages import INPUT_ERRORS, composition_line, line, say
 from noisescale.app.own_words import make_importable, words_for_hydra
+from noisescale.app.resume import start_of
 from noisescale.app.sweeps import table_at_the_end, what_differs
 
 __all__ = ["front_door"]
@@ -87,12 +88,13 @@ class Command:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises errors instead of printing them
         list_options_only()
         _without_a_second_line()
-        sys.argv[1:] = words_for_hydra(flags_first(sys.argv[1:]))
-        make_importable([Path.cwd(), *config_folders(self._conf)[1:]])
         run = functools.update_wrapper(functools.partial(self._run), self._function)
         try:
+            start = start_of(flags_first(sys.argv[1:]), self._conf)
+            sys.argv[1:] = words_for_hydra(start.words)
+            make_importable([Path.cwd(), *config_folders(self._conf)[1:], *start.places])
             with table_at_the_end():
-                hydra.main(version_base="1.3", config_path=str(self._conf), config_name="config")(run)()
+                hydra.main(version_base="1.3", config_path=str(self._conf), config_name=start.config_name)(run)()
         except _RunRefused:
             return BAD_INPUT
         except KeyboardInterrupt:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
+from pathlib import Path
 
 from omegaconf import DictConfig
 
 from noisescale.app.composed import num_examples, read_config
 from noisescale.app.config import in_sweep, output_dir, typed
-from noisescale.errors import check_count
+from noisescale.app.recorded import CONFIG, write_record
+from noisescale.app.run_folder import refuse_plan_in_training
+from noisescale.errors import ConfigError, check_count
 from noisescale.plans.summary import summarize, write_plan
 from noisescale.plans.warnings import plan_warnings
 
@@ -25,6 +29,10 @@ def preview(cfg: DictConfig) -> int:
     Raises:
         ConfigError: the config is invalid.
     """
+    if cfg.get("resume") is not None:
+        config = os.path.relpath(Path(str(cfg.resume)) / CONFIG)
+        raise ConfigError("resume", cfg.resume, "plan.py trains nothing", f"for its plan: python plan.py --config-path {shlex.quote(config)}")
+    refuse_plan_in_training(output_dir())
     run = read_config(cfg)
     check_count("trainer.devices", cfg.trainer.devices, unit="devices")
     plan = run.plan(num_examples(cfg))
@@ -41,6 +49,7 @@ def preview(cfg: DictConfig) -> int:
     for note in (*run.notes, *plan_warnings(summary, run.optimizer, run.weight_decay)):
         print(f"note: {note}", file=sys.stderr)
 
+    write_record(output_dir() / CONFIG, cfg)
     write_plan(summary, output_dir() / "plan.csv")
     from noisescale.studies.plan_figure import draw_plan
 

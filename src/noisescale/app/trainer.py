@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 import noisescale
+from noisescale.app.changes import plan_of_run
 from noisescale.app.config import as_plain, build, in_sweep, options
 from noisescale.app.module import MONITORED
 from noisescale.app.monitors import TypedPatience, declared_metrics, no_validation, with_their_metrics, without_task_metric
@@ -48,7 +49,7 @@ def build_trainer(
         ConfigError: a callback or a key of the Trainer is invalid.
     """
     quiet_lightning()
-    callbacks: list[pl.Callback] = [batches, SameRun(_choices_of_run(cfg, data)), TypedPatience()]
+    callbacks: list[pl.Callback] = [batches, SameRun(_choices_of_run(cfg, data), plan_of_run(cfg, batches)), TypedPatience()]
     if cfg.model.get("compile"):
         callbacks.append(CompileFirst(sizes(data)["input_shape"], cfg.model.compile))
     with_data, with_step = has_loader(data, "val"), has_step(module, "validation_step")

@@ -34,7 +34,7 @@ def is_first() -> bool:
 
 
 @contextmanager
-def other_ranks(count: int, script: Path, run_dir: Path) -> Iterator[None]:
+def other_ranks(count: int, script: Path, run_dir: Path, config: Path) -> Iterator[None]:
     """Run ranks 1 to count - 1 of a run beside this process, which is rank 0.
 
     It does nothing for one process, and in a process for which `is_child` is true. If a rank fails, this process is interrupted, so
@@ -43,7 +43,8 @@ def other_ranks(count: int, script: Path, run_dir: Path) -> Iterator[None]:
     Args:
         count: number of processes, including this one.
         script: the program to start, such as train.py.
-        run_dir: the folder of the run; its `.hydra/config.yaml` is the composed config.
+        run_dir: the folder of the run.
+        config: the folder in it with the recorded config of the run.
     """
     if count == 1 or is_child():
         if _PARENT in os.environ:
@@ -51,7 +52,7 @@ def other_ranks(count: int, script: Path, run_dir: Path) -> Iterator[None]:
         yield
         return
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()), NODE_RANK="0", LOCAL_RANK="0", WORLD_SIZE=str(count))
-    command = [sys.executable, str(script), "--config-path", str(run_dir.resolve() / ".hydra"), "--config-name", "config"]
+    command = [sys.executable, str(script), "--config-path", str(config.resolve()), "--config-name", "config"]
     command += [f"hydra.run.dir={_quoted(run_dir.resolve())}", "hydra.output_subdir=null"]
     command += ["hydra/job_logging=none", "hydra/hydra_logging=none"]
     environment = {**os.environ, _PARENT: str(os.getpid())}
