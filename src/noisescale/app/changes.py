@@ -169,9 +169,11 @@ def _at(now: Schedule, was: Schedule, epoch: int) -> str:
 
 def _cuts_differ(plan: Plan, limit: int | None) -> bool:
     """Whether another memory limit divides any update into other micro-batches."""
-    other = replace(plan, max_micro_batch_size=limit)
-    sizes = {update.effective_batch_size: update for update in updates_of_every_size(plan)}
-    return any(plan.pieces(update, 0) != other.pieces(update, 0) for update in sizes.values())
+    here, there = (
+        {update.effective_batch_size: each.pieces(update, 0) for update in updates_of_every_size(each)}
+        for each in (plan, replace(plan, max_micro_batch_size=limit))
+    )
+    return here != there
 
 
 def _seen_by_micro_batches(module: pl.LightningModule) -> str:

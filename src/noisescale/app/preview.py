@@ -31,7 +31,9 @@ def preview(cfg: DictConfig) -> int:
     """
     if cfg.get("resume") is not None:
         config = os.path.relpath(Path(str(cfg.resume)) / CONFIG)
-        raise ConfigError("resume", cfg.resume, "plan.py trains nothing", f"for its plan: python plan.py --config-path {shlex.quote(config)}")
+        raise ConfigError(
+            "resume", cfg.resume, "plan.py trains nothing", f"for its plan: python plan.py --config-path {shlex.quote(config)}"
+        )
     refuse_plan_in_training(output_dir())
     run = read_config(cfg)
     check_count("trainer.devices", cfg.trainer.devices, unit="devices")

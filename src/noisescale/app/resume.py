@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from noisescale.app.changes import refuse_changes
@@ -19,7 +17,7 @@ from noisescale.app.config import output_dir
 from noisescale.app.headline import headline
 from noisescale.app.recorded import CONFIG, Record, compose_from, last_record, read_record, repeated
 from noisescale.app.run_folder import results_in
-from noisescale.errors import ConfigError
+from noisescale.errors import ConfigError, check_count
 
 __all__ = ["Start", "already_complete", "resume_command", "start_of"]
 
@@ -182,6 +180,7 @@ def already_complete(cfg: DictConfig) -> str:
     """
     if not resumes(cfg):
         return ""
+    check_count("epochs", cfg.epochs, unit="epochs")
     run = output_dir()
     record = read_record(last_record(run))
     refuse_changes(cfg, record)
@@ -206,11 +205,3 @@ def resumes(cfg: DictConfig) -> bool:
 
 def _early_stopping(cfg: DictConfig) -> Any:
     return [OmegaConf.to_container(cfg.get(group) or OmegaConf.create({}), resolve=False) for group in ("early_stopping", "callbacks")]
-
-
-def typed_value(word: str) -> Any:
-    """The value of an override, as Hydra reads it; the text itself if it cannot be read."""
-    try:
-        return OverridesParser.create().parse_override(word).value()
-    except HydraException:
-        return word.partition("=")[2]

@@ -26,7 +26,7 @@ __all__ = ["RunFolder", "held", "refuse_plan_in_training", "results_in", "run_fo
 LOCK = ".lock"
 """The file that a running process has locked; its content says which process that is."""
 
-LEFT_BY_RUNS = ("steps.csv*", "epochs.csv*", "results.json", "checkpoints", "events.out.tfevents.*", "csv", CONFIG)
+LEFT_BY_RUNS = ("steps.csv*", "epochs.csv*", "results.json", "checkpoints", "events.out.tfevents.*", "hparams.yaml", "csv", CONFIG)
 """What a run leaves in its folder, as patterns. `.hydra` is the last, so that it goes with the files even if a move is interrupted."""
 
 
@@ -49,7 +49,7 @@ class RunFolder:
     def begin(self, cfg: DictConfig) -> None:
         """Make room for the files of this run, and record its configuration; called when everything that can be checked has been checked.
 
-        A run that continues keeps its files; the results of its last part, which are not those of its end any more, are moved to the record.
+        A run that continues keeps its files; the results of its last part are not those of its end any more, and are moved to the record.
         Files of another run are moved into a folder of their own, `earlier-1`, as a whole.
         """
         if not is_first():
