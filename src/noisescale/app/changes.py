@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NEW_TRAINING", "moved_by_epochs", "plan_choices", "plan_of_run", "refuse_changes"]
 
-NEW_TRAINING = "resume with the same, or train anew; weights_from=... starts a new training from the weights of a checkpoint"
+NEW_TRAINING = "resume with the same, or start a new training from its weights with weights_from=..."
 
 HARMLESS = (
     *("threads", "full_error", "check_cuts", "ckpt_path", "resume", "output_dir", "epochs", "max_micro_batch_size"),

@@ -50,7 +50,7 @@ class PlanOfRun:
             had, has = saved["options"].get(group), self.options.get(group)
             if had != has:
                 key, before, now = group, had, has
-            remedy = "resume with the same; to train on with another, start a new training from the weights"
+            remedy = "resume with the same, or start a new training from its weights"
             raise ConfigError(key, now, f"the checkpoint was trained with {key}={before}", remedy)
         return {key: before for key, before in saved["changes"].items() if self.changes.get(key) != before}
 
