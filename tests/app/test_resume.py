@@ -12,10 +12,15 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
+from torch import nn
 
+from noisescale.app.changes import cuts_differ, seen_by_micro_batches
 from noisescale.app.resume import resume_command
 from noisescale.app.run_folder import held
 from noisescale.files import read_rows
+from noisescale.models import GhostBatchNorm2d
+from noisescale.plans import Fixed, Plan
+from noisescale.schedules import Constant
 from tests.helpers.front_door import Outcome, checkpoint_of, plan, results_of, run, run_dir
 from tests.helpers.trainings import ignored
 
@@ -44,7 +49,9 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def assert_same_run(mine: Path, other: Path) -> None:
     assert (mine / "steps.csv").read_text() == (other / "steps.csv").read_text()
-    assert [without_seconds(row) for row in read_rows(mine / "epochs.csv")] == [without_seconds(row) for row in read_rows(other / "epochs.csv")]
+    assert [without_seconds(row) for row in read_rows(mine / "epochs.csv")] == [
+        without_seconds(row) for row in read_rows(other / "epochs.csv")
+    ]
     saved, expected = checkpoint_of(mine), checkpoint_of(other)
     assert saved["state_dict"].keys() == expected["state_dict"].keys()
     assert all(torch.equal(value, expected["state_dict"][name]) for name, value in saved["state_dict"].items())
@@ -153,7 +160,7 @@ def test_another_logger_and_another_device_option_are_harmless(whole: Path, stop
         (["optimizer.lr=0.1"], "optimizer.lr=0.1: the run has optimizer.lr=0.05; "),
         (["data.subset_size=null"], "data.subset_size=null: the run has data.subset_size=200; "),
         (["model=cnn"], "model=cnn: the run has model=mlp; "),
-        (["model.widths=[9]"], "model.widths=[9]: the run has model.widths=[128]; "),
+        (["model.widths=[9]"], "model.widths=[9]: the run has model.widths=[256, 128]; "),
         (["seed=1"], "seed=1: the run has seed=0; "),
         (["trainer.gradient_clip_val=1"], "trainer.gradient_clip_val=1: the run has trainer.gradient_clip_val=null; "),
         (["callbacks.last.filename=x"], "callbacks.last.filename=x: the run has callbacks.last.filename=last; "),
@@ -183,7 +190,10 @@ def test_the_same_value_again_is_no_change(stopped: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["epochs=6"], "note: epochs=6, the checkpoint was trained with epochs=3: scheduler=cosine has this length: its factor at epoch 1 is "),
+        (
+            ["epochs=6"],
+            "note: epochs=6, the checkpoint was trained with epochs=3: scheduler=cosine has this length: its factor at epoch 1 is ",
+        ),
         (["max_micro_batch_size=16"], ""),
     ],
 )
@@ -206,20 +216,34 @@ def test_more_epochs_are_silent_where_the_schedule_has_its_own_length(stopped: P
 
 
 @pytest.mark.parametrize(
-    ("model", "word", "said"),
+    ("layers", "said"),
     [
-        (["model=mlp", "model.dropout=0.5"], "max_micro_batch_size=10", "dropout draws other masks from here on"),
-        (["model=mlp", "model.dropout=0.5"], "max_micro_batch_size=100", ""),
-        (["model=cnn", "model.widths=[4]", "model.norm=batch"], "max_micro_batch_size=16", "batch norm sees other examples together from here on"),
+        ([nn.Linear(2, 2), nn.LayerNorm(2), nn.Dropout(0.0), GhostBatchNorm2d(2, ghost_batch_size=4)], ""),
+        ([nn.BatchNorm1d(2)], "batch norm sees other examples together from here on"),
+        ([nn.Dropout(0.1)], "dropout draws other masks from here on"),
+        ([nn.BatchNorm1d(2), nn.Dropout2d(0.1)], "batch norm sees other examples together and dropout draws other masks from here on"),
     ],
 )
-def test_batch_norm_and_dropout_go_by_the_memory_limit(model: list[str], word: str, said: str, tmp_path: Path) -> None:
-    words = ("threads=1", "logger=csv-only", "data.subset_size=200", "epochs=1", "check_cuts=false", *model)
-    assert run(*words, "trainer.max_steps=1", run_dir(tmp_path)).status == 0
-    outcome = resumed(tmp_path, "trainer.max_steps=2", word)
+def test_what_micro_batches_change_is_said_of_the_layers_that_a_module_has(layers: list[nn.Module], said: str) -> None:
+    assert seen_by_micro_batches(nn.Sequential(*layers)) == said
+
+
+@pytest.mark.parametrize(
+    ("limit", "other", "differ"), [(None, 32, False), (None, 16, True), (40, 32, False), (17, 16, False), (9, 10, True)]
+)
+def test_a_memory_limit_that_divides_no_update_otherwise_is_no_change(limit: int | None, other: int, differ: bool) -> None:
+    assert cuts_differ(Plan(Constant(), Fixed(size=32), 64, 1, max_micro_batch_size=limit), other) is differ
+
+
+@pytest.mark.slow
+def test_batch_norm_is_said_to_see_other_examples(tmp_path: Path) -> None:
+    words = ("threads=1", "logger=csv-only", "data.subset_size=200", "epochs=1", "check_cuts=false")
+    model = ("model=cnn", "model.widths=[4]", "model.norm=batch")
+    assert run(*words, *model, "trainer.max_steps=1", run_dir(tmp_path)).status == 0
+    outcome = resumed(tmp_path, "trainer.max_steps=2", "max_micro_batch_size=16")
     assert outcome.status == 0, outcome.err
-    note = f"note: {word}, the checkpoint was trained with max_micro_batch_size=null: {said}"
-    assert [line for line in outcome.lines if line.startswith("note: max_micro")] == ([note] if said else [])
+    note = "note: max_micro_batch_size=16, the checkpoint was trained with max_micro_batch_size=null: batch norm sees other examples "
+    assert f"{note}together from here on" in outcome.lines
 
 
 # -- what is left of a run ----------------------------------------------------------------------------------------------------
@@ -262,14 +286,19 @@ def test_a_run_that_was_killed_in_its_test_is_tested(whole: Path, tmp_path: Path
     ],
     ids=str,
 )
-def test_so_is_one_with_averaged_weights_or_that_stopped_early(words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_so_is_one_with_averaged_weights_or_that_stopped_early(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert run(*SHORT, *words, run_dir(tmp_path / "whole")).status == 0
     killed_in_the_test(monkeypatch, *SHORT, *words, run_dir(tmp_path / "killed"))
     with monkeypatch.context() as patched:
         no_training(patched)
         outcome = resumed(tmp_path / "killed")
         assert outcome.status == 0, outcome.err
-    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+    if "trainer.max_steps=4" not in words:
+        assert_same_run(tmp_path / "killed", tmp_path / "whole")
+    for key in ("test/acc", "test/loss", "updates", "status", "reason"):
+        assert results_of(tmp_path / "killed")[key] == results_of(tmp_path / "whole")[key]
 
 
 def test_a_run_that_stopped_early_goes_on_with_more_patience(tmp_path: Path) -> None:
@@ -363,7 +392,7 @@ def test_the_plan_of_a_run_is_not_a_resume(part: Path) -> None:
 
 
 def test_a_run_with_an_open_rule_is_repeated_from_its_own_record(tmp_path: Path) -> None:
-    words = (*SHORT, "batch=dual", "optimizer=adam", "epochs=1", "callbacks=light")
+    words = (*SHORT, "batch=dual", "batch.size=8", "optimizer=adam", "callbacks=light")
     assert run(*words, run_dir(tmp_path / "a b")).status == 0
     again = ("--config-path", str(tmp_path / "a b" / ".hydra"), "--config-name", "config")
     outcome = run(*again, run_dir(tmp_path / "again"))
@@ -432,7 +461,7 @@ def test_a_folder_is_for_one_run_at_a_time(stopped: Path) -> None:
     ("words", "line"),
     [
         (["batch.size=64"], "batch.size=64: the checkpoint was trained with batch.size=32; "),
-        (["batch=dual"], "batch=dual: the checkpoint was trained with batch=small; "),
+        (["batch=full"], "batch=full: the checkpoint was trained with batch=small; "),
         (["scheduler=step"], "scheduler=step: the checkpoint was trained with scheduler=cosine; "),
         (["scheduler.T_max=9"], "scheduler.T_max=9: the checkpoint was trained with scheduler.T_max=null; "),
         (["warmup=linear"], "warmup=linear: the checkpoint was trained with warmup=none; "),

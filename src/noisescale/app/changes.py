@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from noisescale.app.config import build, options
@@ -20,11 +20,20 @@ from noisescale.schedules import Schedule
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
+    from torch import nn
 
     from noisescale.callbacks import BatchSizeScheduler
     from noisescale.execution.same_run import PlanOfRun
 
-__all__ = ["NEW_TRAINING", "moved_by_epochs", "plan_choices", "plan_of_run", "refuse_changes"]
+__all__ = [
+    "NEW_TRAINING",
+    "cuts_differ",
+    "moved_by_epochs",
+    "plan_choices",
+    "plan_of_run",
+    "refuse_changes",
+    "seen_by_micro_batches",
+]
 
 NEW_TRAINING = "resume with the same, or start a new training from its weights with weights_from=..."
 
@@ -85,7 +94,7 @@ def _written(value: Any) -> str:
     """A value as in YAML, on one line."""
     if value is _ABSENT:
         return "null"
-    return value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n...\n").strip()
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _is_harmless(key: str, cfg: DictConfig) -> bool:
@@ -130,9 +139,9 @@ def plan_of_run(cfg: DictConfig, batches: BatchSizeScheduler) -> PlanOfRun:
     def said(key: str, before: Any, module: pl.LightningModule, epoch: int) -> str:
         if key == "epochs":
             return moved_by_epochs(cfg, before, epoch)
-        if key == "max_micro_batch_size" and not _cuts_differ(batches.plan, before):
+        if key == "max_micro_batch_size" and not cuts_differ(batches.plan, before):
             return ""
-        return _seen_by_micro_batches(module)
+        return seen_by_micro_batches(module)
 
     changes = {"epochs": cfg.epochs, "max_micro_batch_size": cfg.max_micro_batch_size, "trainer.devices": cfg.trainer.devices}
     return PlanOfRun(plan_choices(cfg), {group: options().get(group, "") for group in PLAN_GROUPS}, changes, said)
@@ -167,7 +176,7 @@ def _at(now: Schedule, was: Schedule, epoch: int) -> str:
 # -- how a batch is divided ---------------------------------------------------------------------------------------------------
 
 
-def _cuts_differ(plan: Plan, limit: int | None) -> bool:
+def cuts_differ(plan: Plan, limit: int | None) -> bool:
     """Whether another memory limit divides any update into other micro-batches."""
     here, there = (
         {update.effective_batch_size: each.pieces(update, 0) for update in updates_of_every_size(each)}
@@ -176,7 +185,7 @@ def _cuts_differ(plan: Plan, limit: int | None) -> bool:
     return here != there
 
 
-def _seen_by_micro_batches(module: pl.LightningModule) -> str:
+def seen_by_micro_batches(module: nn.Module) -> str:
     """What of a module depends on the examples that it gets together, in words; empty if nothing does."""
     from torch.nn.modules.dropout import _DropoutNd
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
@@ -59,8 +58,7 @@ class Record:
 
 def write_record(folder: Path, cfg: DictConfig, words: Sequence[str] | None = None) -> None:
     """Record the config of the run that is carried out in this process; `words` are those of the command line, unless given."""
-    hydra = HydraConfig.instance().cfg
-    assert hydra is not None
+    hydra: Any = HydraConfig.instance().cfg
     typed = list(hydra.hydra.overrides.task) if words is None else list(words)
     for name, content in zip(_FILES, (cfg, hydra, OmegaConf.create(typed)), strict=True):  # in this order: see `_is_whole`
         write_atomically(folder / name, OmegaConf.to_yaml(content))
@@ -85,7 +83,7 @@ def read_record(folder: Path) -> Record:
             tuple(str(word) for word in own.overrides.hydra if str(word).lstrip("+~").startswith("hydra.job.")),
             (Path(str(own.runtime.cwd)), *sources),
         )
-    except (OSError, yaml.YAMLError, AttributeError, KeyError, ValueError, TypeError) as error:
+    except Exception as error:  # whatever the files hold: of YAML, of OmegaConf, of Python
         reason = " ".join(str(error).split())
         raise ConfigError("config", folder, f"the recorded configuration cannot be read ({reason})", "start the run anew") from error
 
@@ -173,14 +171,13 @@ def compose_from(record: Record, conf: Path, words: Sequence[str], run: Path | N
             node.pop(group, None)
     for key, value in values.items():
         node[key] = value
-    plain = OmegaConf.load(conf / "config.yaml")
-    hydra = OmegaConf.to_container(plain.get("hydra", OmegaConf.create({})))
-    assert isinstance(hydra, dict)
+    plain: Any = OmegaConf.to_container(OmegaConf.load(conf / "config.yaml"))
+    hydra = plain.get("hydra", {})
     if run is not None:
         hydra["run"] = {"dir": str(run)}
     hydra["runtime"] = {"choices": dict(record.choices)}
     hydra["overrides"] = {"task": list(record.words)}
-    own = [{key: entry[key]} for entry in plain.get("defaults", []) if isinstance(entry, DictConfig) for key in entry if " " in str(key)]
+    own = [entry for entry in plain.get("defaults", []) if isinstance(entry, dict) and any(" " in str(key) for key in entry)]
     content = OmegaConf.to_container(node)
     assert isinstance(content, dict)
     ConfigStore.instance().store(_NAME, {"defaults": [*before, "_self_", *after, *own], **content, "hydra": hydra})
