@@ -162,7 +162,11 @@ def test_another_logger_and_another_device_option_are_harmless(whole: Path, stop
         pytest.param(["model=cnn"], "model=cnn: the run has model=mlp; ", marks=pytest.mark.slow),
         pytest.param(["model.widths=[9]"], "model.widths=[9]: the run has model.widths=[256, 128]; ", marks=pytest.mark.slow),
         pytest.param(["seed=1"], "seed=1: the run has seed=0; ", marks=pytest.mark.slow),
-        pytest.param(["trainer.gradient_clip_val=1"], "trainer.gradient_clip_val=1: the run has trainer.gradient_clip_val=null; ", marks=pytest.mark.slow),
+        pytest.param(
+            ["trainer.gradient_clip_val=1"],
+            "trainer.gradient_clip_val=1: the run has trainer.gradient_clip_val=null; ",
+            marks=pytest.mark.slow,
+        ),
         (["callbacks.last.filename=x"], "callbacks.last.filename=x: the run has callbacks.last.filename=last; "),
         (["+callbacks.mine._target_=os.getcwd"], "callbacks.mine._target_=os.getcwd: the run does not have this key; "),
         (["epochs=x"], "epochs=x: must be a whole number of epochs"),
@@ -289,8 +293,6 @@ def test_a_run_that_was_killed_in_its_test_is_tested(whole: Path, tmp_path: Path
 def test_so_is_one_with_averaged_weights_or_that_stopped_early(
     words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
     assert run(*SHORT, *words, run_dir(tmp_path / "whole")).status == 0
     killed_in_the_test(monkeypatch, *SHORT, *words, run_dir(tmp_path / "killed"))
     with monkeypatch.context() as patched:
@@ -358,9 +360,17 @@ def damaged(folder: Path, part: Path) -> None:
 
 WRONG: list[tuple[str, Callable[[Path, Path], object] | None, str]] = [
     ("nothing here", None, "resume={path}: no such folder; give the folder of a run, such as outputs/train/..."),
-    ("empty = folder", lambda folder, _: folder.mkdir(), "resume={path}: is not the folder of a run: it has no .hydra/config.yaml; give one that has"),
+    (
+        "empty = folder",
+        lambda folder, _: folder.mkdir(),
+        "resume={path}: is not the folder of a run: it has no .hydra/config.yaml; give one that has",
+    ),
     ("a file", lambda file, _: file.touch(), "resume={path}: is a file; give the folder of a run, or its last checkpoint"),
-    ("x.ckpt", lambda file, _: file.touch(), "resume={path}: is a checkpoint outside of the folder of a run; use ckpt_path, with the options of its run"),
+    (
+        "x.ckpt",
+        lambda file, _: file.touch(),
+        "resume={path}: is a checkpoint outside of the folder of a run; use ckpt_path, with the options of its run",
+    ),
     ("sweep", sweep, "resume={path}: is the folder of a sweep; resume one of its runs: sweep/1"),
     ("plan", of_plan, "resume={path}: is a folder of plan.py, which trains nothing; give the folder of a training"),
     (
@@ -472,9 +482,15 @@ def test_a_folder_is_for_one_run_at_a_time(stopped: Path) -> None:
         (["batch.size=64"], "batch.size=64: the checkpoint was trained with batch.size=32; "),
         pytest.param(["batch=full"], "batch=full: the checkpoint was trained with batch=small; ", marks=pytest.mark.slow),
         (["scheduler=step"], "scheduler=step: the checkpoint was trained with scheduler=cosine; "),
-        pytest.param(["scheduler.T_max=9"], "scheduler.T_max=9: the checkpoint was trained with scheduler.T_max=null; ", marks=pytest.mark.slow),
+        pytest.param(
+            ["scheduler.T_max=9"], "scheduler.T_max=9: the checkpoint was trained with scheduler.T_max=null; ", marks=pytest.mark.slow
+        ),
         pytest.param(["warmup=linear"], "warmup=linear: the checkpoint was trained with warmup=none; ", marks=pytest.mark.slow),
-        pytest.param(["trainer.gradient_clip_val=1"], "trainer.gradient_clip_val=1: the checkpoint was trained with trainer.gradient_clip_val=null; ", marks=pytest.mark.slow),
+        pytest.param(
+            ["trainer.gradient_clip_val=1"],
+            "trainer.gradient_clip_val=1: the checkpoint was trained with trainer.gradient_clip_val=null; ",
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=str,
 )
