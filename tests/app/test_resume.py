@@ -14,9 +14,11 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
+from noisescale.app import notebook
 from noisescale.app.changes import cuts_differ, seen_by_micro_batches
 from noisescale.app.resume import resume_command
 from noisescale.app.run_folder import held
+from noisescale.errors import ConfigError
 from noisescale.files import read_rows
 from noisescale.models import GhostBatchNorm2d
 from noisescale.plans import Fixed, Plan
@@ -144,6 +146,26 @@ def test_another_logger_and_another_device_option_are_harmless(whole: Path, stop
     assert outcome.status == 0, outcome.err
     assert_same_run(stopped, whole)
     assert len(read_rows(next(stopped.glob("csv/*/metrics.csv")))) > 0
+
+
+@pytest.mark.slow
+def test_from_a_notebook(whole: Path, stopped: Path) -> None:
+    found = notebook.run(f"resume={stopped}", **{"trainer.max_steps": -1})
+    assert found.folder == stopped
+    assert_same_run(stopped, whole)
+    with pytest.raises(ConfigError, match="is complete: 18 updates"):
+        notebook.run(resume=stopped)
+
+
+@pytest.mark.slow
+def test_a_path_that_is_not_where_the_run_is_resumed_is_named(part: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "there" / "sets").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "there")
+    assert run(*SHORT, STEPS, "logger=csv", "logger.csv.save_dir=sets", run_dir(tmp_path / "run")).status == 0
+    monkeypatch.chdir(tmp_path)
+    outcome = resumed(tmp_path / "run", "trainer.max_steps=9")
+    assert outcome.status == 0
+    assert outcome.lines[0] == f"note: logger.csv.save_dir=sets is in {tmp_path}/there, where the run was started, and not in {tmp_path}"
 
 
 # -- another run --------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from noisescale.app.config import build, options
 from noisescale.app.own import locate
-from noisescale.app.recorded import Record
+from noisescale.app.recorded import Record, leaves
 from noisescale.errors import ConfigError
 from noisescale.plans.plan import Plan
 from noisescale.plans.trainer_limits import updates_of_every_size
@@ -59,7 +58,7 @@ def refuse_changes(cfg: DictConfig, record: Record) -> None:
     Raises:
         ConfigError: they differ in a key that is not harmless; it has both values.
     """
-    before, now = (dict(_leaves(OmegaConf.to_container(each))) for each in (record.config, cfg))
+    before, now = (dict(leaves(OmegaConf.to_container(each))) for each in (record.config, cfg))
     chosen = options()
     for key in dict.fromkeys([*before, *now]):
         had, has = before.get(key, _ABSENT), now.get(key, _ABSENT)
@@ -74,15 +73,6 @@ def refuse_changes(cfg: DictConfig, record: Record) -> None:
 
 
 _ABSENT = object()
-
-
-def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key -> value, for every value that is not a mapping."""
-    if not isinstance(node, Mapping):
-        yield key, node
-        return
-    for name, value in node.items():
-        yield from _leaves(value, f"{key}.{name}" if key else str(name))
 
 
 def _resolved(cfg: DictConfig, key: str) -> Any:
@@ -123,7 +113,7 @@ def plan_choices(cfg: DictConfig) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for group in PLAN_GROUPS:
-        for key, value in _leaves(OmegaConf.to_container(cfg[group]), group):
+        for key, value in leaves(OmegaConf.to_container(cfg[group]), group):
             if "${epochs}" not in str(value):
                 found[key] = _resolved(cfg, key)
     for key in ("limit_train_batches", "gradient_clip_val", "gradient_clip_algorithm"):
@@ -156,7 +146,7 @@ def moved_by_epochs(cfg: DictConfig, before: int, epoch: int) -> str:
         epoch: the epoch of the checkpoint, from which the run goes on.
     """
     was, now = _schedule(cfg, before), _schedule(cfg, cfg.epochs)
-    follows = [key for key, value in _leaves(OmegaConf.to_container(cfg.batch), "batch") if "${epochs}" in str(value)]
+    follows = [key for key, value in leaves(OmegaConf.to_container(cfg.batch), "batch") if "${epochs}" in str(value)]
     words = []
     if was != now:
         words.append(f"scheduler={options().get('scheduler', '')} has this length: its factor at epoch {epoch} is {_at(now, was, epoch)}")

@@ -7,7 +7,7 @@ line (overrides.yaml). Each time the run is resumed, `.hydra/resumed-1/`, `.hydr
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from noisescale.app.listing import options_of
 from noisescale.errors import ConfigError
 from noisescale.files import write_atomically
 
-__all__ = ["CONFIG", "Record", "compose_from", "last_record", "next_record", "read_record", "repeated", "write_record"]
+__all__ = ["CONFIG", "Record", "compose_from", "last_record", "next_record", "paths_left_behind", "read_record", "repeated", "write_record"]
 
 CONFIG = ".hydra"
 """The folder of the configuration, in the folder of a run."""
@@ -112,6 +112,25 @@ def _number(folder: Path) -> int:
 def _is_whole(folder: Path) -> bool:
     """Whether all files were written; a kill may have come between."""
     return all((folder / name).is_file() for name in _FILES)
+
+
+def paths_left_behind(record: Record, here: Path) -> list[tuple[str, str]]:
+    """(key, value) of the relative paths in a config that exist where the run was started, and not here."""
+    there = record.places[0]
+    if there == here or not there.is_dir():
+        return []
+    texts = [(key, value) for key, value in leaves(OmegaConf.to_container(record.config)) if isinstance(value, str) and value]
+    paths = [(key, value) for key, value in texts if not key.endswith("_target_") and "${" not in value and not Path(value).is_absolute()]
+    return [(key, value) for key, value in paths if (there / value).exists() and not (here / value).exists()]
+
+
+def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key -> value, for every value of a config that is not a mapping."""
+    if not isinstance(node, Mapping):
+        yield key, node
+        return
+    for name, value in node.items():
+        yield from leaves(value, f"{key}.{name}" if key else str(name))
 
 
 def repeated(words: Sequence[str], conf: Path) -> tuple[Record, list[str]] | None:

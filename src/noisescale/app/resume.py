@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from noisescale.app.changes import refuse_changes
 from noisescale.app.choices import key_of
 from noisescale.app.config import output_dir
 from noisescale.app.headline import headline
-from noisescale.app.recorded import CONFIG, Record, compose_from, last_record, read_record, repeated
+from noisescale.app.recorded import CONFIG, Record, compose_from, last_record, paths_left_behind, read_record, repeated
 from noisescale.app.run_folder import results_in
 from noisescale.errors import ConfigError, check_count
 
@@ -79,6 +80,8 @@ def _resumed(given: str, words: list[str], conf: Path) -> Start:
         problem = f"has no checkpoint to resume from ({os.path.relpath(_checkpoint_of(run, record))})"
         repeat = f"python train.py --config-path {shlex.quote(os.path.relpath(run / CONFIG))} --config-name config"
         raise ConfigError("resume", given, problem, f"train it anew: {repeat}")
+    for key, value in paths_left_behind(record, Path.cwd()):
+        print(f"note: {key}={value} is in {record.places[0]}, where the run was started, and not in {Path.cwd()}", file=sys.stderr)
     name = compose_from(record, conf, words, run, ckpt_path=str(checkpoint), resume=str(run), output_dir="${hydra:runtime.output_dir}")
     return Start(name, [*words, *record.job_words], record.places)
 
