@@ -150,7 +150,7 @@ def test_another_logger_and_another_device_option_are_harmless(whole: Path, stop
 
 @pytest.mark.slow
 def test_from_a_notebook(whole: Path, stopped: Path) -> None:
-    found = notebook.run(f"resume={stopped}", **{"trainer.max_steps": -1})
+    found = notebook.run(f"resume={stopped}", "trainer.max_steps=-1")
     assert found.folder == stopped
     assert_same_run(stopped, whole)
     with pytest.raises(ConfigError, match="is complete: 18 updates"):
