@@ -53,7 +53,7 @@ class Run:
 def run(*words: str, conf: str | Path | None = None, config_dir: str | Path | None = None, **values: Any) -> Run:
     """Train as `python train.py WORDS` does: `run("scheduler=cosine", "batch=small", epochs=2)`.
 
-    The run leaves the same files, under `outputs/` in the current folder. A run that diverges is returned with that status. Hydra's global
+    The run leaves the same files, under `outputs/` in the current folder. `run(resume="outputs/train/...")` goes on with a run. A run that diverges is returned with that status. Hydra's global
     state is afterwards what it was, so that the next call, or another Hydra program in this process, works after any error.
 
     Args:
@@ -71,11 +71,11 @@ def run(*words: str, conf: str | Path | None = None, config_dir: str | Path | No
     """
     folder, own = find_conf(conf), _own_folder(config_dir)
     _refuse_options(words)
-    _leave_earlier_folders(own)
-    make_importable([Path.cwd(), *own])
     start = start_of([*words, *(f"{key}={_written(value)}" for key, value in values.items())], folder)
+    places = [*own, *(place for place in start.places if place != Path.cwd())]
+    _leave_earlier_folders(places)
+    make_importable([Path.cwd(), *places])
     overrides = words_for_hydra(start.words)
-    make_importable(start.places)
     searched = [f"hydra.searchpath={_written([f'file://{each}' for each in own])}"] if own else []
     ended: list[Run | BaseException] = []
 
