@@ -53,8 +53,9 @@ class Run:
 def run(*words: str, conf: str | Path | None = None, config_dir: str | Path | None = None, **values: Any) -> Run:
     """Train as `python train.py WORDS` does: `run("scheduler=cosine", "batch=small", epochs=2)`.
 
-    The run leaves the same files, under `outputs/` in the current folder. `run(resume="outputs/train/...")` goes on with a run. A run that diverges is returned with that status. Hydra's global
-    state is afterwards what it was, so that the next call, or another Hydra program in this process, works after any error.
+    The run leaves the same files, under `outputs/` in the current folder. `run(resume="outputs/train/...")` goes on with a run. A run that
+    diverges is returned with that status. Hydra's global state is afterwards what it was, so that the next call, or another Hydra program
+    in this process, works after any error.
 
     Args:
         words: overrides as on the command line; a run at a time, so no sweeps.

@@ -138,7 +138,7 @@ class BatchSizeScheduler(LeanCallback):
     @property
     def restored_metrics(self) -> dict[str, torch.Tensor]:
         """The metrics that callbacks saw last before the checkpoint was saved, until the training goes on from it."""
-        return self._metrics
+        return self._resumed.metrics
 
     @property
     def _opened(self) -> PlannedLoader:
