@@ -91,6 +91,8 @@ def _check_run(cfg: DictConfig) -> None:
         check_smallest_micro_batch("max_micro_batch_size", cfg.max_micro_batch_size, min_micro_batch_size(cfg))
     if cfg.ckpt_path is not None:
         _check_checkpoint(str(cfg.ckpt_path))
+    if cfg.get("weights_from") is not None and not Path(str(cfg.weights_from)).is_file():
+        raise ConfigError("weights_from", cfg.weights_from, "no such file", "give a .ckpt file, or null for new weights")
     _check_bool("full_error", cfg.full_error)
     _check_bool("check_cuts", cfg.check_cuts)
     if Path(str(cfg.output_dir)) != output_dir():

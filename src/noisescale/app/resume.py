@@ -60,9 +60,21 @@ def start_of(words: Sequence[str], conf: Path) -> Start:
     if found is None:
         return Start("config", [word for word in words if word not in typed])
     record, left = found
-    # A repeated run is another run, so that it does not go on with what the recorded one went on with.
-    again = {"ckpt_path": None, "resume": None} if record.config.get("resume") is not None and "LOCAL_RANK" not in os.environ else {}
+    again = {} if _is_rank(left, record) else _from_its_start(record)
     return Start(compose_from(record, conf, left, **again), [*left, *record.job_words], record.places)
+
+
+def _is_rank(words: Sequence[str], record: Record) -> bool:
+    """Whether a process is started as one of those of the run itself, in the same folder, and not to repeat the run."""
+    folders = [Path(_unquoted(word.partition("=")[2])) for word in words if key_of(word) == "hydra.run.dir"]
+    return any(folder.resolve() in record.folder.resolve().parents for folder in folders)
+
+
+def _from_its_start(record: Record) -> dict[str, Any]:
+    """The keys that let a recorded run begin as it has begun: a resume has recorded from which of its own checkpoints it went on."""
+    if not record.folder.name.startswith("resumed-"):
+        return {}
+    return {"resume": None, "ckpt_path": read_record(record.folder.parent).config.get("ckpt_path")}
 
 
 def _resumed(given: str, words: list[str], conf: Path) -> Start:

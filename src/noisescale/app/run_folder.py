@@ -52,8 +52,11 @@ class RunFolder:
         A run that continues keeps its files; the results of its last part are not those of its end any more, and are moved to the record.
         Files of another run are moved into a folder of their own, `earlier-1`, as a whole.
         """
-        if not is_first():
-            return
+        if is_first():
+            with _must_be_writable(self.path):
+                self._begin(cfg)
+
+    def _begin(self, cfg: DictConfig) -> None:
         if self.goes_on:
             self.untested = results_in(self.path).get("status", "interrupted") == "interrupted"
             known = read_record(last_record(self.path)).words
@@ -102,6 +105,15 @@ def run_folder(cfg: DictConfig) -> Iterator[RunFolder]:
         except ConfigError:
             folder.take_back()
             raise
+
+
+@contextmanager
+def _must_be_writable(run: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        problem = f"cannot be written ({error.strerror or error})"
+        raise ConfigError("hydra.run.dir", run, problem, "choose another folder, or see to its rights and its disk") from error
 
 
 def _is_of(checkpoint: Path, run: Path) -> bool:
@@ -180,7 +192,8 @@ def _locked(path: Path, key: str) -> int | None:
     except ImportError:
         return None
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        with _must_be_writable(path.parent):
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
