@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from noisescale.files import read_rows
-from tests.app.test_resume import SHORT, assert_same_run
 from tests.helpers.front_door import process, results_of, run_dir
 from tests.helpers.processes import started, wait_until
+from tests.helpers.resuming import SHORT, assert_same_run
 
 pytestmark = pytest.mark.slow
 
