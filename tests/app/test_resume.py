@@ -128,6 +128,7 @@ def test_another_logger_and_another_device_option_are_harmless(whole: Path, stop
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*dirpath has changed.*")  # which a process of its own ignores
 def test_from_a_notebook(whole: Path, stopped: Path) -> None:
     found = notebook.run(f"resume={stopped}", "trainer.max_steps=-1")
     assert found.folder == stopped
