@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from noisescale.app.interruption import resume_command
 from noisescale.app.launchers.world import outer_world
+from noisescale.app.resume import resume_command
 from noisescale.files import read_rows
 from noisescale.signals import SIGNALS
 from tests.helpers.front_door import QUICK, Outcome, checkpoint_of, process, results_of, run, run_dir
@@ -120,26 +120,22 @@ def test_an_interrupted_sweep_ends_and_says_how_to_resume_what_ran(number: signa
     assert checkpoint_of(tmp_path / "0")["global_step"] == 2
     assert not (tmp_path / "1").exists()
     words = command_of(outcome)
-    assert {"seed=0", f"hydra.run.dir={tmp_path / '0'}"} <= {*words}
+    assert f"resume={tmp_path / '0'}" in words
     assert "-m" not in words
     assert "interrupted" in outcome.out
 
 
 def test_the_command_that_resumes_is_that_with_which_the_run_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "a, b"
-    words = ["optimizer.lr=0.1", "ckpt_path=old.ckpt", "hydra.run.dir=old"]
-    monkeypatch.setattr("noisescale.app.interruption.typed", lambda: words)
-    monkeypatch.setattr("noisescale.app.interruption.output_dir", lambda: folder)
-    monkeypatch.setattr("sys.argv", ["train.py", "--config-dir", "my own", "-m", *words])
-    last = [f"ckpt_path='{folder}/last.ckpt'", f"hydra.run.dir='{folder}'"]
-    expected = ["python", "train.py", "--config-dir", "my own", "optimizer.lr=0.1", *last]
-    assert shlex.split(resume_command(folder / "last.ckpt")) == expected
+    monkeypatch.setattr("sys.argv", ["my/train.py", "-m", "optimizer.lr=0.1"])
+    expected = ["python", "my/train.py", f"resume={folder}"]
+    assert shlex.split(resume_command(folder)) == expected
     for name, value in {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "4", "GROUP_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     started_by = ["torchrun", "--nnodes", "2", "--nproc-per-node", "4"]
-    assert shlex.split(resume_command(folder / "last.ckpt")) == [*started_by, *expected[1:]]
+    assert shlex.split(resume_command(folder)) == [*started_by, *expected[1:]]
     monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
-    assert resume_command(folder / "last.ckpt") == f"run('optimizer.lr=0.1', {last[0]!r}, {last[1]!r})"
+    assert resume_command(folder) == f"run(resume={str(folder)!r})"
 
 
 def test_what_torchrun_and_srun_have_started() -> None:

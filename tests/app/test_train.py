@@ -308,9 +308,11 @@ def test_a_callback_is_switched_off_by_null(tmp_path: Path) -> None:
 def test_a_second_run_in_the_same_folder_sets_the_rows_of_the_first_aside(tmp_path: Path) -> None:
     for seed in (0, 1):
         assert run(*QUICK, "callbacks=light", "logger=csv-only", f"seed={seed}", f"hydra.run.dir={tmp_path}").status == 0
-    assert {path.name for path in tmp_path.iterdir()} >= {"steps.csv", "steps.csv.1", "epochs.csv", "epochs.csv.1"}
-    assert (tmp_path / "steps.csv").read_text() != (tmp_path / "steps.csv.1").read_text()
-    assert results_of(tmp_path)["seed"] == 1
+    earlier = tmp_path / "earlier-1"
+    assert {path.name for path in earlier.iterdir()} == {".hydra", "steps.csv", "epochs.csv", "results.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {".hydra", "steps.csv", "epochs.csv", "results.json", "earlier-1"}
+    assert (tmp_path / "steps.csv").read_text() != (earlier / "steps.csv").read_text()
+    assert [results_of(folder)["seed"] for folder in (earlier, tmp_path)] == [0, 1]
 
 
 # -- divergence ----------------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ import importlib.util
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ MADE = [
     for word in command.words[2:]
 ]
 README = [command for command in commands_of(REPOSITORY / "README.md") if "-m" not in command.words]
-SHORT = [command for command in TRAININGS if command in README or "ckpt_path" in str(command)]
+SHORT = [command for command in TRAININGS if command in README or "<run>" in str(command)]
 REST = [command for command in dict.fromkeys([*TRAININGS, *MADE]) if command not in SHORT]
 
 
@@ -116,12 +117,18 @@ def test_a_block_says_what_it_is(page: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run to resume: 2 updates of the default training."""
     folder = tmp_path_factory.mktemp("saved") / "run"
     outcome = run("trainer.max_steps=2", "threads=1", "epochs=40", f"hydra.run.dir={folder}")
     assert outcome.status == 0, outcome.err
     return folder
+
+
+@pytest.fixture
+def saved(saved_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for one test, which may go on with it."""
+    return Path(shutil.copytree(saved_once, tmp_path_factory.mktemp("saved") / "run"))
 
 
 @pytest.fixture(scope="module")
@@ -182,11 +189,11 @@ def completed(folder: Path, updates: int) -> None:
 def test_two_updates(command: Command, saved: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     arguments = concrete(command, saved, pictures)
-    resumed = any(argument.startswith("ckpt_path") for argument in arguments)
+    resumed = any(argument.startswith(("ckpt_path", "resume")) for argument in arguments)
     steps = 4 if resumed else 2
     outcome = run(*arguments, f"trainer.max_steps={steps}", "threads=1")
     assert outcome.status == 0, outcome.err
-    into_the_same = any(argument.startswith("hydra.run.dir") for argument in arguments)
+    into_the_same = any(argument.startswith(("hydra.run.dir", "resume")) for argument in arguments)
     folders = [saved] if into_the_same else [*tmp_path.glob("outputs/train/*")]
     assert len(folders) == 1
     completed(folders[0], steps)

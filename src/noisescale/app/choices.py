@@ -12,7 +12,7 @@ from noisescale.app.own import replaced_groups
 
 __all__ = ["choices", "hyperparameters", "overrides"]
 
-_NO_CHOICE = ("callbacks", "logger", "output_dir", "full_error", "ckpt_path")
+_NO_CHOICE = ("callbacks", "logger", "output_dir", "full_error", "ckpt_path", "resume")
 
 
 def key_of(override: str) -> str:

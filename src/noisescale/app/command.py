@@ -26,6 +26,7 @@ from noisescale.app.launchers.world import join
 from noisescale.app.listing import config_folders, list_options_only
 from noisescale.app.messages import INPUT_ERRORS, composition_line, line, say
 from noisescale.app.own_words import make_importable, words_for_hydra
+from noisescale.app.resume import start_of
 from noisescale.app.sweeps import table_at_the_end, what_differs
 from noisescale.app.targets import HYDRAS, check_nested, checked
 from noisescale.signals import Interrupted, raised_at_once
@@ -113,13 +114,14 @@ class Command:
         list_options_only()
         _without_a_second_line()
         _check_hydras_callbacks()
-        sys.argv[1:] = words_for_hydra(flags_first(sys.argv[1:]))
-        make_importable([Path.cwd(), *config_folders(self._conf)[1:]])
         run = functools.update_wrapper(functools.partial(self._run), self._function)
         try:
-            with raised_at_once(), table_at_the_end():
-                sys.argv[1:] = join(sys.argv[1:])
-                hydra.main(version_base="1.3", config_path=str(self._conf), config_name="config")(run)()
+            with raised_at_once():
+                start = start_of(join(flags_first(sys.argv[1:])), self._conf)
+                sys.argv[1:] = words_for_hydra(start.words)
+                make_importable([Path.cwd(), *config_folders(self._conf)[1:], *start.places])
+                with table_at_the_end():
+                    hydra.main(version_base="1.3", config_path=str(self._conf), config_name=start.config_name)(run)()
         except _RunRefused:
             return BAD_INPUT
         except RunInterrupted as interrupted:  # it has said so

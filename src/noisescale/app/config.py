@@ -111,7 +111,10 @@ def output_dir() -> Path:
 
 def overrides() -> list[str]:
     """The words of this run as Hydra has them: `scheduler=step`, `optimizer.lr=0.1`, `++model.width=3` for a class of the user's own."""
-    return [str(word) for word in HydraConfig.get().overrides.task] if HydraConfig.initialized() else []
+    if not HydraConfig.initialized():
+        return []
+    words = {str(word).partition("=")[0].lstrip("+~"): str(word) for word in HydraConfig.get().overrides.task}
+    return list(words.values())  # of a key that was typed again when the run was resumed, the last
 
 
 def typed() -> list[str]:

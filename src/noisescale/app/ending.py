@@ -10,8 +10,9 @@ from pytorch_lightning.callbacks import EarlyStopping, Timer
 
 from noisescale.callbacks import BatchSizeScheduler
 from noisescale.errors import ConfigError
+from noisescale.execution.checkpoint_io import SafeCheckpointIO, whole_checkpoint
 
-__all__ = ["PLANS_END", "ending", "nothing_left"]
+__all__ = ["PLANS_END", "as_saved", "ending", "nothing_left"]
 
 PLANS_END = "the plan's end"
 """The reason of a run that was trained to its end."""
@@ -42,11 +43,23 @@ def ending(cfg: DictConfig, trainer: pl.Trainer, batches: BatchSizeScheduler) ->
 def nothing_left(cfg: DictConfig, trainer: pl.Trainer, batches: BatchSizeScheduler) -> ConfigError:
     """The error for a checkpoint from which there is nothing left to train."""
     _, reason = ending(cfg, trainer, batches)
+    key = "ckpt_path" if cfg.get("resume") is None else "resume"
     if reason == PLANS_END:
-        return ConfigError("ckpt_path", cfg.ckpt_path, f"is already at the end, epoch {trainer.current_epoch}", "raise epochs to go on")
+        return ConfigError(key, cfg[key], f"is already at the end, epoch {trainer.current_epoch}", "raise epochs to go on")
     limit = reason.partition("=")[0]
     problem = f"is at update {trainer.global_step}, and {reason} allows no more"
-    return ConfigError("ckpt_path", cfg.ckpt_path, problem, f"raise {limit} to go on")
+    return ConfigError(key, cfg[key], problem, f"raise {limit} to go on")
+
+
+def as_saved(cfg: DictConfig, module: pl.LightningModule, batches: BatchSizeScheduler) -> dict[str, float]:
+    """Give the module the weights that the checkpoint of an ended training has, and return the metrics of the end of that training.
+
+    They are what `fit` has loaded, except with averaging: the checkpoint has the average, and `fit` goes on with the weights themselves.
+    """
+    if cfg.averaging:
+        path = whole_checkpoint(str(cfg.ckpt_path))
+        module.load_state_dict(SafeCheckpointIO().load_checkpoint(path, map_location="cpu")["state_dict"])
+    return {name: float(value) for name, value in batches.restored_metrics.items()}
 
 
 def _callbacks(trainer: pl.Trainer) -> list[Any]:

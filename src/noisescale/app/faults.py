@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 from traceback import walk_tb
 
 from noisescale.app.config import output_dir
+from noisescale.app.resume import resume_command
 from noisescale.errors import ConfigError
 
 __all__ = ["RunFailed", "failure_of", "quiet_threads"]
@@ -120,7 +120,7 @@ def _kept() -> str:
 
 def _how_to_go_on() -> str:
     last = output_dir() / "checkpoints" / "last.ckpt"
-    return f"go on with {shlex.quote(f'ckpt_path={os.path.relpath(last)}')}" if _is_file(last) else ""
+    return f"go on with {resume_command(output_dir())}" if _is_file(last) else ""
 
 
 def _is_file(path: Path) -> bool:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
-import shlex
 import sys
 from pathlib import Path
 
-from noisescale.app.config import in_sweep, output_dir, typed
-from noisescale.app.flags import flags_of
+from noisescale.app.config import in_sweep, output_dir
+from noisescale.app.resume import resume_command, short_path
 from noisescale.signals import Interrupted
 
-__all__ = ["RunInterrupted", "resume_command", "say_how_to_resume"]
+__all__ = ["RunInterrupted", "say_how_to_resume"]
 
 
 class RunInterrupted(KeyboardInterrupt):
@@ -33,18 +31,6 @@ class RunInterrupted(KeyboardInterrupt):
         return self.status > 128
 
 
-def resume_command(checkpoint: Path) -> str:
-    """The command that resumes this run from a checkpoint, in the same folder; to be typed in the folder where the run was started.
-
-    In Jupyter it is the call of `noisescale.app.notebook.run`.
-    """
-    words = [word for word in typed() if not word.startswith(("ckpt_path=", "hydra.run.dir=", "hydra.sweep."))]
-    words += [f"ckpt_path={_value(_short(checkpoint))}", f"hydra.run.dir={_value(_short(output_dir()))}"]
-    if "ipykernel" in sys.modules:
-        return f"run({', '.join(map(repr, words))})"
-    return shlex.join([*_starter(), sys.argv[0], *flags_of(sys.argv[1:], without=("-m", "--multirun")), *words])
-
-
 def say_how_to_resume(interrupted: Interrupted, reason: str) -> None:
     """Print on stderr why the run ended, what was saved, and the command that resumes it.
 
@@ -59,26 +45,4 @@ def say_how_to_resume(interrupted: Interrupted, reason: str) -> None:
         print(f"error: {where}{run}; there is no checkpoint", file=sys.stderr, flush=True)
         return
     state = "saved" if interrupted.saved else "the last checkpoint is"
-    print(f"error: {where}{run}; {state} {_short(checkpoint)}; to resume:\n{resume_command(checkpoint)}", file=sys.stderr, flush=True)
-
-
-def _starter() -> list[str]:
-    """What the user typed before the program."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        here, nodes = os.environ.get("LOCAL_WORLD_SIZE", "1"), os.environ.get("GROUP_WORLD_SIZE", "1")
-        return ["torchrun", *(["--nnodes", nodes] if nodes != "1" else []), "--nproc-per-node", here]
-    return ["srun", "python"] if "SLURM_STEP_NUM_TASKS" in os.environ else ["python"]
-
-
-def _short(path: Path) -> str:
-    """The shorter of the path and the path from here."""
-    relative = os.path.relpath(path)
-    return min(relative, str(path), key=len) if not relative.startswith("..") else str(path)
-
-
-def _value(text: str) -> str:
-    """A value as Hydra reads it."""
-    if re.fullmatch(r"[\w./+-]+", text):
-        return text
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'") if "'" in text else text
-    return f"'{escaped}'"
+    print(f"error: {where}{run}; {state} {short_path(checkpoint)}; to resume:\n{resume_command(output_dir())}", file=sys.stderr, flush=True)

@@ -113,9 +113,12 @@ class TypedPatience(LeanCallback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._typed = {callback: callback.patience for callback in untyped(trainer).callbacks if isinstance(callback, EarlyStopping)}
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Set it, and train nothing more if the run of the checkpoint had been stopped: Lightning would train one more epoch."""
         for callback, patience in self._typed.items():
-            callback.patience = patience
+            more, callback.patience = patience > callback.patience, patience
+            if callback.stopping_reason_message and not more:
+                untyped(trainer).should_stop = True
 
 
 def _monitor(callback: pl.Callback) -> str | None:

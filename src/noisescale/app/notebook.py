@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from noisescale.app.config import output_dir
 from noisescale.app.messages import INPUT_ERRORS, composition_line
 from noisescale.app.own_words import forget_modules, make_importable, words_for_hydra
+from noisescale.app.resume import already_complete, start_of
 from noisescale.app.train import carry_out
 from noisescale.errors import ConfigError
 
@@ -52,8 +53,9 @@ class Run:
 def run(*words: str, conf: str | Path | None = None, config_dir: str | Path | None = None, **values: Any) -> Run:
     """Train as `python train.py WORDS` does: `run("scheduler=cosine", "batch=small", epochs=2)`.
 
-    The run leaves the same files, under `outputs/` in the current folder. A run that diverges is returned with that status. Hydra's global
-    state is afterwards what it was, so that the next call, or another Hydra program in this process, works after any error.
+    The run leaves the same files, under `outputs/` in the current folder. `run(resume="outputs/train/...")` goes on with a run. A run that
+    diverges is returned with that status. Hydra's global state is afterwards what it was, so that the next call, or another Hydra program
+    in this process, works after any error.
 
     Args:
         words: overrides as on the command line; a run at a time, so no sweeps.
@@ -70,9 +72,11 @@ def run(*words: str, conf: str | Path | None = None, config_dir: str | Path | No
     """
     folder, own = find_conf(conf), _own_folder(config_dir)
     _refuse_options(words)
-    _leave_earlier_folders(own)
-    make_importable([Path.cwd(), *own])
-    overrides = words_for_hydra([*words, *(f"{key}={_written(value)}" for key, value in values.items())])
+    start = start_of([*words, *(f"{key}={_written(value)}" for key, value in values.items())], folder)
+    places = [*own, *(place for place in start.places if place != Path.cwd())]
+    _leave_earlier_folders(places)
+    make_importable([Path.cwd(), *places])
+    overrides = words_for_hydra(start.words)
     searched = [f"hydra.searchpath={_written([f'file://{each}' for each in own])}"] if own else []
     ended: list[Run | BaseException] = []
 
@@ -86,7 +90,7 @@ def run(*words: str, conf: str | Path | None = None, config_dir: str | Path | No
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         try:
-            hydra.run("config", job, [*overrides, *searched], with_log_configuration=False)
+            hydra.run(start.config_name, job, [*overrides, *searched], with_log_configuration=False)
         except (*INPUT_ERRORS, ValueError) as error:
             raise ValueError(composition_line(error, folder, overrides)) from error
     (run,) = ended
@@ -109,6 +113,8 @@ def _set_aside() -> Iterator[None]:
 def _carried_out(cfg: DictConfig, folder: Path) -> Run:
     if cfg.trainer.devices != 1:
         raise ConfigError("trainer.devices", cfg.trainer.devices, "a notebook trains on one device", "use train.py for several")
+    if complete := already_complete(cfg):
+        raise ConfigError("resume", cfg.resume, complete)
     trained = carry_out(cfg, folder)  # no other process is started, so the script is not used
     results = json.loads((output_dir() / "results.json").read_text())
     return Run(output_dir().resolve(), results, cfg, trained.module, trained.data, trained.trainer)

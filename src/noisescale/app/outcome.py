@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
-from noisescale.app.ending import PLANS_END, ending, nothing_left
+from noisescale.app.ending import PLANS_END, as_saved, ending, nothing_left
 from noisescale.app.faults import RunFailed, failure_of
 from noisescale.app.launchers.ranks import lost_process
 from noisescale.app.monitors import missing_metric
@@ -62,9 +62,16 @@ class Outcome:
 
 
 def fit_and_test(
-    cfg: DictConfig, trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule, batches: BatchSizeScheduler
+    cfg: DictConfig,
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    data: pl.LightningDataModule,
+    batches: BatchSizeScheduler,
+    untested: bool = False,
 ) -> Outcome:
     """Train to the end of the plan, starting from `cfg.ckpt_path` if it is given, and test a run that was completed or stopped.
+
+    If the checkpoint leaves nothing to train, it is tested if that is all that is left of the run (`untested`), and otherwise refused.
 
     Raises:
         ConfigError: an error in the config that shows only when training starts; a checkpoint of a different run; an image that cannot be
@@ -90,7 +97,9 @@ def fit_and_test(
     _counted(outcome, started, trainer, batches)
     if outcome.status == "completed":
         if cfg.ckpt_path is not None and not _has_started(batches):
-            raise nothing_left(cfg, trainer, batches)
+            if not trainer.strategy.broadcast(untested):  # only the first process knows
+                raise nothing_left(cfg, trainer, batches)
+            outcome.metrics = as_saved(cfg, module, batches)
         outcome.status, outcome.reason = ending(cfg, trainer, batches)
         _test(outcome, trainer, module, data)
     return outcome
@@ -102,7 +111,8 @@ def _counted(outcome: Outcome, started: float, trainer: pl.Trainer, batches: Bat
     outcome.updates = trainer.global_step
     if batches.loader is not None:
         outcome.examples = batches.loader.cursor.examples_seen
-    outcome.examples_per_second = (outcome.examples - batches.examples_before) / outcome.seconds
+    if _has_started(batches):
+        outcome.examples_per_second = (outcome.examples - batches.examples_before) / outcome.seconds
     return outcome
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
+from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -11,6 +13,9 @@ from noisescale.app.composed import num_examples, read_config
 from noisescale.app.config import in_sweep, output_dir, typed
 from noisescale.app.devices import check_counts
 from noisescale.app.progress import progress_bar
+from noisescale.app.recorded import CONFIG, write_record
+from noisescale.app.run_folder import refuse_plan_in_training
+from noisescale.errors import ConfigError
 from noisescale.files import set_aside
 from noisescale.plans.summary import summarize, write_plan
 from noisescale.plans.warnings import plan_warnings
@@ -27,6 +32,12 @@ def preview(cfg: DictConfig) -> int:
     Raises:
         ConfigError: the config is invalid.
     """
+    if cfg.get("resume") is not None:
+        config = os.path.relpath(Path(str(cfg.resume)) / CONFIG)
+        raise ConfigError(
+            "resume", cfg.resume, "plan.py trains nothing", f"for its plan: python plan.py --config-path {shlex.quote(config)}"
+        )
+    refuse_plan_in_training(output_dir())
     run = read_config(cfg)
     check_counts(cfg)
     examples = num_examples(cfg)
@@ -46,6 +57,7 @@ def preview(cfg: DictConfig) -> int:
     for note in (*run.notes, *plan_warnings(summary, run.optimizer, run.weight_decay)):
         print(f"note: {note}", file=sys.stderr)
 
+    write_record(output_dir() / CONFIG, cfg)
     rows, limit, table, figure = summary.total, cfg.plan_csv_rows, output_dir() / "plan.csv", output_dir() / "plan.png"
     if limit is None or rows <= limit:
         with progress_bar("writing plan.csv") as progress:

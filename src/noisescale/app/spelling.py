@@ -7,6 +7,8 @@ import re
 __all__ = ["as_typed"]
 
 _SPELLINGS = {
+    r"\bor start a new training from its weights(?! with)": "or start a new training from its weights with weights_from=...",
+    r"(\bwas trained with [\w.]+=)None\b": r"\1null",
     r"\bweight=(?=\.\.\.|$)": "micro_batch_weight=",
     r"\bweight is not the denominator": "micro_batch_weight is not the denominator",
     r"^weight=": "micro_batch_weight=",

@@ -14,11 +14,13 @@ from omegaconf import DictConfig
 
 from noisescale.app.checks import check_targets
 from noisescale.app.composed import Composed, known_examples, read_config
-from noisescale.app.config import errors_under, output_dir
+from noisescale.app.config import errors_under
 from noisescale.app.devices import accelerator_of, check_devices
 from noisescale.app.interruption import RunInterrupted, say_how_to_resume
 from noisescale.app.libraries import import_libraries
 from noisescale.app.progress import progress_bar
+from noisescale.app.resume import already_complete
+from noisescale.app.run_folder import RunFolder, run_folder
 from noisescale.app.sweeps import recorded_run
 from noisescale.plans.plan import Plan
 from noisescale.plans.warnings import cap_warnings, rule_warnings
@@ -47,6 +49,10 @@ class Trained:
 def train(cfg: DictConfig, script: Path) -> int:
     """Carry out one run; returns the exit status: 0, or 3 for a run that diverged. See `carry_out`."""
     with recorded_run():
+        complete = already_complete(cfg)
+        if complete:
+            print(complete)
+            return 0
         return DIVERGED if carry_out(cfg, script).outcome.status == "diverged" else 0
 
 
@@ -61,9 +67,14 @@ def carry_out(cfg: DictConfig, script: Path) -> Trained:
         script: the program that was started, such as train.py; it is started again for each further device.
 
     Raises:
-        ConfigError: the config is invalid.
+        ConfigError: the config is invalid, or another run is carried out in the same folder.
         RunInterrupted: the run was interrupted; its files have been written.
     """
+    with run_folder(cfg) as folder:
+        return _carry_out(cfg, script, folder)
+
+
+def _carry_out(cfg: DictConfig, script: Path, folder: RunFolder) -> Trained:
     run = read_config(cfg)
     devices = check_devices(cfg)
     if (known := known_examples(cfg)) is not None:
@@ -89,11 +100,12 @@ def carry_out(cfg: DictConfig, script: Path) -> Trained:
             warnings.filterwarnings("ignore", message=re.escape(note))  # BatchSizeScheduler says some of them, too
         with errors_under("data"):
             data.prepare_data()
-    with other_ranks(devices, script, output_dir(), cfg.rank_timeout):
-        return _fit_and_report(run, data, plan, accelerator)
+    folder.begin(cfg)
+    with other_ranks(devices, script, folder.record, cfg.rank_timeout):
+        return _fit_and_report(run, data, plan, accelerator, folder)
 
 
-def _fit_and_report(run: Composed, data: pl.LightningDataModule, plan: Plan, accelerator: str) -> Trained:
+def _fit_and_report(run: Composed, data: pl.LightningDataModule, plan: Plan, accelerator: str, folder: RunFolder) -> Trained:
     """Build, fit and test on each device, and write the results on the first one."""
     import torch
 
@@ -104,6 +116,7 @@ def _fit_and_report(run: Composed, data: pl.LightningDataModule, plan: Plan, acc
     from noisescale.app.own_data import set_up
     from noisescale.app.results import leave_results
     from noisescale.app.trainer import build_trainer
+    from noisescale.app.weights import load_weights
     from noisescale.callbacks import BatchSizeScheduler
     from noisescale.execution.batch_norm import min_micro_batch_size
 
@@ -113,6 +126,7 @@ def _fit_and_report(run: Composed, data: pl.LightningDataModule, plan: Plan, acc
     optimizer, weight = build_optimizer(cfg), micro_batch_weight(cfg)
     set_up(data)
     module = build_module(cfg, data, optimizer)
+    load_weights(cfg, module)
     run.plan(plan.num_examples, min_micro_batch_size(module, plan.world_size))
     batches = BatchSizeScheduler(
         run.strategy,
@@ -125,7 +139,7 @@ def _fit_and_report(run: Composed, data: pl.LightningDataModule, plan: Plan, acc
     )
     trainer = build_trainer(cfg, module, data, batches, accelerator)
     with quiet_threads(), RunLoggers(cfg, trainer) as loggers:
-        outcome = fit_and_test(cfg, trainer, module, data, batches)
+        outcome = fit_and_test(cfg, trainer, module, data, batches, untested=folder.untested)
         if outcome.failure is not None:
             if trainer.is_global_zero:
                 with suppress(OSError):  # results.json where it can be written; the failure itself is reported in any case

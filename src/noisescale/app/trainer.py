@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 import noisescale
+from noisescale.app.changes import plan_of_run
 from noisescale.app.config import as_plain, build, in_sweep, options
 from noisescale.app.launchers.connection import connection
 from noisescale.app.module import MONITORED
@@ -50,7 +51,8 @@ def build_trainer(
         ConfigError: a callback or a key of the Trainer is invalid.
     """
     quiet_lightning()
-    callbacks: list[pl.Callback] = [batches, SameRun(_choices_of_run(cfg, data)), TypedPatience(), StopOnSignal()]
+    same_run = SameRun(_choices_of_run(cfg, data), plan_of_run(cfg, batches))
+    callbacks: list[pl.Callback] = [batches, same_run, TypedPatience(), StopOnSignal()]
     if cfg.model.get("compile"):
         callbacks.append(CompileFirst(sizes(data)["input_shape"], cfg.model.compile))
     with_data, with_step = has_loader(data, "val"), has_step(module, "validation_step")

@@ -137,6 +137,11 @@ class BatchSizeScheduler(LeanCallback):
         return self._opened.plan
 
     @property
+    def restored_metrics(self) -> dict[str, torch.Tensor]:
+        """The metrics that callbacks saw last before the checkpoint was saved, until the training goes on from it."""
+        return self._resumed.metrics
+
+    @property
     def _opened(self) -> PlannedLoader:
         if self.loader is None:
             raise RuntimeError("BatchSizeScheduler has no plan before `trainer.fit`")

@@ -3,14 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_info
 
 from noisescale.errors import ConfigError
 from noisescale.execution.lean import LeanCallback
 
-__all__ = ["SameRun"]
+__all__ = ["PlanOfRun", "SameRun"]
+
+
+@dataclass(frozen=True)
+class PlanOfRun:
+    """What decides the updates of a run, which the weights and the optimizer do not show.
+
+    Args:
+        choices: dotted key -> plain value of the batches and the learning rates.
+        options: group -> the option that gives its keys; if a key differs because of another option, the error is about the option.
+        changes: dotted key -> plain value of what may change, such as the number of epochs.
+        said: (key, value of the checkpoint, module, epoch of the checkpoint) -> what such a change has as a consequence, in words; may be
+            empty.
+    """
+
+    choices: Mapping[str, Any]
+    options: Mapping[str, str] = field(default_factory=dict)
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    said: Callable[[str, Any, pl.LightningModule, int], str] = lambda key, before, module, epoch: ""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint has of it."""
+        return {"choices": dict(self.choices), "options": dict(self.options), "changes": dict(self.changes)}
+
+    def compare(self, saved: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Compare with the state in a checkpoint, or None if it has none; returns what may change and has changed, as it was."""
+        if saved is None:
+            known = ", ".join(dict.fromkeys(key.partition(".")[0] for key in (*self.choices, *self.changes)))
+            rank_zero_info(f"note: the checkpoint is of a version that did not save {known}: they are taken as they are given here")
+            return {}
+        for key in sorted({*saved["choices"], *self.choices}):
+            before, now = saved["choices"].get(key), self.choices.get(key)
+            if before == now:
+                continue
+            group = key.partition(".")[0]
+            had, has = saved["options"].get(group), self.options.get(group)
+            if had != has:
+                key, before, now = group, had, has
+            remedy = "resume with the same, or start a new training from its weights"
+            raise ConfigError(key, now, f"the checkpoint was trained with {key}={before}", remedy)
+        return {key: before for key, before in saved["changes"].items() if self.changes.get(key) != before}
+
+    def say(self, changed: Mapping[str, Any], pl_module: pl.LightningModule, epoch: int) -> None:
+        """A line for each change that has a consequence."""
+        for key, before in changed.items():
+            if words := self.said(key, before, pl_module, epoch):
+                rank_zero_info(f"note: {key}={self.changes.get(key)}, the checkpoint was trained with {key}={before}: {words}")
 
 
 class SameRun(LeanCallback):
@@ -21,18 +69,20 @@ class SameRun(LeanCallback):
 
     Args:
         choices: dotted key -> plain value, only for the keys that a resumed run must not change.
+        plan: what decides the updates, if it is to be compared, too. A line says so if a checkpoint does not have it.
 
     Raises:
         ConfigError: a checkpoint is loaded that differs in a key; the error is about the first such key.
     """
 
-    def __init__(self, choices: Mapping[str, Any]) -> None:
-        self.choices = dict(choices)
+    def __init__(self, choices: Mapping[str, Any], plan: PlanOfRun | None = None) -> None:
+        self.choices, self.plan = dict(choices), plan
         self._ours: Callable[[dict[str, Any]], None] | None = None
         self._before: dict[str, Any] = {}
+        self._changed: dict[str, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"choices": self.choices}
+        return {"choices": self.choices} if self.plan is None else {"choices": self.choices, "plan": self.plan.state()}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Compare before the weights are loaded, whose shapes may differ because of a choice.
@@ -46,6 +96,8 @@ class SameRun(LeanCallback):
             saved = (checkpoint.get("callbacks") or {}).get(self.state_key)
             if saved:
                 self._compare(saved["choices"])
+                if self.plan is not None:
+                    self._changed = self.plan.compare(saved.get("plan"))
             own(checkpoint)
 
         self._ours = compare_first
@@ -53,6 +105,9 @@ class SameRun(LeanCallback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._leave(pl_module)
+        if self.plan is not None:
+            self.plan.say(self._changed, pl_module, trainer.current_epoch)
+        self._changed = {}
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._leave(pl_module)

@@ -40,7 +40,7 @@ def is_first() -> bool:
 
 
 @contextmanager
-def other_ranks(count: int, script: Path, run_dir: Path, timeout: float) -> Iterator[None]:
+def other_ranks(count: int, script: Path, record: Path, timeout: float) -> Iterator[None]:
     """Run ranks 1 to count - 1 of a run beside this process, which is rank 0.
 
     In an outer world, the other ranks are there already, and are told to begin. It does nothing for one process, and in a rank other than
@@ -50,12 +50,12 @@ def other_ranks(count: int, script: Path, run_dir: Path, timeout: float) -> Iter
     Args:
         count: number of processes, including this one.
         script: the program to start, such as train.py.
-        run_dir: the folder of the run; its `.hydra/config.yaml` is the composed config.
+        record: the folder with the recorded config of the run.
         timeout: seconds that the others have to end when this one is done.
     """
     if outer_world() is not None:
         if is_first():
-            tell_others(run_dir)
+            tell_others(record)
         try:
             yield
         finally:
@@ -67,7 +67,7 @@ def other_ranks(count: int, script: Path, run_dir: Path, timeout: float) -> Iter
         yield
         return
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()), NODE_RANK="0", LOCAL_RANK="0", WORLD_SIZE=str(count))
-    command = [sys.executable, str(script), *words_of_rank(run_dir.resolve())]
+    command = [sys.executable, str(script), *words_of_rank(record.resolve())]
     environment = {**os.environ, _PARENT: str(os.getpid())}
     _children[:] = [subprocess.Popen(command, env={**environment, "LOCAL_RANK": str(rank)}) for rank in range(1, count)]
     finished = threading.Event()

@@ -55,7 +55,7 @@ def outer_world(environment: Mapping[str, str] = os.environ) -> World | None:
 
 
 class Meeting:
-    """Where rank 0 of an outer world tells the others in which folder the run is.
+    """Where rank 0 of an outer world tells the others where it has recorded the config of the run.
 
     It is torchrun's store, or that at MASTER_ADDR and MASTER_PORT, which torch uses afterwards to connect the processes.
     """
@@ -71,21 +71,21 @@ class Meeting:
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         self._store = distributed.PrefixStore(f"noisescale/{attempt}", store)
 
-    def tell(self, run_dir: Path) -> None:
+    def tell(self, record: Path) -> None:
         """Let the others begin."""
-        self._store.set("run_dir", str(run_dir))
+        self._store.set("record", str(record))
 
     def ask(self) -> Path:
-        """Wait for rank 0; returns the folder of the run.
+        """Wait for rank 0; returns the folder of the recorded config.
 
         Raises:
             Interrupted: rank 0 has ended, for a reason that it has given itself.
         """
         deadline = time.monotonic() + PATIENCE.total_seconds()
         try:
-            while not self._store.check(["run_dir"]) and time.monotonic() < deadline:  # a call that waits could not be interrupted
+            while not self._store.check(["record"]) and time.monotonic() < deadline:  # a call that waits could not be interrupted
                 time.sleep(0.1)
-            return Path(self._store.get("run_dir").decode())
+            return Path(self._store.get("record").decode())
         except RuntimeError as error:
             raise Interrupted(None, "the end of rank 0") from error
 
@@ -111,24 +111,29 @@ def join(words: Sequence[str]) -> list[str]:
     _meeting = Meeting(world)
     if world.rank == 0:
         return list(words)
-    run_dir = _meeting.ask()
-    if not (run_dir / ".hydra" / "config.yaml").exists():
+    record = _meeting.ask()
+    if not (record / "config.yaml").exists():
         problem = f"rank {world.rank} does not see this folder of rank 0"
-        raise ConfigError("hydra.run.dir", run_dir, problem, "choose one on a file system that all machines share")
-    return words_of_rank(run_dir)
+        raise ConfigError("hydra.run.dir", _run_of(record), problem, "choose one on a file system that all machines share")
+    return words_of_rank(record)
 
 
-def tell_others(run_dir: Path) -> None:
+def tell_others(record: Path) -> None:
     """As rank 0 of an outer world, let the other ranks begin."""
     if _meeting is not None:
-        _meeting.tell(run_dir.resolve())
+        _meeting.tell(record.resolve())
 
 
-def words_of_rank(run_dir: Path) -> list[str]:
-    """The words that make a process a further rank of the run in `run_dir`, an absolute path: it reads the config of rank 0."""
-    quoted = "'" + str(run_dir).replace("'", "\\'") + "'"
+def _run_of(record: Path) -> Path:
+    """The folder of the run: its config is recorded in `.hydra`, or in `.hydra/resumed-1` and so on."""
+    return record.parent if record.name == ".hydra" else record.parent.parent
+
+
+def words_of_rank(record: Path) -> list[str]:
+    """The words that make a process a further rank of a run: it reads the config that rank 0 has recorded, an absolute path."""
+    quoted = "'" + str(_run_of(record)).replace("'", "\\'") + "'"
     return [
-        *("--config-path", str(run_dir / ".hydra"), "--config-name", "config"),
+        *("--config-path", str(record), "--config-name", "config"),
         *(f"hydra.run.dir={quoted}", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"),
     ]
 

@@ -1,0 +1,33 @@
+"""A short run, and what two folders have in common if one holds the run that was interrupted, and the other the one that was not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from noisescale.files import read_rows
+from tests.helpers.front_door import checkpoint_of, results_of
+
+SHORT = ("epochs=3", "threads=1", "logger=csv-only", "batch.last=partial", "data.subset_size=200", "max_micro_batch_size=20")
+"""180 training examples: 6 updates in each epoch, five of 32 in two micro-batches and one of 20."""
+
+
+def assert_same_run(mine: Path, other: Path) -> None:
+    assert (mine / "steps.csv").read_text() == (other / "steps.csv").read_text()
+    assert epochs_of(mine) == epochs_of(other)
+    saved, expected = checkpoint_of(mine), checkpoint_of(other)
+    assert saved["state_dict"].keys() == expected["state_dict"].keys()
+    assert all(torch.equal(value, expected["state_dict"][name]) for name, value in saved["state_dict"].items())
+    assert str(saved["optimizer_states"]) == str(expected["optimizer_states"])
+    results, whole = (
+        {key: value for key, value in results_of(folder).items() if key.startswith(("test/", "val/", "train/"))} for folder in (mine, other)
+    )
+    assert results == whole
+    for key in ("status", "reason", "updates", "examples", "num_examples", "seed"):
+        assert results_of(mine)[key] == results_of(other)[key]
+
+
+def epochs_of(folder: Path) -> list[dict[str, Any]]:
+    return [{name: row[name] for name in row if "second" not in name} for row in read_rows(folder / "epochs.csv")]
