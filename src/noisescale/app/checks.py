@@ -21,7 +21,7 @@ from noisescale.plans.validations import check_val_check_interval
 
 __all__ = ["check_config", "check_precision", "ghost_batch_size", "min_micro_batch_size"]
 
-MONTH = 30 * 24 * 3600
+TEN_DAYS = 10 * 24 * 3600
 """The longest `rank_timeout`, in seconds."""
 
 COMPILE_MODES = ("reduce-overhead", "max-autotune")
@@ -94,7 +94,7 @@ def _check_run(cfg: DictConfig) -> None:
         check_smallest_micro_batch("max_micro_batch_size", cfg.max_micro_batch_size, min_micro_batch_size(cfg))
     if cfg.ckpt_path is not None:
         _check_checkpoint(str(cfg.ckpt_path))
-    check_number("rank_timeout", cfg.rank_timeout, above=0, at_most=MONTH, unit="seconds")
+    check_number("rank_timeout", cfg.rank_timeout, above=0, at_most=TEN_DAYS, unit="seconds")
     _check_bool("full_error", cfg.full_error)
     _check_bool("check_cuts", cfg.check_cuts)
     if Path(str(cfg.output_dir)) != output_dir():
