@@ -31,7 +31,7 @@ from noisescale.plans.validations import check_val_check_interval
 
 __all__ = ["check_config", "check_precision", "check_targets", "ghost_batch_size", "min_micro_batch_size"]
 
-MONTH = 30 * 24 * 3600
+TEN_DAYS = 10 * 24 * 3600
 """The longest `rank_timeout`, in seconds."""
 
 COMPILE_MODES = ("reduce-overhead", "max-autotune")
@@ -165,7 +165,7 @@ def _check_run(cfg: DictConfig) -> None:
         check_count("plan_csv_rows", cfg.plan_csv_rows, at_least=0, unit="updates", remedy="null for any number")
     if cfg.ckpt_path is not None:
         _check_checkpoint(str(cfg.ckpt_path))
-    check_number("rank_timeout", cfg.rank_timeout, above=0, at_most=MONTH, unit="seconds")
+    check_number("rank_timeout", cfg.rank_timeout, above=0, at_most=TEN_DAYS, unit="seconds")
     if cfg.get("weights_from") is not None and not Path(str(cfg.weights_from)).is_file():
         raise ConfigError("weights_from", cfg.weights_from, "no such file", "give a .ckpt file, or null for new weights")
     _check_bool("full_error", cfg.full_error)
