@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
@@ -10,6 +11,9 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+if TYPE_CHECKING:
+    from noisescale.app.known_runs import KnownRuns
 
 __all__ = ["UnfinishedRuns"]
 
@@ -28,7 +32,7 @@ class UnfinishedRuns(BasicSweeper):
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         assert self.launcher is not None
         self.launcher = _UnlessEmpty(self.launcher)
-        self._known = None
+        self._known: KnownRuns | None = None
 
     def get_job_batch(self) -> Sequence[Sequence[str]]:
         from noisescale.app.known_runs import KnownRuns

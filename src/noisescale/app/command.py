@@ -20,12 +20,15 @@ from noisescale.app.flags import flags_first
 from noisescale.app.listing import config_folders, list_options_only
 from noisescale.app.messages import INPUT_ERRORS, composition_line, line, say
 from noisescale.app.own_words import make_importable, words_for_hydra
-from noisescale.app.sweeps import table_at_the_end, what_differs
+from noisescale.app.sweeps import RunDied, table_at_the_end, what_differs
 
 __all__ = ["front_door"]
 
 BAD_INPUT = 2
 """Exit status for invalid input."""
+
+DIED = 1
+"""Exit status of a sweep in which the process of a run was killed."""
 
 INTERRUPTED = 130
 """Exit status of a run that was stopped by a signal, such as Ctrl-C; shells use the same number."""
@@ -51,11 +54,11 @@ class _RunRefused(Exception):
 
 @functools.cache
 def _without_a_second_line() -> None:
-    """Let Hydra print nothing about a run that was refused, which has printed its own line. Hydra has no setting for this."""
+    """Let Hydra print nothing about a run that has its own line: it was refused, or its process was killed. Hydra has no setting for this."""
     returned: Any = JobReturn.return_value
 
     def return_value(job: JobReturn) -> Any:
-        if isinstance(job._return_value, _RunRefused):
+        if isinstance(job._return_value, (_RunRefused, RunDied)):
             raise job._return_value
         return returned.fget(job)
 
@@ -95,6 +98,8 @@ class Command:
                 hydra.main(version_base="1.3", config_path=str(self._conf), config_name="config")(run)()
         except _RunRefused:
             return BAD_INPUT
+        except RunDied:
+            return DIED
         except KeyboardInterrupt:
             if _full_error():
                 raise

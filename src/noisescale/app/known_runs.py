@@ -49,9 +49,9 @@ class Decision:
     changed: tuple[str, ...] = ()
 
 
-def continuing(folder: Path) -> list[str]:
-    """The overrides that let the run in `folder` go on from its last checkpoint, in its own folder."""
-    return [f"ckpt_path={_quoted(folder / 'checkpoints' / 'last.ckpt')}"]
+def continuing(checkpoint: Path) -> list[str]:
+    """The overrides that let a run go on from its checkpoint, if it is carried out in its own folder."""
+    return [f"ckpt_path={_quoted(checkpoint.resolve())}"]
 
 
 class KnownRuns:
@@ -105,7 +105,7 @@ class KnownRuns:
         words = [*words, f"hydra.sweep.subdir={_quoted(run.folder.relative_to(self._folder))}"]
         if run.checkpoint is None:
             return Decision(words, "restarted", run.folder, run)
-        return Decision([*words, *continuing(run.folder)], "continued", run.folder, run)
+        return Decision([*words, *continuing(run.checkpoint)], "continued", run.folder, run)
 
     def _composed(self, words: list[str]) -> tuple[set[str], dict[str, Any]]:
         """(keys that are set to a number, the config of a run): runs that differ in such numbers alone share one, which saves seconds.

@@ -24,17 +24,21 @@ from noisescale.app.config import in_sweep, output_dir, typed
 from noisescale.app.launchers.ranks import is_first
 from noisescale.app.messages import INPUT_ERRORS, line
 from noisescale.files import write_atomically
-from noisescale.studies.runs import STARTED, is_choice, read_run
-from noisescale.studies.runs_table import print_runs
+from noisescale.studies.runs import STARTED, continues, is_choice, read_run
+from noisescale.studies.table import print_runs
 
-__all__ = ["announce", "leave_ending", "recorded_run", "table_at_the_end", "what_differs"]
+__all__ = ["RunDied", "announce", "leave_ending", "recorded_run", "table_at_the_end", "what_differs"]
 
 _SWEEP = "NOISESCALE_SWEEP"
 
 
+class RunDied(Exception):
+    """The process of a run was killed, which has been said and noted; the sweep continues, and fails at its end."""
+
+
 def what_differs() -> str:
     """The words that the sweep varies, as they are in this run: `scheduler=step batch=small`; all words, if it varies none."""
-    varied = _varied(overrides()) if in_sweep() else {}
+    varied = _varied(word for word in overrides() if not continues(word, output_dir())) if in_sweep() else {}
     return " ".join(f"{key}={value}" for key, value in varied.items()) or " ".join(typed())
 
 
@@ -68,10 +72,10 @@ def announce(folders: Iterable[Path | None]) -> None:
 @contextmanager
 def recorded_run() -> Iterator[None]:
     """Leave in the folder of the run that is carried out inside which commit began it and, if it has no results, how it ended."""
-    folder = output_dir()
-    if not is_first() or not (folder / STARTED).parent.is_dir():
+    if not is_first():
         yield
         return
+    folder = output_dir()
     if in_sweep():
         _note_one_more(folder)
     leave_ending(folder, "started")
@@ -88,10 +92,11 @@ def recorded_run() -> Iterator[None]:
         raise
 
 
-def leave_ending(folder: Path, status: str, reason: str = "") -> None:
+def leave_ending(folder: Path, status: str, reason: str = "", words: Iterable[str] | None = None) -> None:
     """Note how a run has ended that leaves no results: `failed`, `refused` or `interrupted`; `started` when it begins."""
+    ending = {"status": status, "reason": reason, "commit": commit(), "words": overrides() if words is None else [*words]}
     with suppress(OSError):  # nothing depends on it
-        write_atomically(folder / STARTED, json.dumps({"status": status, "reason": reason, "commit": commit()}) + "\n")
+        write_atomically(folder / STARTED, json.dumps(ending, indent=2) + "\n", durable=False)
 
 
 def _note_one_more(folder: Path) -> None:
@@ -105,7 +110,8 @@ def _varied(words: Iterable[str]) -> dict[str, str]:
     """Key -> value of those of a run's overrides that were not typed with a single value for all runs."""
     if _SWEEP not in os.environ:
         return {}
-    fixed, swept = set(), set()
+    fixed: set[str] = set()
+    swept: set[str] = set()
     for word in json.loads(os.environ[_SWEEP])["typed"]:
         if "=" in word and not word.startswith("-"):
             try:

@@ -1,18 +1,12 @@
 """What the files of a run say about it: the words that it was started with, its results, and how it ended.
 
-python -m noisescale.studies.runs outputs
-
 Everything here only reads, and any file may be missing, cut off or full of rubbish: a run whose files cannot be read is `half-written`.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import re
-import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,10 +20,10 @@ __all__ = [
     "STATES",
     "Run",
     "changed_keys",
+    "continues",
     "identity",
     "is_choice",
     "key_of",
-    "main",
     "read_run",
     "runs_in",
     "what_differs",
@@ -48,11 +42,11 @@ NO_CHOICE = ("hydra", "threads", "full_error", "output_dir", "logger")
 CONTINUES = ("ckpt_path", "resume")
 """Keys that continue a run. They make another run of it unless they name the files of its own folder."""
 
-STARTED = Path(".hydra", "run.json")
-"""Written when a run starts, and again if it ends without results: `commit`, `status` and `reason`."""
+STARTED = ".run.json"
+"""Written when a run starts, and again if it ends without results: `status`, `reason`, `commit`, and the words of the run."""
 
-LOCK = "run.lock"
-"""The file that a running process holds a lock on."""
+LOCK = ".lock"
+"""The file that a process holds a lock on while it carries out a run in the folder."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +72,8 @@ class Run:
     @property
     def checkpoint(self) -> Path | None:
         """The checkpoint from which it can go on; None if there is none."""
-        file = self.folder / "checkpoints" / "last.ckpt"
-        return file if file.is_file() else None
+        saved = (self.folder / "checkpoints" / name for name in ("last.ckpt", "previous.ckpt"))
+        return next((file for file in saved if file.is_file()), None)
 
     @property
     def config(self) -> dict[str, Any] | None:
@@ -117,25 +111,28 @@ def identity(words: Iterable[str]) -> tuple[str, ...]:
 
 
 def read_run(folder: Path) -> Run | None:
-    """The run in `folder`; None if there is none, or if it is only a plan."""
+    """The run in `folder`; None if no training was started there."""
     hydra, results_file = folder / ".hydra", folder / "results.json"
-    if not (hydra.is_dir() or results_file.exists()) or ((folder / "plan.csv").exists() and not (folder / "steps.csv").exists()):
+    if not any(file.exists() for file in (folder / STARTED, results_file, folder / "steps.csv")):
         return None
-    words, wrong = _read(hydra / "overrides.yaml")
-    if not (isinstance(words, list) and all(isinstance(word, str) for word in words)):
-        words, wrong = None, wrong or ".hydra/overrides.yaml is damaged"
+    started, _ = _read(folder / STARTED)
+    started = started if isinstance(started, dict) else {}
+    words, wrong = started.get("words"), ""
+    if not _are_words(words):
+        words, wrong = _read(hydra / "overrides.yaml")
+    if not _are_words(words):
+        words, wrong = None, wrong or "overrides.yaml is damaged"
     results, damaged = _read(results_file)
     if results_file.exists() and not isinstance(results, dict):
-        results, wrong = {}, wrong or damaged or "results.json is damaged"
-    started, _ = _read(folder / STARTED)
-    results, started = (found if isinstance(found, dict) else {} for found in (results, started))
+        wrong = wrong or damaged or "results.json is damaged"
+    results = results if isinstance(results, dict) else {}
     state, reason = _state(folder, results, started, wrong)
     commit = results.get("commit") or started.get("commit")
     return Run(
         folder,
         state,
         reason,
-        overrides=None if words is None else tuple(word for word in words if not _continues(word, folder)),
+        overrides=None if words is None else tuple(word for word in words if not continues(word, folder)),
         results=results,
         commit=commit if isinstance(commit, str) else None,
     )
@@ -211,7 +208,11 @@ def _read(file: Path) -> tuple[Any, str]:
         return None, f"{file.name} is damaged"
 
 
-def _continues(word: str, folder: Path) -> bool:
+def _are_words(found: Any) -> bool:
+    return isinstance(found, list) and all(isinstance(word, str) for word in found)
+
+
+def continues(word: str, folder: Path) -> bool:
     """Whether a word says that the run in `folder` goes on from its own files."""
     value = word.partition("=")[2].strip("'\"").replace("\\'", "'")
     if key_of(word) not in CONTINUES or value in ("", "null"):
@@ -252,28 +253,3 @@ def _flat(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 def _in_order(path: Path) -> list[tuple[int, int | str]]:
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", path.name) if part]
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a table of every run in the folders named in `arguments`; returns the exit status."""
-    from noisescale.studies.runs_table import print_runs
-
-    parser = argparse.ArgumentParser(prog="python -m noisescale.studies.runs", description="Show every run in folders and below them.")
-    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="a folder of runs, such as outputs")
-    folders: list[Path] = parser.parse_args(arguments).folders
-    for folder in folders:
-        if not folder.is_dir():
-            print(f"error: {folder}: is not a folder", file=sys.stderr)
-            return 2
-    runs = list({run.folder.resolve(): run for run in runs_in(*folders)}.values())
-    if not runs:
-        print(f"error: {', '.join(map(str, folders))}: no runs; a run leaves .hydra and results.json in its folder", file=sys.stderr)
-        return 2
-    print_runs(runs, [os.path.relpath(run.folder) for run in runs], what_differs(runs), reasons=True)
-    counts = Counter(run.state for run in runs)
-    print(f"{len(runs)} runs: {', '.join(f'{counts[state]} {state}' for state in STATES if counts[state])}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,29 +1,36 @@
-"""A table of runs: what distinguishes them, how they ended, the metric of their test, updates and seconds."""
+"""A table of runs: what distinguishes them, how they ended, the metric of their test, updates and seconds.
+
+python -m noisescale.studies.table outputs
+"""
 
 from __future__ import annotations
 
+import argparse
 import math
+import os
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from noisescale.studies.headline import headline
-from noisescale.studies.runs import Run
+from noisescale.studies.runs import STATES, Run, runs_in, what_differs
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["print_runs", "runs_table"]
+__all__ = ["main", "print_runs", "table_of"]
 
 
 def print_runs(runs: Sequence[Run], names: Sequence[str], choices: Sequence[Mapping[str, str]], reasons: bool = False) -> None:
-    """Print `runs_table`, in the width of the terminal, or as wide as it is if stdout is none."""
+    """Print `table_of`, in the width of the terminal, or as wide as it is if stdout is none."""
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else 400).print(runs_table(runs, names, choices, reasons))
+    Console(width=None if sys.stdout.isatty() else 400).print(table_of(runs, names, choices, reasons))
 
 
-def runs_table(runs: Sequence[Run], names: Sequence[str], choices: Sequence[Mapping[str, str]], reasons: bool = False) -> Table:
+def table_of(runs: Sequence[Run], names: Sequence[str], choices: Sequence[Mapping[str, str]], reasons: bool = False) -> Table:
     """A row per run.
 
     Args:
@@ -63,3 +70,26 @@ def _metric(run: Run) -> tuple[str, float] | None:
         return headline(run.results)
     except (TypeError, ValueError):  # results.json is not ours, or is damaged
         return None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a table of every run in the folders named in `arguments`; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m noisescale.studies.table", description="Show every run in folders and below them.")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="a folder of runs, such as outputs")
+    folders: list[Path] = parser.parse_args(arguments).folders
+    for folder in folders:
+        if not folder.is_dir():
+            print(f"error: {folder}: is not a folder", file=sys.stderr)
+            return 2
+    runs = list({run.folder.resolve(): run for run in runs_in(*folders)}.values())
+    if not runs:
+        print(f"error: {', '.join(map(str, folders))}: no training was started there", file=sys.stderr)
+        return 2
+    print_runs(runs, [os.path.relpath(run.folder) for run in runs], what_differs(runs), reasons=True)
+    counts = Counter(run.state for run in runs)
+    print(f"{len(runs)} runs: {', '.join(f'{counts[state]} {state}' for state in STATES if counts[state])}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
