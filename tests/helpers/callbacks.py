@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -86,3 +87,22 @@ class KeepsWeights(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         self.kept.append(torch.cat([parameter.detach().flatten().clone() for parameter in pl_module.parameters()]))
+
+
+class EndsOnce(pl.Callback):
+    """At the first batch of epoch `epoch`, raises KeyboardInterrupt, or kills the process, in the run with seed `seed`, once.
+
+    Args:
+        mark: a file that it leaves, so that the run is not ended again.
+        kill: end the process with SIGKILL.
+    """
+
+    def __init__(self, mark: str, epoch: int = 1, seed: int = 0, kill: bool = False) -> None:
+        self.mark, self.epoch, self.seed, self.kill = Path(mark), epoch, seed, kill
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *arguments: Any) -> None:
+        if trainer.current_epoch == self.epoch and os.environ.get("PL_GLOBAL_SEED") == str(self.seed) and not self.mark.exists():
+            self.mark.touch()
+            if self.kill:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise KeyboardInterrupt

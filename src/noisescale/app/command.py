@@ -54,7 +54,7 @@ class _RunRefused(Exception):
 
 @functools.cache
 def _without_a_second_line() -> None:
-    """Let Hydra print nothing about a run that has its own line: it was refused, or its process was killed. Hydra has no setting for this."""
+    """Let Hydra print nothing about a run that has its own line, because it was refused or killed. Hydra has no setting for this."""
     returned: Any = JobReturn.return_value
 
     def return_value(job: JobReturn) -> Any:

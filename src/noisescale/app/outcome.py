@@ -32,6 +32,7 @@ class Outcome:
         updates, examples: totals of the run, including those before it was resumed.
         seconds: time of training and validation in this process.
         examples_per_second: throughput in this process, without the examples before the run was resumed.
+        exit: the exit that a handler of a signal asked for, with its status, which may tell a cluster to start the job again.
     """
 
     status: str = "completed"
@@ -41,6 +42,7 @@ class Outcome:
     examples: int = 0
     seconds: float = 0.0
     examples_per_second: float = 0.0
+    exit: SystemExit | None = None
 
 
 def fit_and_test(
@@ -59,8 +61,10 @@ def fit_and_test(
         outcome.metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     except TrainingDiverged as error:
         outcome.status, outcome.reason = "diverged", str(error)
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit) as stop:
         outcome.status, outcome.reason = "interrupted", f"a signal at update {trainer.global_step}"
+        if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):  # that one is Lightning's for Ctrl-C
+            outcome.exit = stop
     except Exception as error:
         refused = _as_config_error(error, cfg, data, batches) or missing_metric(error, cfg, trainer)
         if refused is None:

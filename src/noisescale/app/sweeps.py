@@ -23,6 +23,7 @@ from noisescale.app.commit import commit
 from noisescale.app.config import in_sweep, output_dir, typed
 from noisescale.app.launchers.ranks import is_first
 from noisescale.app.messages import INPUT_ERRORS, line
+from noisescale.app.requeued import cluster_job
 from noisescale.files import write_atomically
 from noisescale.studies.runs import STARTED, continues, is_choice, read_run
 from noisescale.studies.table import print_runs
@@ -94,7 +95,13 @@ def recorded_run() -> Iterator[None]:
 
 def leave_ending(folder: Path, status: str, reason: str = "", words: Iterable[str] | None = None) -> None:
     """Note how a run has ended that leaves no results: `failed`, `refused` or `interrupted`; `started` when it begins."""
-    ending = {"status": status, "reason": reason, "commit": commit(), "words": overrides() if words is None else [*words]}
+    ending = {
+        "status": status,
+        "reason": reason,
+        "commit": commit(),
+        "job": cluster_job(),
+        "words": overrides() if words is None else [*words],
+    }
     with suppress(OSError):  # nothing depends on it
         write_atomically(folder / STARTED, json.dumps(ending, indent=2) + "\n", durable=False)
 

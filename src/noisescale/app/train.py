@@ -15,6 +15,7 @@ from noisescale.app.composed import Composed, known_examples, read_config
 from noisescale.app.config import errors_under, output_dir
 from noisescale.app.devices import accelerator_of, check_devices
 from noisescale.app.libraries import import_libraries
+from noisescale.app.requeued import go_on_if_requeued
 from noisescale.app.sweeps import recorded_run
 from noisescale.plans.plan import Plan
 from noisescale.plans.warnings import cap_warnings, rule_warnings
@@ -42,6 +43,7 @@ class Trained:
 
 def train(cfg: DictConfig, script: Path) -> int:
     """Carry out one run; returns the exit status: 0, or 3 for a run that diverged. See `carry_out`."""
+    go_on_if_requeued(cfg)
     with recorded_run():
         return DIVERGED if carry_out(cfg, script).outcome.status == "diverged" else 0
 
@@ -121,5 +123,5 @@ def _fit_and_report(run: Composed, data: pl.LightningDataModule, plan: Plan, acc
             leave_results(cfg, outcome, plan.num_examples)
             loggers.report(outcome.metrics, outcome.updates, succeeded=outcome.status not in ("diverged", "interrupted"))
     if outcome.status == "interrupted":
-        raise KeyboardInterrupt
+        raise outcome.exit or KeyboardInterrupt
     return Trained(outcome, module, data, trainer)
