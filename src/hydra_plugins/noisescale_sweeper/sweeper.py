@@ -50,7 +50,7 @@ class UnfinishedRuns(BasicSweeper):
 
 
 class _UnlessEmpty(Launcher):
-    """A launcher that is not called for no runs, which most of them refuse."""
+    """A launcher that is not called for no runs, which most of them refuse; a job of a cluster that has failed is said in one line."""
 
     def __init__(self, launcher: Launcher) -> None:
         self.launcher = launcher
@@ -59,4 +59,11 @@ class _UnlessEmpty(Launcher):
         self.launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        return self.launcher.launch(job_overrides, initial_job_idx) if job_overrides else []
+        if not job_overrides:
+            return []
+        try:
+            return self.launcher.launch(job_overrides, initial_job_idx)
+        except Exception as error:
+            from noisescale.app.sweeps import as_death
+
+            raise as_death(error) from error

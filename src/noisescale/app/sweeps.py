@@ -22,19 +22,27 @@ from noisescale.app.choices import key_of, overrides
 from noisescale.app.commit import commit
 from noisescale.app.config import in_sweep, output_dir, typed
 from noisescale.app.launchers.ranks import is_first
-from noisescale.app.messages import INPUT_ERRORS, line
+from noisescale.app.messages import INPUT_ERRORS, line, say
 from noisescale.app.requeued import cluster_job
 from noisescale.files import write_atomically
 from noisescale.studies.runs import STARTED, continues, is_choice, read_run
 from noisescale.studies.table import print_runs
 
-__all__ = ["RunDied", "announce", "leave_ending", "recorded_run", "table_at_the_end", "what_differs"]
+__all__ = ["RunDied", "announce", "as_death", "leave_ending", "recorded_run", "table_at_the_end", "what_differs"]
 
 _SWEEP = "NOISESCALE_SWEEP"
 
 
 class RunDied(Exception):
     """The process of a run was killed, which has been said and noted; the sweep continues, and fails at its end."""
+
+
+def as_death(error: Exception) -> Exception:
+    """`RunDied`, after a line that says so, for submitit's error of a job that was killed or cancelled; any other error itself."""
+    if not type(error).__module__.startswith("submitit."):
+        return error
+    say(f"a job of submitit has failed; the others go on, and the same command finishes those that have ended ({_first_line(error)})")
+    return RunDied(str(error))
 
 
 def what_differs() -> str:
@@ -128,3 +136,7 @@ def _varied(words: Iterable[str]) -> dict[str, str]:
             (swept if override.is_sweep_override() else fixed).add(key_of(word))
     pairs = {key_of(word): word.partition("=")[2] for word in words}
     return {key: value for key, value in pairs.items() if key in swept or (key not in fixed and is_choice(key))}
+
+
+def _first_line(error: Exception) -> str:
+    return next((text.strip() for text in str(error).splitlines() if text.strip()), type(error).__name__)
