@@ -21,6 +21,7 @@ import importlib.util
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ OTHERS = {
     ("pip", "install", "."),
     ("pip", "install", ".[wandb]"),
     ("pip", "install", ".[mlflow]"),
+    ("pip", "install", ".[submitit]"),
     ("tensorboard", "--logdir", "outputs"),
     ("eval", "$(python train.py -sc install=bash)"),  # its inner command is among COMMANDS
     (".venv/bin/ruff", "format", "."),
@@ -203,7 +205,7 @@ def samples(arguments: list[str]) -> list[list[str]]:
     if "-m" not in arguments:
         return [arguments]
     listed = [
-        choices(argument) for argument in arguments if argument != "-m" and "hydra/launcher" not in argument and "n_jobs" not in argument
+        choices(argument) for argument in arguments if argument != "-m" and not argument.startswith(("hydra/launcher", "hydra.launcher"))
     ]
     count = max(len(options) for options in listed if not options[0].startswith("seed="))
     return [[options[run % len(options)] for options in listed] for run in range(count)]
@@ -233,6 +235,8 @@ def test_up_to_the_start_of_training(command: Command, saved: Path, pictures: Pa
 
 def needs(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
     """What this machine lacks to run a command; empty if it lacks nothing."""
+    if "hydra/launcher=submitit_slurm" in arguments and not shutil.which("sbatch"):
+        return "SLURM"
     cfg = composed(samples(arguments)[0], monkeypatch)
     folder = {"mnist": "MNIST", "cifar10": "cifar-10-batches-py"}.get(cfg.data.get("name"))
     if folder and not (SHARED_DATA / folder).is_dir():

@@ -206,6 +206,7 @@ def _run(job: _Job) -> JobReturn:
     )
     if done.status == JobStatus.FAILED and isinstance(done._return_value, Exception):
         done._return_value = _picklable(done._return_value)
+    done.cfg = done.hydra_cfg = None  # nobody asks for them, and the process of the sweep would keep them
     return done
 
 
