@@ -204,9 +204,8 @@ def samples(arguments: list[str]) -> list[list[str]]:
     """Runs of a sweep in which every choice except the seeds occurs; the command itself if it is not a sweep."""
     if "-m" not in arguments:
         return [arguments]
-    listed = [
-        choices(argument) for argument in arguments if argument != "-m" and not argument.startswith(("hydra/launcher", "hydra.launcher"))
-    ]
+    launcher = ("-m", "hydra/launcher", "hydra.launcher", "hydra.sweep")
+    listed = [choices(argument) for argument in arguments if not argument.startswith(launcher)]
     count = max(len(options) for options in listed if not options[0].startswith("seed="))
     return [[options[run % len(options)] for options in listed] for run in range(count)]
 
