@@ -23,6 +23,7 @@ __all__ = [
     "continues",
     "identity",
     "is_choice",
+    "is_held",
     "key_of",
     "read_run",
     "runs_in",
@@ -172,7 +173,7 @@ def _state(folder: Path, results: Mapping[str, Any], started: Mapping[str, Any],
     status, reason = results.get("status"), results.get("reason")
     if status in COMPLETE:
         return str(status), str(reason or "")
-    if _is_held(folder / LOCK):
+    if is_held(folder / LOCK):
         return "running", ""
     if wrong:
         return "half-written", wrong
@@ -183,7 +184,7 @@ def _state(folder: Path, results: Mapping[str, Any], started: Mapping[str, Any],
     return "half-written", "it was killed, or its machine stopped"
 
 
-def _is_held(lock: Path) -> bool:
+def is_held(lock: Path) -> bool:
     """Whether a process of this machine, or of any that shares the file system, holds the lock of a run."""
     import fcntl
 
