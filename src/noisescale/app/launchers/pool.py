@@ -135,11 +135,12 @@ class _Workers:
     def __enter__(self) -> _Workers:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         # Ctrl-C in a terminal reaches this process alone, because the others have process groups of their own.
+        number = getattr(error, "number", None) or signal.SIGINT
         for worker in self.busy:
             with suppress(ProcessLookupError):
-                os.kill(worker.process.pid or 0, signal.SIGINT)
+                os.kill(worker.process.pid or 0, number)
         for worker in self._idle:
             with suppress(OSError):
                 worker.pipe.send(None)
