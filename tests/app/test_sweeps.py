@@ -171,11 +171,9 @@ def test_a_killed_process_of_a_pool_costs_its_own_run_alone(tmp_path: Path) -> N
     first = process(*words, *kills, "seed=range(8)")
     assert first.returncode == 1
     said = [line for line in first.stderr.splitlines() if line.startswith("error: ")]
-    assert said == [said[0]]
-    assert said[0].startswith(
-        "error: its process was killed by SIGKILL, perhaps because memory ran out; the other runs are carried out  (run: "
-    )
-    assert " seed=1 " in said[0]
+    assert said == [
+        "error: its process was killed by SIGKILL, perhaps because memory ran out; the other runs are carried out  (run: seed=1)"
+    ]
     assert "Traceback" not in first.stderr
     assert [row[2] for row in table_of(first.stdout)[1:]] == ["completed", "failed", *["completed"] * 6]
     # The same command finishes it, from its checkpoint.

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -23,12 +23,13 @@ from noisescale.app.commit import commit
 from noisescale.app.config import in_sweep, output_dir, typed
 from noisescale.app.launchers.ranks import is_first
 from noisescale.app.messages import INPUT_ERRORS, line, say
+from noisescale.app.own_words import words_as_typed
 from noisescale.app.requeued import cluster_job
 from noisescale.files import write_atomically
 from noisescale.studies.runs import STARTED, continues, is_choice, read_run
 from noisescale.studies.table import print_runs
 
-__all__ = ["RunDied", "announce", "as_death", "leave_ending", "recorded_run", "table_at_the_end", "what_differs"]
+__all__ = ["RunDied", "announce", "as_death", "in_short", "leave_ending", "recorded_run", "table_at_the_end", "what_differs"]
 
 _SWEEP = "NOISESCALE_SWEEP"
 
@@ -47,8 +48,12 @@ def as_death(error: Exception) -> Exception:
 
 def what_differs() -> str:
     """The words that the sweep varies, as they are in this run: `scheduler=step batch=small`; all words, if it varies none."""
-    varied = _varied(word for word in overrides() if not continues(word, output_dir())) if in_sweep() else {}
-    return " ".join(f"{key}={value}" for key, value in varied.items()) or " ".join(typed())
+    return in_short([word for word in overrides() if not continues(word, output_dir())]) if in_sweep() else " ".join(typed())
+
+
+def in_short(words: Sequence[str]) -> str:
+    """Those words of a run that the sweep varies; all of them, if it varies none."""
+    return " ".join(f"{key}={value}" for key, value in _varied(words).items()) or " ".join(words_as_typed(words))
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from noisescale.app.launchers.ranks import end_with
 from noisescale.app.libraries import import_libraries
 from noisescale.app.messages import say
-from noisescale.app.sweeps import RunDied, leave_ending
+from noisescale.app.sweeps import RunDied, in_short, leave_ending
 from noisescale.errors import ConfigError, check_count
 
 __all__ = ["Sweep", "launch"]
@@ -226,7 +226,7 @@ def _dead(job: _Job, code: int | None) -> JobReturn:
         how = f"its process was killed by {signal.Signals(-code).name}"
         how += ", perhaps because memory ran out" if code == -signal.SIGKILL else ""
     words = filter_overrides(job.overrides)
-    say(f"{how}; the other runs are carried out  (run: {' '.join(words)})")
+    say(f"{how}; the other runs are carried out  (run: {in_short(words)})")
     with suppress(OmegaConfBaseException):  # a name that needs more than the config
         sweep = _config_of(job).hydra.sweep
         if (folder := Path(str(sweep.dir), str(sweep.subdir))).is_dir():
