@@ -47,6 +47,7 @@ def test_each_contender_of_the_steps_takes_all_of_them() -> None:
     assert all(contender() > 0 for contender in comparison.contenders.values())
 
 
+@pytest.mark.slow
 def test_a_quick_run_is_kept_beside_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "results" / "bench.json"
     out.parent.mkdir()
@@ -75,6 +76,7 @@ def test_an_unknown_part_is_answered_with_the_list(capsys: pytest.CaptureFixture
 # -- how a step is computed -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_benchmark_runs_and_sets_everything_back(tmp_path: Path) -> None:
     before = torch.get_num_threads(), torch.get_float32_matmul_precision()

@@ -33,6 +33,7 @@ def test_there_are_notebooks() -> None:
     assert NOTEBOOKS
 
 
+@pytest.mark.slow  # a kernel starts, and all of it is run
 @each
 def test_a_notebook_runs_and_shows_what_it_is_kept_with(path: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copy(path, tmp_path))

@@ -176,3 +176,15 @@ def test_they_run_in_a_kernel_twice(tmp_path: Path) -> None:
     assert accuracy[0] == accuracy[1]
     assert float(accuracy[0]) > 0.5
     assert printed[1] == "epochs=0: must be a whole number of epochs, at least 1\n"
+
+
+def test_each_call_has_the_modules_of_its_own_folder(tmp_path: Path) -> None:
+    """They may have the same name, and then the second must not be taken for the first."""
+    for name, lr in (("one", 0.1), ("two", 0.2), ("one", 0.1)):
+        (tmp_path / name).mkdir(exist_ok=True)
+        code = (
+            f"import torch\n\n\nclass Mine(torch.optim.SGD):\n    def __init__(self, params, lr):\n        super().__init__(params, {lr})\n"
+        )
+        (tmp_path / name / "my_optimizer.py").write_text(code)
+        found = run("optimizer._target_=my_optimizer.Mine", "scheduler=constant", config_dir=tmp_path / name, epochs=1, **QUICK)
+        assert float(read_rows(found.folder / "steps.csv")[0]["lr"]) == lr

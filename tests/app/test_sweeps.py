@@ -50,7 +50,8 @@ def test_a_sweep_carries_out_every_run_whatever_becomes_of_the_others(tmp_path: 
     assert (tmp_path / "alone" / "steps.csv").read_text() == (tmp_path / "sweep" / "2" / "steps.csv").read_text()
 
 
-@pytest.mark.parametrize("launcher", ["pool", pytest.param("joblib", marks=pytest.mark.slow)])  # joblib's two workers both import torch
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["pool", "joblib"])
 def test_a_sweep_with_two_runs_at_once_is_the_same_as_one_after_the_other(launcher: str, tmp_path: Path) -> None:
     choices = (*QUICK, "optimizer=sgd", "callbacks=light", "optimizer.lr=0.1,-1,1e6,0.2")
     two = process("-m", f"hydra.sweep.dir={tmp_path}/two", f"hydra/launcher={launcher}", "hydra.launcher.n_jobs=2", *choices)

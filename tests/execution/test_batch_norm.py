@@ -137,7 +137,12 @@ def planned(limit: int = 4) -> BatchSizeScheduler:
 
 
 @pytest.mark.parametrize(
-    ("where", "at"), [("inside", 0), ("inside", 1), ("inside", 4), ("inside", 29), ("batch_end", 2), ("batch_end", 28)]
+    ("where", "at"),
+    [
+        ("inside", 1),
+        ("batch_end", 28),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [("inside", 0), ("inside", 4), ("inside", 29), ("batch_end", 2)]),
+    ],
 )
 def test_a_resumed_run_has_the_running_statistics_of_the_whole(tmp_path: Path, where: str, at: int) -> None:
     """After an exception inside a micro-batch the update is repeated, and must not count twice."""

@@ -405,7 +405,7 @@ def test_a_restored_gradient_lies_in_memory_as_its_parameter_does() -> None:
     plan = Plan(schedules.Constant(), batching.Fixed(size=4), 8, epochs=1, max_micro_batch_size=2)
     source = DataLoader(TensorDataset(torch.zeros(8, 1)), shuffle=True)
     scheduler.loader = PlannedLoader(lambda: source, lambda n: plan, 0, 0, lambda: 0)
-    scheduler._gradients = dict(saved)
+    scheduler._resumed.gradients = dict(saved)
     scheduler.on_train_start(trainer, net)  # type: ignore[arg-type]
     for name, parameter in net.named_parameters():
         assert parameter.grad is not None

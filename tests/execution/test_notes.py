@@ -149,3 +149,45 @@ def test_an_optimizer_whose_noise_the_batch_does_not_carry_is_named() -> None:
     module = Plain(network(), lambda parameters: torch.optim.Adam(parameters, lr=0.01))
     lines = lines_of(lambda: fit(module, BatchSizeScheduler(rule, schedules.Cosine())))
     assert [line for line in lines if "which is not the noise of Adam, whose rule is adaptive" in line]
+
+
+class MySGD(torch.optim.SGD):
+    pass
+
+
+class MyAdagrad(torch.optim.Adagrad):
+    pass
+
+
+class Signs(torch.optim.Optimizer):
+    """Derived from none of torch's optimizers."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {"lr": 0.01})
+
+    def step(self, closure: Any = None) -> Any:
+        loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.data -= group["lr"] * p.grad.sign()
+        return loss
+
+
+@pytest.mark.parametrize(
+    ("mine", "rule", "words"),
+    [
+        (MySGD, "sgd", ""),
+        (MyAdagrad, "adaptive", "it has no dual by its batch"),
+        (Signs, "adaptive", "batch.rule=adaptive is assumed for Signs, whose noise was not measured"),
+    ],
+)
+def test_the_rule_of_an_optimizer_that_is_derived_from_one_of_torchs(mine: Any, rule: str, words: str) -> None:
+    batches = BatchSizeScheduler(Dual(size=8), schedules.MultiStep([1, 2], 0.5))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(Plain(network(), lambda parameters: mine(parameters)), batches)
+    strategy: Any = batches.plan.strategy
+    assert strategy.rule == rule
+    said = [str(each.message) for each in caught]
+    assert any(words in line for line in said)
+    assert bool(words) == any(mine.__name__.removeprefix("My") in line for line in said)

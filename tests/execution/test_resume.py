@@ -130,9 +130,8 @@ def test_the_rows_of_a_resumed_run_are_those_of_the_whole(tmp_path: Path, at: in
         {"micro_batch_multiple": 2},
         {"strategy": batching.Fixed(size=7)},
         {"max_micro_batch_size": 3},
-        {"sampling_weights": torch.linspace(1, 2, N).tolist(), "replacement": False},
     ],
-    ids=["multiple", "size", "limit", "order"],
+    ids=["multiple", "size", "limit"],
 )
 def test_a_gradient_of_other_pieces_is_not_used(tmp_path: Path, other: dict[str, Any]) -> None:
     """8 examples in two micro-batches; the checkpoint has the gradient of the first one, which no other cut has."""
@@ -149,6 +148,17 @@ def test_another_seed_is_refused(tmp_path: Path) -> None:
         fit(Plain(network()), planned(), SaveAndDie(7, tmp_path / "in.ckpt"))
     with pytest.raises(ConfigError, match=r"^seed=6: the checkpoint was trained with seed=5, which decides the order of the examples"):
         fit(Plain(network()), BatchSizeScheduler(GROWING, schedules.Cosine(), seed=6), ckpt_path=tmp_path / "in.ckpt")
+
+
+@pytest.mark.parametrize("lacking", ["seed", "sampling", "pieces"])
+def test_a_checkpoint_of_a_version_that_saved_less_is_refused(tmp_path: Path, lacking: str) -> None:
+    with pytest.raises(Stop):
+        fit(Plain(network()), planned(), SaveAndDie(7, tmp_path / "in.ckpt"))
+    checkpoint = torch.load(tmp_path / "in.ckpt", weights_only=True)
+    del checkpoint["callbacks"]["BatchSizeScheduler"][lacking]
+    torch.save(checkpoint, tmp_path / "in.ckpt")
+    with pytest.raises(ConfigError, match=rf"does not say it \({lacking}\), because another version of noisescale saved it"):
+        fit(Plain(network()), planned(), ckpt_path=tmp_path / "in.ckpt")
 
 
 def test_what_a_failed_fit_has_loaded_is_not_used_by_the_next(tmp_path: Path) -> None:

@@ -226,6 +226,14 @@ def test_a_resumed_run_is_bit_for_bit_the_whole_one(tmp_path: Path, at: int, rep
     assert read_rows(tmp_path / "parts.csv") == read_rows(tmp_path / "whole.csv")
 
 
+@pytest.mark.parametrize("other", [{}, {"sampling_weights": UNEQUAL[::-1]}, {"sampling_weights": UNEQUAL, "replacement": False}])
+def test_a_run_is_not_resumed_with_another_sampling(tmp_path: Path, other: dict[str, Any]) -> None:
+    with pytest.raises(Stop):
+        fit(Plain(network()), sampled(sampling_weights=UNEQUAL), SaveAndDie(31, tmp_path / "in.ckpt"))
+    error = error_of(lambda: fit(Plain(network()), sampled(**other), ckpt_path=tmp_path / "in.ckpt"), "sampling_weights")
+    assert "resume with the same" in str(error)
+
+
 def loader(sampler: Sampler[int] | None = None, data: Any = None, **options: Any) -> DataLoader[Any]:
     return DataLoader(data or Regression(torch.float64), batch_size=7, sampler=sampler, **options)
 

@@ -92,9 +92,10 @@ class Scheduled(Validated):
         optimizer = self.make_optimizer(self.net.parameters())
         if self.interval is None:
             return optimizer
-        if self.interval == "plateau":
-            plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", patience=0, factor=0.5)
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss"}}
+        if self.interval.startswith("plateau"):
+            plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", patience=0, factor=0.9)
+            how = {"interval": self.interval.removeprefix("plateau of each "), "frequency": 1 + self.interval.endswith("epoch")}
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss", "strict": False, **how}}
         scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 3 if self.interval == "step" else 1, 0.7)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": self.interval}}
 
@@ -225,11 +226,34 @@ def test_a_run_that_was_stopped_and_resumed_is_the_whole_run(cause: str, saved: 
     assert result(*job.fit(tmp_path, ckpt_path=path), tmp_path) == whole(job)
 
 
-@pytest.mark.parametrize("scheduler", ["epoch", "step", "plateau"])
+@pytest.mark.filterwarnings("ignore:ReduceLROnPlateau conditioned on metric val/loss which is not available")
+@pytest.mark.parametrize("scheduler", ["epoch", "step", "plateau of each epoch", "plateau of each step"])
 def test_a_scheduler_of_the_module_takes_no_step_for_a_part_of_an_epoch(scheduler: str, tmp_path: Path) -> None:
     job = Job("spread", scheduler=scheduler)
     path = stopped(job, tmp_path, "epoch", max_steps=15)
     assert result(*job.fit(tmp_path, ckpt_path=path), tmp_path) == whole(job)
+
+
+@pytest.mark.filterwarnings("ignore:ReduceLROnPlateau conditioned on metric val/loss which is not available")
+@pytest.mark.parametrize("scheduler", ["epoch", "step", "plateau of each epoch", "plateau of each step"])
+@pytest.mark.parametrize(
+    "when",
+    [{"every_n_train_steps": 1}, {"save_on_train_epoch_end": True}, {"save_on_train_epoch_end": False}],
+    ids=lambda when: next(iter(when)),
+)
+def test_a_scheduler_of_the_module_goes_on_from_any_checkpoint(scheduler: str, when: dict[str, Any], tmp_path: Path) -> None:
+    """Lightning saves before a ReduceLROnPlateau takes its step at the end of the epoch or update, and a resumed run must take it."""
+    job = Job("spread", 0.5, scheduler=scheduler)
+    saver = ModelCheckpoint(tmp_path, filename="{step}-{epoch}", save_top_k=-1, **when)
+    job.fit(tmp_path, saver)
+    paths = sorted(tmp_path.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+    assert len(paths) in (3, 6, 33)
+    for path in paths[1 : 30 : 4 if len(paths) > 6 else 1]:
+        if int(path.stem.partition("-")[0].removeprefix("step=")) < 33 or "save_on_train_epoch_end" not in when:
+            (folder := tmp_path / path.stem).mkdir()
+            trainer, module = job.fit(folder, ckpt_path=path)
+            found = weights(module).tolist(), [str(config.scheduler.state_dict()) for config in trainer.lr_scheduler_configs]
+            assert found == (whole(job)["weights"], whole(job)["schedulers"]), path.stem
 
 
 def test_a_run_is_stopped_and_resumed_again_and_again(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def token_mean(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def weighted_mean(logits: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(logits, targets, ignore_index=PADDING, weight=class_weights(logits.dtype))
+    return F.cross_entropy(logits, targets, ignore_index=PADDING, weight=class_weights(logits.dtype).to(logits.device))
 
 
 def masked_mean(logits: Tensor, targets: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def count_targets(batch: tuple[Tensor, Tensor]) -> Tensor:
 
 def sum_class_weights(batch: tuple[Tensor, Tensor]) -> float:
     targets = batch[1]
-    return float(class_weights(torch.float64)[targets[targets != PADDING]].sum())
+    return float(class_weights(torch.float64)[targets[targets != PADDING].cpu()].sum())
 
 
 PROBLEMS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Any], Any]]] = {
@@ -114,12 +114,12 @@ class BigBatches(pl.Callback):
         update = loader.current.update
         data, indices = Sequences(), loader.indices(update.start.position, update.effective_batch_size).tolist()
         tokens, targets = padded([data[index] for index in indices])
-        twin = copy.deepcopy(pl_module.net).double()
+        twin = copy.deepcopy(pl_module.net).cpu().double()
         twin.zero_grad()
         loss = pl_module.loss(twin(tokens).flatten(0, 1), targets.flatten())
         loss.backward()
         expected = torch.cat([p.grad.flatten() for p in twin.parameters() if p.grad is not None])
-        found = torch.cat([p.grad.flatten() for p in pl_module.net.parameters() if p.grad is not None])
+        found = torch.cat([p.grad.flatten() for p in pl_module.net.parameters() if p.grad is not None]).cpu()
         self.errors.append(float((found - expected).norm() / expected.norm()))
         self.losses.append(float(loss.detach()))
         self.weights.append(int((targets != PADDING).sum()))

@@ -24,6 +24,7 @@ ignored = (
     "ignore:.*smaller than the logging interval.*",
     "ignore:.*dropout draws other masks.*",
     "ignore:.*batch norm sees each micro-batch alone.*",
+    "ignore:.*multi-threaded, use of fork.*",  # Python 3.12, of every DataLoader with workers
 )
 """Warnings that do not matter to these tests, most of them Lightning's own, each as a filter for `pytest.mark.filterwarnings`."""
 

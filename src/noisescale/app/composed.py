@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from noisescale.app.checks import check_config, ghost_batch_size, min_micro_batch_size
 from noisescale.app.config import build, errors_under, options, overrides
-from noisescale.app.own import is_ours, makes_own_optimizer, name_of, refuse_words_without_effect, stand_in_size
+from noisescale.app.own import is_ours, locate, makes_own_optimizer, name_of, refuse_words_without_effect, stand_in_size
 from noisescale.app.trainer_keys import check_added_trainer_keys
 from noisescale.errors import ConfigError
 from noisescale.plans.dataset_size import TRAINING_EXAMPLES, split_sizes
@@ -91,6 +91,18 @@ class Composed:
         return plan
 
 
+def _name_of_optimizer(cfg: DictConfig) -> str:
+    """The name that decides its noise rule; imports torch only for a class of the user's own, which may be derived from one of torch's."""
+    target = str(cfg.optimizer.get("_target_"))
+    if not target.startswith(("torch.optim.", "noisescale.")):
+        found = locate("optimizer._target_", target)
+        if isinstance(found, type):
+            from noisescale.execution.compatibility import torch_name
+
+            return torch_name(found)
+    return target.rpartition(".")[2]
+
+
 def _in_terms_of_the_config(error: ConfigError, balanced: bool) -> ConfigError:
     """An error of a plan with the key that the user typed: most are keys of `batch`."""
     match error.key:
@@ -114,7 +126,7 @@ def read_config(cfg: DictConfig) -> Composed:
     check_added_trainer_keys(cfg)
     refuse_words_without_effect(cfg)
     own_optimizer = name_of(cfg, "module") if makes_own_optimizer(cfg) else ""
-    optimizer = "SGD" if own_optimizer else str(cfg.optimizer.get("_target_")).rpartition(".")[2]
+    optimizer = "SGD" if own_optimizer else _name_of_optimizer(cfg)
     schedule, warmup, strategy = build(cfg, "scheduler"), build(cfg, "warmup"), build(cfg, "batch")
     if not own_optimizer:  # otherwise an open rule is that of the optimizer that the module makes
         strategy = resolve_rule(strategy, optimizer)

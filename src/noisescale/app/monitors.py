@@ -71,7 +71,8 @@ def without_task_metric(cfg: DictConfig, callbacks: Mapping[str, pl.Callback], m
         return dict(callbacks)
     if is_first():
         remedy = f"set {key}=... and callbacks.best.mode=min or max"
-        print(f"note: no best checkpoint: the module's metric is not known; {remedy}", file=sys.stderr)
+        reason = "the module's metric is not known" if metrics is None else f"the module does not log {cfg.task.monitor}"
+        print(f"note: no best checkpoint: {reason}; {remedy}", file=sys.stderr)
     return {name: callback for name, callback in callbacks.items() if callback is not best}
 
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from noisescale.app.config import output_dir
 from noisescale.app.messages import INPUT_ERRORS, composition_line
-from noisescale.app.own_words import make_importable, words_for_hydra
+from noisescale.app.own_words import forget_modules, make_importable, words_for_hydra
 from noisescale.app.train import carry_out
 from noisescale.errors import ConfigError
 
@@ -70,6 +70,7 @@ def run(*words: str, conf: str | Path | None = None, config_dir: str | Path | No
     """
     folder, own = find_conf(conf), _own_folder(config_dir)
     _refuse_options(words)
+    _leave_earlier_folders(own)
     make_importable([Path.cwd(), *own])
     overrides = words_for_hydra([*words, *(f"{key}={_written(value)}" for key, value in values.items())])
     searched = [f"hydra.searchpath={_written([f'file://{each}' for each in own])}"] if own else []
@@ -127,6 +128,16 @@ def find_conf(conf: str | Path | None = None) -> Path:
             return place.resolve()
     given = "null" if conf is None else conf
     raise ConfigError("conf", given, "no folder with a config.yaml", f"give the folder conf/ of the repository: run(..., conf={'PATH'!r})")
+
+
+_earlier: set[Path] = set()
+"""The folders of modules that earlier calls were given, whose modules would otherwise be taken for those of this call."""
+
+
+def _leave_earlier_folders(own: Sequence[Path]) -> None:
+    forget_modules(_earlier.difference(own))
+    _earlier.clear()
+    _earlier.update(own)
 
 
 def _own_folder(config_dir: str | Path | None) -> list[Path]:

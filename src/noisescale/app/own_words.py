@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-__all__ = ["OWN_GROUPS", "make_importable", "words_as_typed", "words_for_hydra"]
+__all__ = ["OWN_GROUPS", "forget_modules", "make_importable", "words_as_typed", "words_for_hydra"]
 
 OWN_GROUPS = ("task", "model", "module", "data", "optimizer")
 """Groups with an option `own`, which has no keys but those of any class."""
@@ -55,3 +55,17 @@ def make_importable(folders: Iterable[Path]) -> None:
         known = os.environ.get("PYTHONPATH", "")
         if path not in known.split(os.pathsep):
             os.environ["PYTHONPATH"] = f"{known}{os.pathsep}{path}" if known else path
+
+
+def forget_modules(folders: Iterable[Path]) -> None:
+    """Let Python find no modules in these folders any more, and forget those that it has imported from there."""
+    for folder in folders:
+        path = str(folder.resolve())
+        if path in sys.path:
+            sys.path.remove(path)
+        searched = [each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each != path]
+        os.environ["PYTHONPATH"] = os.pathsep.join(searched)
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, "__file__", None)
+            if file and Path(file).resolve().is_relative_to(folder.resolve()):
+                del sys.modules[name]

@@ -66,7 +66,10 @@ class ImageDataset(BatchedDataset):
 
         It draws no random numbers. The batch is on the device of the data set, wherever `indices` are.
         """
-        indices = indices.to(self.labels.device)
+        if self.labels.device.type == "cuda" != indices.device.type:
+            indices = indices.pin_memory().to(self.labels.device, non_blocking=True)  # otherwise the GPU would be waited for
+        else:
+            indices = indices.to(self.labels.device)
         rows = indices if self.rows is None else self.rows.index_select(0, indices)
         # index_select is several times faster than [rows].
         batch = (self.images.index_select(0, rows), self.labels.index_select(0, indices))

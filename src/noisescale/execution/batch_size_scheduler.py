@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from noisescale.errors import ConfigError, check_count
 from noisescale.execution.batch_norm import RunningStatistics, ghost_batch_size, min_micro_batch_size
-from noisescale.execution.compatibility import check_compatibility, check_optimizers, untyped
+from noisescale.execution.compatibility import check_compatibility, check_optimizers, torch_name, untyped
 from noisescale.execution.cut_check import warn_about_cuts
 from noisescale.execution.guards import Guards
 from noisescale.execution.horizons import horizon_warnings
@@ -21,10 +21,11 @@ from noisescale.execution.installation import Installation
 from noisescale.execution.lean import LeanCallback
 from noisescale.execution.loader import MicroBatch, PlannedLoader
 from noisescale.execution.parameter_groups import GroupRates
-from noisescale.execution.partial_gradient import load_gradient, restore_gradient, save_gradient
+from noisescale.execution.partial_gradient import save_gradient
 from noisescale.execution.random_generators import seed_random_generators
+from noisescale.execution.resumption import Resumption, position
 from noisescale.execution.sampling import chosen_sampling
-from noisescale.execution.stops import Stops, load_metrics
+from noisescale.execution.stops import Stops
 from noisescale.execution.tuner import remove_searches
 from noisescale.execution.unplanned import Unplanned
 from noisescale.execution.validations import check_interval
@@ -100,6 +101,10 @@ class BatchSizeScheduler(LeanCallback):
     ) -> None:
         if max_micro_batch_size is not None:
             check_count("max_micro_batch_size", max_micro_batch_size, unit="examples", remedy="None for no limit")
+        for name, value in (("micro_batch_multiple", micro_batch_multiple), ("min_micro_batch_size", min_micro_batch_size)):
+            if value is not None:
+                check_count(name, value, unit="examples", remedy="None for what the module needs")
+        check_count("seed", seed, at_least=0)
         if not isinstance(strategy, BatchStrategy):
             raise ConfigError("strategy", strategy, "must be a batch strategy", "for example plans.Fixed(size=64)")
         self.strategy = strategy
@@ -117,11 +122,8 @@ class BatchSizeScheduler(LeanCallback):
         self.examples_before = 0  # this fit: examples seen by the run that it resumes
         self._installation: Installation | None = None
         self._stops: Stops | None = None
-        self._saved: dict[str, Any] = {}
-        self._gradients: dict[str, torch.Tensor] | None = None
-        self._metrics: dict[str, torch.Tensor] = {}
+        self._resumed = Resumption()
         self._norms: RunningStatistics | None = None
-        self._statistics: dict[str, torch.Tensor] = {}
         self._guards = Guards()
         self._silenced: list[RemovableHandle] = []
         self._rates = GroupRates()
@@ -147,8 +149,7 @@ class BatchSizeScheduler(LeanCallback):
         check_compatibility(trainer, pl_module, self.writes_rate)
         check_trainer_limits(trainer.max_steps, trainer.limit_train_batches)
         limit = trainer.limit_train_batches  # read here, because Installation removes the limit from the trainer
-        self._saved, self._gradients, self._metrics, self._statistics = {}, None, {}, {}  # an earlier `fit` may have left them
-        self._has_optimizer = False  # there may still be one of an earlier `fit`
+        self._resumed, self._has_optimizer = Resumption(), False  # an earlier `fit` may have left them
         self._rates = GroupRates(relative=any(isinstance(callback, BaseFinetuning) for callback in untyped(trainer).callbacks))
 
         def make_plan(num_examples: int) -> Plan:
@@ -156,7 +157,7 @@ class BatchSizeScheduler(LeanCallback):
                 self.schedule,
                 self.strategy,
                 num_examples,
-                optimizer=type(trainer.optimizers[0]).__name__ if self._has_optimizer else None,
+                optimizer=torch_name(type(trainer.optimizers[0])) if self._has_optimizer else None,
                 max_epochs=trainer.max_epochs,
                 max_steps=trainer.max_steps,
                 limit_train_batches=limit,
@@ -178,32 +179,19 @@ class BatchSizeScheduler(LeanCallback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._has_optimizer = True
         check_optimizers(trainer)
-        plan = self._opened.open()
+        self._opened.open()
         if self._installation is not None:
             self._installation.forget_length(trainer)
             for note in self._installation.notes(trainer.optimizers[0]):
                 rank_zero_warn(note)
-        if self._saved:  # again, because the trainer's epoch was not restored yet if Lightning has asked for the length before
-            self._opened.restore(self._saved["loader"])
+        if self._resumed.state:  # again, because the trainer's epoch was not restored yet if Lightning has asked for the length before
+            self._opened.restore(self._resumed.state["loader"])
         if self._unplanned is not None:
             self._unplanned.go_on(self._opened)
         check_interval(trainer, self._opened)
-        if self._saved and self._saved["num_examples"] != plan.num_examples:
-            had = self._saved["num_examples"]
-            raise ConfigError("num_examples", plan.num_examples, f"the checkpoint was trained on {had}", "resume on the same data")
-        if self._saved and self._saved["seed"] != self.seed:
-            problem = f"the checkpoint was trained with seed={self._saved['seed']}, which decides the order of the examples"
-            raise ConfigError("seed", self.seed, problem, "resume with the same")
-        weighted = self._saved.get("weights")
-        if self._opened.micro_batches_done and (
-            self._gradients is None or self._saved["pieces"] != self._pieces() or (weighted is None) != (self._weights is None)
-        ):
-            self._gradients = None
-            self._opened.restart_update()
         if self._weights is not None:
             self._opened.weight = 0.0  # from here on a number, so that other callbacks know
-            if weighted is not None:
-                self._weights.restore(weighted)
+        self._resumed.find_position(self._opened, self.seed, self._weights)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.writes_rate and trainer.lr_scheduler_configs:
@@ -217,15 +205,11 @@ class BatchSizeScheduler(LeanCallback):
             self._installation.length_is_known()
         if self.check_cuts:
             warn_about_cuts(trainer, pl_module, self._opened, None if self._weights is None else self._weights.of)
-        if self._gradients is not None:
-            self._enter(trainer, self.plan.update_at(self._opened.cursor).accumulate_grad_batches)
-            restore_gradient(pl_module, self._gradients)
         self._norms = RunningStatistics(pl_module)
-        if self._gradients is None:  # the update starts from its first micro-batch, although the run that was saved had begun it
-            self._norms.restore(self._statistics)
-        for name, value in self._metrics.items():
-            trainer.callback_metrics[name] = value.to(pl_module.device)
-        self._gradients, self._metrics, self._saved, self._statistics = None, {}, {}, {}
+        if self._resumed.gradients is not None:
+            self._enter(trainer, self.plan.update_at(self._opened.cursor).accumulate_grad_batches)
+        self._resumed.give_back(trainer, pl_module, self._norms)
+        self._resumed = Resumption()
         self.examples_before = self._opened.cursor.examples_seen
         self._opened.begin()
 
@@ -322,18 +306,12 @@ class BatchSizeScheduler(LeanCallback):
         """The position of the run, in plain values; `on_save_checkpoint` saves the partial gradient of an unfinished update."""
         if self.loader is None:
             return {}
-        return {
-            "loader": self.loader.state(),
-            "num_examples": self.loader.plan.num_examples,
-            "seed": self.seed,
-            "pieces": self._pieces(),
-            **({} if self._weights is None else {"weights": self._weights.state()}),
-        }
+        return position(self.loader, self.seed, self._weights)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from `state_dict`, in a `fit`; the weights of a checkpoint can also be tested and validated."""
         if self._installation is not None:
-            self._saved = state_dict
+            self._resumed.state = state_dict
             self._opened.restore(state_dict["loader"])
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -348,21 +326,10 @@ class BatchSizeScheduler(LeanCallback):
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._installation is None:  # not in a `fit`
             return
-        self._gradients, self._metrics = load_gradient(checkpoint), load_metrics(checkpoint)
-        self._statistics = RunningStatistics.load(checkpoint)
+        self._resumed = Resumption.of_checkpoint(checkpoint)
         self._unplanned = Unplanned.of_checkpoint(checkpoint, self.state_key, trainer.ckpt_path)
         if self._unplanned is not None and self._has_optimizer:  # some strategies, such as FSDP, restore after on_fit_start
             self._unplanned.go_on(self._opened)
-
-    def _pieces(self) -> int:
-        """A number that says which examples the micro-batches of an unfinished update have, so that its gradient is not used for others."""
-        plan, cursor = self._opened.plan, self._opened.cursor
-        if not self._opened.micro_batches_done or plan.finished(cursor):
-            return 0
-        update = plan.update_at(cursor)
-        pieces = [size for rank in range(plan.world_size) for _, size in plan.pieces(update, rank)]
-        examples = self._opened.indices(update.start.position, update.effective_batch_size)
-        return derive_seed("pieces", plan.world_size, *pieces, *examples.tolist())
 
     @property
     def _micro(self) -> MicroBatch:

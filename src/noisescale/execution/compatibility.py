@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from noisescale.errors import ConfigError
 from noisescale.execution.tuner import refuse_searches
 
-__all__ = ["check_compatibility", "check_optimizers", "untyped"]
+__all__ = ["check_compatibility", "check_optimizers", "torch_name", "untyped"]
 
 
 def untyped(trainer: pl.Trainer) -> Any:
@@ -25,6 +26,12 @@ def check_optimizers(trainer: pl.Trainer) -> None:
     if len(given) != 1:
         remedy = "return one; its parameter groups may have learning rates of their own"
         raise ConfigError("configure_optimizers", ", ".join(given) or "nothing", "a plan steps exactly one optimizer", remedy)
+
+
+def torch_name(optimizer: type) -> str:
+    """The name by which the noise rule of an optimizer is known: of a class that is derived from one of torch's, the name of that one."""
+    inherited = (each for each in optimizer.__mro__ if each.__module__.startswith("torch.optim.") and each is not torch.optim.Optimizer)
+    return next(inherited, optimizer).__name__
 
 
 def check_compatibility(trainer: pl.Trainer, pl_module: pl.LightningModule, writes_rate: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from noisescale.execution.compatibility import untyped
+from noisescale.execution.compatibility import torch_name, untyped
 from noisescale.execution.estimate import PlannedCount
 from noisescale.execution.loader import PlannedLoader
 from noisescale.execution.notes import loader_notes
@@ -79,7 +79,7 @@ class Installation:
     def notes(self, optimizer: torch.optim.Optimizer) -> list[str]:
         """Lines about what the user has asked for and the plan does not do, or does not do with this optimizer."""
         plan, decay = self.loader.plan, optimizer.defaults.get("weight_decay", 0.0)
-        rules = rule_warnings(plan, type(optimizer).__name__, decay)
+        rules = rule_warnings(plan, torch_name(type(optimizer)), decay)
         return [*rules, *idle_warnings(plan), *loader_notes(self.given, plan, self._reload)]
 
     def forget_length(self, trainer: pl.Trainer) -> None:

@@ -96,7 +96,7 @@ class PlannedLoader:
         self.seed, self.rank, self._trainer_epoch = seed, rank, trainer_epoch
         self._loader: DataLoader[Any] | None = None
         self._plan: Plan | None = None
-        self._sampling = Sampling()
+        self.sampling = Sampling()
         self.current: MicroBatch | None = None
         self.handed_out = 0
         self.weight: float | None = None
@@ -114,9 +114,9 @@ class PlannedLoader:
         """Get the DataLoader from the source, unless that is done already; returns the plan."""
         if self._plan is None or self._loader is None:
             loader = self._source()
-            self._sampling = sampling_of(loader, self._chosen)
-            plan = self._make_plan(self._sampling.num_examples(len(loader.dataset)))
-            self._plan = replace(plan, replacement=self._sampling.replacement)
+            self.sampling = sampling_of(loader, self._chosen)
+            plan = self._make_plan(self.sampling.num_examples(len(loader.dataset)))
+            self._plan = replace(plan, replacement=self.sampling.replacement)
             self._pass = lru_cache(maxsize=2)(self._order)
             self._dataset: Dataset[Any] = loader.dataset
             self._collate: Callable[[Any], Any] = loader.collate_fn
@@ -208,7 +208,7 @@ class PlannedLoader:
         return length_of(batch, len(indices)), self._collate(batch)
 
     def _order(self, number: int) -> torch.Tensor:
-        return self._sampling.order(len(self._dataset), self.seed, number)  # type: ignore[arg-type]
+        return self.sampling.order(len(self._dataset), self.seed, number)  # type: ignore[arg-type]
 
     def micro_batches(self) -> Iterator[MicroBatch]:
         """The micro-batches of this device from the position of the run to the end of the epoch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -83,6 +84,11 @@ class Sampling:
             times = (-torch.log1p(-drawn)).log() - weights.log()  # the logarithm of a time that is exponential with rate w_i
             places = times.argsort(stable=True)
         return self._drawable[places]
+
+    def identity(self) -> int:
+        """A number that two samplings have in common if they draw the same."""
+        weights = b"" if self.weights is None else self.weights.numpy().tobytes()
+        return derive_seed("sampling", self.replacement, self.shuffle, hashlib.blake2b(weights).hexdigest())
 
     @cached_property
     def _drawable(self) -> Tensor:

@@ -24,7 +24,7 @@ from noisescale.execution.compatibility import untyped
 from noisescale.execution.loader import PlannedLoader
 from noisescale.execution.validations import ValidationTimes
 
-__all__ = ["Stops", "load_metrics", "reopen_epoch"]
+__all__ = ["Stops", "load_metrics", "plateau_step_left", "reopen_epoch", "take_plateau_step"]
 
 
 class Stops:
@@ -40,7 +40,7 @@ class Stops:
         self._min_steps, self._times = trainer.min_steps, untyped(trainer).val_check_interval
         self._validated_at: int | None = None  # the number of updates before the last validation that was completed
         self._kept: tuple[dict[str, Any], dict[str, Any]] | None = None  # states and metrics from before the stop
-        self._started = False
+        self._started, self._update_ended = False, False
         trainer.fit_loop.epoch_loop.val_loop._has_run = False  # left over from a `fit` that stopped: this one would train empty epochs
 
     # -- stops wait for the end of an update ----------------------------------------------------------------------------------
@@ -52,12 +52,13 @@ class Stops:
         """
         epoch_loop = self._trainer.fit_loop.epoch_loop
         epoch_loop.min_steps = max(self._min_steps or 0, self._trainer.global_step + 1)
-        self._kept = None
+        self._kept, self._update_ended = None, False
         if not self._started:  # Lightning's count of updates for loggers is one too high after some resumes with max_steps
             self._started, epoch_loop._batches_that_stepped = True, self._trainer.global_step
 
     def end_update(self) -> None:
         """Stop after the last update that `max_steps` allows. If that is inside an epoch, Lightning then validates as at any other stop."""
+        self._update_ended = True
         plan = self._loader.plan
         if plan.max_updates is not None and self._loader.cursor.step >= plan.max_updates and self._loader.inside_epoch:
             untyped(self._trainer).should_stop = True
@@ -80,6 +81,7 @@ class Stops:
 
     def end_epoch(self) -> None:
         """Note whether the epoch that Lightning leaves is over."""
+        self._update_ended = False
         if not self._loader.epoch_is_over:
             self._keep()
         self._trainer.fit_loop._restarting = False  # otherwise Lightning leaves out the step of a ReduceLROnPlateau at this epoch's end
@@ -112,12 +114,15 @@ class Stops:
         Inside an epoch, and at its end before its last hooks were called, the epoch is started and not processed, and its micro-batches
         that are done are completed. A validation that is due and was not completed is marked as begun, so that a resumed run repeats it;
         one that was completed is not repeated. Between two epochs, no micro-batch of the next one is done. If a stop has added a validation
-        at the very end of an epoch, the resumed run calls the last hooks of the epoch again, without that validation.
+        at the very end of an epoch, the resumed run calls the last hooks of the epoch again, without that validation. A scheduler that
+        follows a metric, ReduceLROnPlateau, takes its step after the hooks in which checkpoints are saved; if the resumed run does not pass
+        there again, the checkpoint says that this step is left to take.
         """
         loader, loops = self._loader, checkpoint["loops"]["fit_loop"]
         epochs, batches, validation = (loops[key] for key in ("epoch_progress", _BATCHES, _VALIDATION))
         epoch = epochs["current"]
         left = epoch["processed"] == epoch["started"] == epoch["ready"]  # Lightning has left the last epoch that it started
+        closing = left and epoch["completed"] < epoch["processed"]  # in the last hooks of the epoch
         inside = loader.inside_epoch or (loader.epoch_is_over and (not left or self._kept is not None))
         if inside:
             _count(epoch, epoch["started"], open=1)
@@ -135,6 +140,7 @@ class Stops:
         # Lightning counts an update for its loggers after the validation that follows it, and a resumed run passes there.
         loops[_EPOCH]["_batches_that_stepped"] = checkpoint["global_step"] - due
         checkpoint["epoch"] = epoch["completed"]
+        checkpoint[_PLATEAU] = "step" if self._update_ended and not due else "epoch" if closing and not inside else None
         states, metrics = self._kept if self._kept is not None else ({}, self._metrics())
         checkpoint["callbacks"].update(states)
         checkpoint[_METRICS] = metrics
@@ -147,6 +153,7 @@ class Stops:
 
 
 _METRICS = "callback_metrics"
+_PLATEAU = "plateau_step_left"
 _EPOCH = "epoch_loop.state_dict"
 _BATCHES = "epoch_loop.batch_progress"
 _VALIDATION = "epoch_loop.val_loop.batch_progress"
@@ -161,6 +168,23 @@ def load_metrics(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The metrics that callbacks saw last, such as `val/loss`; Lightning does not save them."""
     metrics: dict[str, torch.Tensor] = checkpoint.get(_METRICS, {})
     return metrics
+
+
+def plateau_step_left(checkpoint: Mapping[str, Any]) -> str | None:
+    """The interval, step or epoch, whose ReduceLROnPlateau has its step left to take; None: none."""
+    interval: str | None = checkpoint.get(_PLATEAU)
+    return interval
+
+
+def take_plateau_step(trainer: pl.Trainer, interval: str) -> None:
+    """Let Lightning step the schedulers that follow a metric, as it would have at the end of the last update or epoch."""
+    epoch = trainer.fit_loop.epoch_progress.current
+    past = int(interval == "epoch")  # a checkpoint counts the epoch as completed
+    epoch.completed -= past
+    try:
+        trainer.fit_loop.epoch_loop.update_lr_schedulers(interval, update_plateau_schedulers=True)
+    finally:
+        epoch.completed += past
 
 
 def reopen_epoch(trainer: pl.Trainer, loader: PlannedLoader, previous: PlannedLoader) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, SupportsFloat
 
 import pytorch_lightning as pl
 import torch
@@ -48,7 +48,7 @@ class StopOnDivergence(LeanCallback):
 
     def __init__(self) -> None:
         self._losses: list[torch.Tensor] = []
-        self._pending: tuple[int, float, torch.Tensor] | None = None
+        self._pending: tuple[int, float, SupportsFloat] | None = None
         self._last_good: tuple[int, float] | None = None
         self._steps = 0
         self._lr = math.nan
@@ -73,21 +73,35 @@ class StopOnDivergence(LeanCallback):
         if not losses:
             return
         loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
-        update = self._steps - 1, self._lr, loss
+        if trainer.world_size > 1:  # if the loss of one device is nan or inf, then so is the mean on all devices
+            loss = trainer.strategy.reduce(loss.to(trainer.strategy.root_device, copy=True), reduce_op="mean")
+        update: tuple[int, float, SupportsFloat] | None = (self._steps - 1, self._lr, _OnItsWay(loss) if loss.is_cuda else loss)
         if pl_module.device.type != "cpu":
-            update, self._pending = self._pending, update  # type: ignore[assignment]
+            update, self._pending = self._pending, update
         if update is not None:
-            self._raise_unless_finite(trainer, *update)
+            self._raise_unless_finite(*update)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         pending, self._pending = self._pending, None
         if pending is not None:
-            self._raise_unless_finite(trainer, *pending)
+            self._raise_unless_finite(*pending)
 
-    def _raise_unless_finite(self, trainer: pl.Trainer, step: int, lr: float, loss: torch.Tensor) -> None:
-        if trainer.world_size > 1:  # if the loss of one device is nan or inf, then so is the mean on all devices
-            loss = trainer.strategy.reduce(loss.to(trainer.strategy.root_device, copy=True), reduce_op="mean")
+    def _raise_unless_finite(self, step: int, lr: float, loss: SupportsFloat) -> None:
         value = float(loss)
         if not math.isfinite(value):
             raise TrainingDiverged(step, value, lr, *(self._last_good or (None, None)))
         self._last_good = step, value
+
+
+class _OnItsWay:
+    """A number that is copied from a GPU in the background: `float` waits for the copy, but not for the work that was queued after it."""
+
+    def __init__(self, value: torch.Tensor) -> None:
+        self._host = torch.empty((), dtype=value.dtype, pin_memory=True)
+        self._host.copy_(value.detach(), non_blocking=True)
+        self._copied = torch.cuda.Event()
+        self._copied.record(torch.cuda.current_stream(value.device))
+
+    def __float__(self) -> float:
+        self._copied.synchronize()
+        return float(self._host)

@@ -16,6 +16,7 @@ __all__ = [
     "lr_for_noise",
     "lr_scaling",
     "noise_depends_on_batch",
+    "noise_rule_is_measured",
     "noise_rule_of",
     "sgd_noise_scale",
     "with_momentum",
@@ -87,6 +88,14 @@ def noise_depends_on_batch(optimizer: str) -> bool:
     in place of the sum, as in RMSProp and Adam, leaves the noise lr sqrt(c/B).
     """
     return optimizer.rpartition(".")[2] != "Adagrad"
+
+
+def noise_rule_is_measured(optimizer: str) -> bool:
+    """Whether the rule of an optimizer, given by its class name, was measured; for all others, adaptive is an assumption."""
+    return optimizer.rpartition(".")[2] in _MEASURED
+
+
+_MEASURED = ("SGD", "ASGD", "Adam", "AdamW", "RMSprop", "RMSpropNesterov", "Adadelta", "Adagrad")
 
 
 def batch_size_for_noise(noise: float, lr: float, num_examples: int) -> float:

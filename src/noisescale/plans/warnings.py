@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import TypeGuard
 
 from noisescale.plans.duality import CyclicBatch, Dual, Matched
-from noisescale.plans.noise import batch_noise, noise_depends_on_batch, noise_rule_of
+from noisescale.plans.noise import batch_noise, noise_depends_on_batch, noise_rule_is_measured, noise_rule_of
 from noisescale.plans.plan import Plan, Update
 from noisescale.plans.strategies import BatchStrategy, Fixed, Full, MultiStep
 from noisescale.plans.summary import PlanSummary, noise_formula
@@ -163,6 +163,8 @@ def rule_warnings(plan: Plan, optimizer: str, weight_decay: float) -> list[str]:
     if strategy.rule != rule:
         kept = noise_formula(strategy.rule or "", strategy.match)
         notes.append(f"batch.rule={strategy.rule} keeps {kept}, which is not the noise of {optimizer}, whose rule is {rule}")
+    elif not noise_rule_is_measured(optimizer):
+        notes.append(f"batch.rule={strategy.rule} is assumed for {optimizer}, whose noise was not measured")
     if strategy.rule == "adaptive" and weight_decay > 0:
         notes.append(f"weight_decay={weight_decay:g} acts once per update, times the learning rate: fewer updates decay less per epoch")
     return notes
