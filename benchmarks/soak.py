@@ -23,7 +23,7 @@ import pytorch_lightning as pl
 from benchmarks.measure import ROOT
 from noisescale.files import read_rows, write_rows
 
-__all__ = ["Usage", "Watch", "growth", "main", "soak"]
+__all__ = ["Usage", "Watch", "growth", "main", "parser", "soak"]
 
 SHORT = ("data.subset_size=200", "epochs=1", "threads=1")
 """180 examples, 6 updates."""
@@ -122,16 +122,21 @@ def growth(usages: Sequence[Usage]) -> float:
     return sum(run * usage.megabytes for run, usage in zip(runs, half, strict=True)) / square if square else 0.0
 
 
+def parser() -> argparse.ArgumentParser:
+    """The arguments of the command."""
+    words = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
+    words.add_argument("--runs", type=int, default=1000, help="runs in one process; default: %(default)s")
+    words.add_argument("--pool", type=int, default=200, help="runs in the two processes of hydra/launcher=pool; default: %(default)s")
+    words.add_argument("--out", type=Path, help="a folder that keeps the runs; default: they are removed")
+    return words
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Soak, print a table, and return 1 if a process grows."""
     from rich.console import Console
     from rich.table import Table
 
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
-    parser.add_argument("--runs", type=int, default=1000, help="runs in one process; default: %(default)s")
-    parser.add_argument("--pool", type=int, default=200, help="runs in the two processes of hydra/launcher=pool; default: %(default)s")
-    parser.add_argument("--out", type=Path, help="a folder that keeps the runs; default: they are removed")
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     table = Table()
     for column in ("sweep", "process", "run", "MB", "descriptors", "threads", "MB per run"):
         table.add_column(column, justify="left" if column == "sweep" else "right")

@@ -32,6 +32,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from PIL import Image
 
+from benchmarks import soak
 from benchmarks.__main__ import ON_REQUEST, ROUNDS
 from noisescale.app.composed import num_examples, read_config
 from noisescale.app.own_words import words_for_hydra
@@ -282,6 +283,8 @@ def test_make(command: Command) -> None:
             assert [part for part in passed_on if not part.startswith("-") and not (REPOSITORY / part).exists()] == []
         elif target == "bench":
             assert passed_on[0] in ROUNDS | ON_REQUEST
+        elif target == "soak":
+            assert soak.parser().parse_args(passed_on)
         else:
             assert target == "train"  # these are trainings, which are checked above
 
