@@ -72,6 +72,7 @@ def test_an_interrupted_run_goes_on_and_is_the_run_that_was_never_interrupted(tm
     assert (tmp_path / "a" / "0" / "steps.csv").read_text() == (tmp_path / "b" / "0" / "steps.csv").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_refused_or_has_no_checkpoint_starts_again_in_its_folder(tmp_path: Path) -> None:
     assert sweep(tmp_path, "optimizer.lr=-1,0.1").status == 2
     (tmp_path / "1" / "results.json").unlink()
