@@ -28,7 +28,7 @@ INSTALL = { $(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m e
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-slow test-portable check docs sweep bench bench-peers tensorboard clean
+.PHONY: help install train test test-slow test-portable check docs sweep bench bench-peers soak tensorboard clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -66,6 +66,9 @@ bench: $(STAMP)-test ## Run the benchmarks, some minutes on an idle machine; ARG
 bench-peers: $(STAMP)-test ## Compare with the code that users would otherwise write
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks peers $(ARGS)
 
+soak: $(STAMP)-test ## A thousand runs in one process, 200 in the pool: do memory and open files grow? ARGS="--runs 100 --pool 20"
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak $(ARGS)
+
 tensorboard: $(STAMP)-train ## Show all runs under outputs/ in a browser
 	$(BIN)/tensorboard --logdir outputs $(ARGS)
 
@@ -87,5 +90,5 @@ $(STAMP)-sweep: $(LISTS) | $(BIN)/python
 	@touch $(STAMP)-train $@
 
 $(STAMP)-test: $(LISTS) | $(BIN)/python
-	$(INSTALL) -c constraints.txt -e ".[template,joblib,dev]"
+	$(INSTALL) -c constraints.txt -e ".[template,joblib,submitit,dev]"
 	@touch $(STAMP)-train $(STAMP)-sweep $@

@@ -12,7 +12,7 @@ from functools import partial
 from benchmarks.measure import ROOT, Comparison, Wanted
 from benchmarks.startup import environment, scratch
 
-__all__ = ["comparisons"]
+__all__ = ["comparisons", "seconds_of"]
 
 SERIAL, POOL, JOBLIB = "serial", "pool, two at once", "joblib, two at once"
 BY_HAND = "two serial sweeps of half the runs, started together"
@@ -26,17 +26,17 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
     """
     pool, joblib = ((f"hydra/launcher={name}", "hydra.launcher.n_jobs=2") for name in ("pool", "joblib"))
     for launcher in ((), pool, joblib):  # unmeasured, to cache the byte code
-        _seconds([range(2)], ["epochs=1"], launcher)
+        seconds_of([range(2)], ["epochs=1"], launcher)
     runs = 2 if quick else RUNS
     for epochs in [1] if quick else [20, 60]:
         options = [f"epochs={epochs}"]
         yield Comparison(
             f"sweep of {runs} runs, {41 * epochs} updates each",
             {
-                SERIAL: partial(_seconds, [range(runs)], options),
-                POOL: partial(_seconds, [range(runs)], options, pool),
-                JOBLIB: partial(_seconds, [range(runs)], options, joblib),
-                BY_HAND: partial(_seconds, [range(runs // 2), range(runs // 2, runs)], options),
+                SERIAL: partial(seconds_of, [range(runs)], options),
+                POOL: partial(seconds_of, [range(runs)], options, pool),
+                JOBLIB: partial(seconds_of, [range(runs)], options, joblib),
+                BY_HAND: partial(seconds_of, [range(runs // 2), range(runs // 2, runs)], options),
             },
             [Wanted(POOL, SERIAL, at_most=0.6), Wanted(JOBLIB, SERIAL), Wanted(BY_HAND, SERIAL)],
             per="sweep",
@@ -45,7 +45,7 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
         )
 
 
-def _seconds(sweeps: Sequence[range], options: Sequence[str], launcher: Sequence[str] = ()) -> float:
+def seconds_of(sweeps: Sequence[range], options: Sequence[str], launcher: Sequence[str] = ()) -> float:
     """Seconds until all of `sweeps`, each a range of seeds, have ended; they are started together."""
     out = scratch() / f"sweep-{time.time_ns()}"
     common = [sys.executable, str(ROOT / "train.py"), "-m", "threads=1", "batch.last=partial", *options, *launcher]

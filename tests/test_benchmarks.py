@@ -9,7 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmarks import compute, steps, throughput
+from benchmarks import compute, soak, steps, throughput
 from benchmarks.__main__ import ON_REQUEST, ROUNDS, main
 from benchmarks.measure import Comparison, Ratio, Wanted, measure
 
@@ -111,3 +111,27 @@ def test_the_benchmark_has_rows_for_a_gpu() -> None:
     assert {"tf32 (matmul precision high)", "cudnn.benchmark", "compile", "fused"} <= set(gpu)
     assert "2 threads" not in gpu
     assert {each.title.split(",")[0] for each in compute.settings(torch.device("cuda"), quick=False)} >= {"WRN-16-4", "ResNet-18"}
+
+
+# -- the soak ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_growth_is_the_slope_of_the_second_half() -> None:
+    steady = [soak.Usage(run, 500.0 + min(run, 50), 6, 2) for run in range(1, 101)]  # caches fill up at first
+    assert soak.growth(steady) == 0.0
+    leaking = [soak.Usage(run, 500.0 + 0.25 * run, 6, 2) for run in range(1, 101)]
+    assert soak.growth(leaking) == pytest.approx(0.25)
+    assert soak.growth(leaking[:1]) == 0.0
+
+
+@pytest.mark.slow
+def test_the_soak_counts_the_runs_of_each_process_and_reads_their_events(tmp_path: Path) -> None:
+    processes = soak.soak(6, tmp_path, ["hydra/launcher=pool"])
+    assert 1 <= len(processes) <= 2
+    assert sorted(usage.run for usages in processes for usage in usages) == sorted(
+        n for usages in processes for n in range(1, len(usages) + 1)
+    )
+    assert sum(map(len, processes)) == 6
+    (tmp_path / "sweep" / "3" / "steps.csv").write_text("step\n0\n")
+    with pytest.raises(RuntimeError, match="of run 3"):
+        soak.check_events(tmp_path / "sweep", 6)

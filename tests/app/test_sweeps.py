@@ -109,10 +109,8 @@ def test_a_sweep_that_is_interrupted_ends_with_the_table_of_its_runs(tmp_path: P
 def test_a_sweep_into_the_folder_of_another_does_not_take_its_results_for_its_own(tmp_path: Path) -> None:
     lean = (*QUICK, "callbacks=light", "logger=csv-only", f"hydra.sweep.dir={tmp_path}")
     assert run("-m", *lean, "seed=0,1").status == 0
-    for number in ("0", "1"):
-        os.utime(tmp_path / number / "results.json", (1e9, 1e9))
     outcome = run("-m", *lean, "optimizer.lr=-1,0.1")
-    assert [row[2:4] for row in table_of(outcome.out)[1:]] == [["refused", ""], ["completed", ANY]]
+    assert [[row[0], *row[2:4]] for row in table_of(outcome.out)[1:]] == [["2", "refused", ""], ["3", "completed", ANY]]
 
 
 def test_a_sweep_of_plans_has_no_table_of_trainings(tmp_path: Path) -> None:
@@ -167,11 +165,43 @@ def test_a_pool_whose_sweep_is_killed_ends_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_pool_whose_process_is_killed_says_so(tmp_path: Path) -> None:
+def test_a_killed_process_of_a_pool_costs_its_own_run_alone(tmp_path: Path) -> None:
+    words = ("-m", f"hydra.sweep.dir={tmp_path}/sweep", "hydra/launcher=pool", "data.subset_size=200", "epochs=3", "threads=1")
+    kills = [f"+callbacks.end.{word}" for word in (f"mark={tmp_path}/mark", "kill=true", "seed=1", "epoch=2")]
+    kills.append("+callbacks.end._target_=tests.helpers.callbacks.EndsOnce")
+    first = process(*words, *kills, "seed=range(8)")
+    assert first.returncode == 1
+    said = [line for line in first.stderr.splitlines() if line.startswith("error: ")]
+    assert said == [
+        "error: its process was killed by SIGKILL, perhaps because memory ran out; the other runs are carried out  (run: seed=1)"
+    ]
+    assert "Traceback" not in first.stderr
+    assert [row[2] for row in table_of(first.stdout)[1:]] == ["completed", "failed", *["completed"] * 6]
+    # The same command finishes it, from its checkpoint.
+    second = process(*words, *kills, "seed=range(8)")
+    assert second.returncode == 0, second.stderr
+    assert "7 kept, because they are complete (7 completed), 1 continued" in second.stderr
+    assert [row[2] for row in table_of(second.stdout)[1:]] == ["completed"] * 8
+    alone = process(*words[2:], "seed=1", f"hydra.run.dir={tmp_path}/alone")
+    assert alone.returncode == 0, alone.stderr
+    assert (tmp_path / "alone" / "steps.csv").read_text() == (tmp_path / "sweep" / "1" / "steps.csv").read_text()
+
+
+@pytest.mark.slow
+def test_a_run_that_always_kills_its_process_is_not_tried_for_ever(tmp_path: Path) -> None:
     killer = ("+callbacks.end._target_=tests.helpers.callbacks.KilledByTheSystem", "callbacks=light", "logger=csv-only")
-    done = process("-m", f"hydra.sweep.dir={tmp_path}", "hydra/launcher=pool", *QUICK, *killer, "seed=0,1")
+    done = process("-m", f"hydra.sweep.dir={tmp_path}", "hydra/launcher=pool", *QUICK, *killer, "seed=0,1,2")
     assert done.returncode == 1
-    assert "a process of the sweep was killed" in done.stderr
+    assert done.stderr.count("error: its process was killed by SIGKILL") == 3
+    assert [row[2] for row in table_of(done.stdout)[1:]] == ["failed"] * 3
+
+
+@pytest.mark.slow
+def test_a_process_of_a_pool_that_exits_is_said_with_its_status(tmp_path: Path) -> None:
+    exits = ("+callbacks.end._target_=tests.helpers.callbacks.Exits", "+callbacks.end.status=7", "callbacks=light", "logger=csv-only")
+    done = process("-m", f"hydra.sweep.dir={tmp_path}", "hydra/launcher=pool", *QUICK, *exits, "seed=0,1")
+    assert done.returncode == 1
+    assert done.stderr.count("error: its process ended with exit status 7; the other runs are carried out") == 2
 
 
 @pytest.mark.slow

@@ -32,6 +32,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from PIL import Image
 
+from benchmarks import soak
 from benchmarks.__main__ import ON_REQUEST, ROUNDS
 from noisescale.app.composed import num_examples, read_config
 from noisescale.app.own_words import words_for_hydra
@@ -51,6 +52,7 @@ OTHERS = {
     ("pip", "install", "."),
     ("pip", "install", ".[wandb]"),
     ("pip", "install", ".[mlflow]"),
+    ("pip", "install", ".[submitit]"),
     ("tensorboard", "--logdir", "outputs"),
     ("eval", "$(python train.py -sc install=bash)"),  # its inner command is among COMMANDS
     (".venv/bin/ruff", "format", "."),
@@ -209,9 +211,8 @@ def samples(arguments: list[str]) -> list[list[str]]:
     """Runs of a sweep in which every choice except the seeds occurs; the command itself if it is not a sweep."""
     if "-m" not in arguments:
         return [arguments]
-    listed = [
-        choices(argument) for argument in arguments if argument != "-m" and "hydra/launcher" not in argument and "n_jobs" not in argument
-    ]
+    launcher = ("-m", "hydra/launcher", "hydra.launcher", "hydra.sweep")
+    listed = [choices(argument) for argument in arguments if not argument.startswith(launcher)]
     count = max(len(options) for options in listed if not options[0].startswith("seed="))
     return [[options[run % len(options)] for options in listed] for run in range(count)]
 
@@ -240,6 +241,8 @@ def test_up_to_the_start_of_training(command: Command, saved: Path, pictures: Pa
 
 def needs(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
     """What this machine lacks to run a command; empty if it lacks nothing."""
+    if "hydra/launcher=submitit_slurm" in arguments and not shutil.which("sbatch"):
+        return "SLURM"
     cfg = composed(samples(arguments)[0], monkeypatch)
     folder = {"mnist": "MNIST", "cifar10": "cifar-10-batches-py"}.get(cfg.data.get("name"))
     if folder and not (SHARED_DATA / folder).is_dir():
@@ -286,6 +289,8 @@ def test_make(command: Command) -> None:
             assert [part for part in passed_on if not part.startswith("-") and not (REPOSITORY / part).exists()] == []
         elif target == "bench":
             assert passed_on[0] in ROUNDS | ON_REQUEST
+        elif target == "soak":
+            assert soak.parser().parse_args(passed_on)
         else:
             assert target == "train"  # these are trainings, which are checked above
 

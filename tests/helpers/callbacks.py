@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -108,3 +109,32 @@ class SignalInTheTest(pl.Callback):
 
     def on_test_batch_start(self, *arguments: Any) -> None:
         signal.raise_signal(signal.SIGTERM)
+
+
+class EndsOnce(pl.Callback):
+    """At the first batch of epoch `epoch`, raises KeyboardInterrupt, or kills the process, in the run with seed `seed`, once.
+
+    Args:
+        mark: a file that it leaves, so that the run is not ended again.
+        kill: end the process with SIGKILL.
+    """
+
+    def __init__(self, mark: str, epoch: int = 1, seed: int = 0, kill: bool = False) -> None:
+        self.mark, self.epoch, self.seed, self.kill = Path(mark), epoch, seed, kill
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *arguments: Any) -> None:
+        if trainer.current_epoch == self.epoch and os.environ.get("PL_GLOBAL_SEED") == str(self.seed) and not self.mark.exists():
+            self.mark.touch()
+            if self.kill:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise KeyboardInterrupt
+
+
+class Exits(pl.Callback):
+    """Ends the process at the first batch, as a library in C may do: nothing is cleaned up."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+    def on_train_batch_start(self, *arguments: Any) -> None:
+        os._exit(self.status)

@@ -37,7 +37,7 @@ from tests.helpers.repository import REPOSITORY
 
 OTHER_DISK = Path("/dev/shm")
 BASE = ("data.subset_size=300", "epochs=4", "batch.size=20", "scheduler=cosine", "threads=1", "trainer=cpu")
-OFTEN = (*BASE, "+callbacks.last.every_n_train_steps=5")
+OFTEN = (*BASE, "callbacks.last.every_n_updates=5")
 START_UP = (
     "noisescale.app.train:read_config",
     "noisescale.app.module:build_module",
@@ -97,8 +97,8 @@ KINDS = (
 
 def words_to_resume(folder: Path, words: Sequence[str]) -> list[str]:
     """The command line that continues the run in `folder`, or begins it again if it was killed before its first checkpoint."""
-    last = folder / "checkpoints" / "last.ckpt"
-    return [*words, f"hydra.run.dir={folder}", *([f"ckpt_path={last}"] if last.exists() else [])]
+    saved = any((folder / "checkpoints" / f"{name}.ckpt").exists() for name in ("last", "previous"))
+    return [f"resume={folder}"] if saved else [*words, f"hydra.run.dir={folder}"]
 
 
 def start(words: Sequence[str], log: Path, tmp: Path | None = None, death: Death | None = None, counts: Path | None = None) -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import atexit
 import functools
+import gc
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -27,7 +29,7 @@ from noisescale.app.listing import config_folders, list_options_only
 from noisescale.app.messages import INPUT_ERRORS, composition_line, line, say
 from noisescale.app.own_words import make_importable, words_for_hydra
 from noisescale.app.resume import start_of
-from noisescale.app.sweeps import table_at_the_end, what_differs
+from noisescale.app.sweeps import RunDied, table_at_the_end, what_differs
 from noisescale.app.targets import HYDRAS, check_nested, checked
 from noisescale.signals import Interrupted, raised_at_once
 
@@ -35,6 +37,9 @@ __all__ = ["front_door"]
 
 BAD_INPUT = 2
 """Exit status for invalid input."""
+
+DIED = 1
+"""Exit status of a sweep in which the process of a run was killed."""
 
 FAILED = 4
 """Exit status of a run that the machine has ended, such as by a full disk."""
@@ -58,17 +63,44 @@ class _RunRefused(Exception):
     """One run of a sweep had invalid input; it has printed its error, and the sweep continues."""
 
 
+_ended: list[JobReturn] = []
+"""The runs of this process that Hydra keeps until the end of a sweep, and that have not been made small yet."""
+
+
 @functools.cache
-def _without_a_second_line() -> None:
-    """Let Hydra print nothing about a run that was refused, which has printed its own line. Hydra has no setting for this."""
+def _adapt_hydras_results() -> None:
+    """Let Hydra print nothing about a run that has its own line, because it was refused or killed, and note the result of every run.
+
+    Hydra has no setting for this.
+    """
     returned: Any = JobReturn.return_value
 
     def return_value(job: JobReturn) -> Any:
-        if isinstance(job._return_value, _RunRefused):
+        if isinstance(job._return_value, (_RunRefused, RunDied)):
             raise job._return_value
         return returned.fget(job)
 
-    JobReturn.return_value = property(return_value, returned.fset)  # type: ignore[method-assign, assignment]
+    def set_return_value(job: JobReturn, value: Any) -> None:
+        returned.fset(job, value)
+        _ended.append(job)
+
+    JobReturn.return_value = property(return_value, set_return_value)  # type: ignore[method-assign, assignment]
+
+
+def _let_go_of_the_last_runs() -> None:
+    """Free what the runs before have left: 0.2 MB of configuration each, what the traceback of an error refers to, and open files.
+
+    Trainer, module and callbacks refer to each other, so that only the garbage collector frees them, which would come late: the longer a
+    sweep is, the rarer are its full collections.
+    """
+    while _ended:
+        job = _ended.pop()
+        job.cfg = job.hydra_cfg = None
+        error = job._return_value if isinstance(job._return_value, BaseException) else None
+        while error is not None:
+            traceback.clear_frames(error.__traceback__)
+            error = error.__cause__ or error.__context__
+    gc.collect()
 
 
 @functools.cache
@@ -112,7 +144,7 @@ class Command:
             os.environ[_FULL_ERROR] = "1"
         os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises errors instead of printing them
         list_options_only()
-        _without_a_second_line()
+        _adapt_hydras_results()
         _check_hydras_callbacks()
         run = functools.update_wrapper(functools.partial(self._run), self._function)
         try:
@@ -124,6 +156,8 @@ class Command:
                     hydra.main(version_base="1.3", config_path=str(self._conf), config_name=start.config_name)(run)()
         except _RunRefused:
             return BAD_INPUT
+        except RunDied:
+            return DIED
         except RunInterrupted as interrupted:  # it has said so
             return interrupted.status
         except Interrupted as interrupted:
@@ -145,6 +179,8 @@ class Command:
     def _run(self, cfg: DictConfig) -> None:
         """Carry out one run; called by Hydra."""
         self._in_function = True
+        if in_sweep():
+            _let_go_of_the_last_runs()
         if cfg.get("full_error") is True:
             os.environ[_FULL_ERROR] = "1"
         try:

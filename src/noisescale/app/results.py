@@ -6,10 +6,8 @@ import json
 import math
 import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,12 +19,13 @@ from rich.table import Table
 
 from noisescale import __version__
 from noisescale.app.choices import choices
+from noisescale.app.commit import commit
 from noisescale.app.config import in_sweep, output_dir, typed
 from noisescale.app.ending import PLANS_END
-from noisescale.app.headline import headline
 from noisescale.app.outcome import Outcome
 from noisescale.app.sweeps import what_differs
 from noisescale.files import write_atomically
+from noisescale.studies.headline import headline
 
 __all__ = ["leave_results", "versions"]
 
@@ -85,16 +84,10 @@ def _print_table(results: Mapping[str, Any]) -> None:
 
 def versions() -> dict[str, Any]:
     """The versions of the software that ran, and the commit; the commit is None outside a git checkout."""
-    commit = None
-    with suppress(OSError, subprocess.SubprocessError):
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5, check=True
-        )
-        commit = found.stdout.strip()
     versions = {
         "noisescale": __version__,
         "torch": torch.__version__,
         "pytorch_lightning": version("pytorch-lightning"),
         "python": ".".join(map(str, sys.version_info[:3])),
     }
-    return {"versions": versions, "commit": commit}
+    return {"versions": versions, "commit": commit()}

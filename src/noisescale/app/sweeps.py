@@ -1,134 +1,147 @@
 """A sweep: what distinguishes each of its runs from the others, and the table of all runs at its end.
 
-Each run leaves a record in a folder of this sweep, from whichever process it is carried out in. The folder and the command line are in an
-environment variable, which the processes of every launcher inherit.
+The folders of its runs are noted in a folder of this sweep, and the table is made from the files that are found there. That folder and the
+command line are in an environment variable, which the processes of every launcher inherit.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from noisescale.app.choices import key_of, overrides
+from noisescale.app.commit import commit
 from noisescale.app.config import in_sweep, output_dir, typed
-from noisescale.app.headline import headline
-from noisescale.app.messages import INPUT_ERRORS
+from noisescale.app.launchers.ranks import is_first
+from noisescale.app.messages import INPUT_ERRORS, line, say
+from noisescale.app.own_words import words_as_typed
+from noisescale.app.requeued import cluster_job
 from noisescale.files import write_atomically
+from noisescale.studies.runs import STARTED, continues, is_choice, read_run
+from noisescale.studies.table import print_runs
 
-__all__ = ["recorded_run", "table_at_the_end", "what_differs"]
+__all__ = ["RunDied", "announce", "as_death", "in_short", "leave_ending", "recorded_run", "table_at_the_end", "what_differs"]
 
 _SWEEP = "NOISESCALE_SWEEP"
 
 
+class RunDied(Exception):
+    """The process of a run was killed, which has been said and noted; the sweep continues, and fails at its end."""
+
+
+def as_death(error: Exception) -> Exception:
+    """`RunDied`, after a line that says so, for submitit's error of a job that was killed or cancelled; any other error itself."""
+    if not type(error).__module__.startswith("submitit."):
+        return error
+    say(f"a job of submitit has failed; the others go on, and the same command finishes those that have ended ({_first_line(error)})")
+    return RunDied(str(error))
+
+
 def what_differs() -> str:
     """The words that the sweep varies, as they are in this run: `scheduler=step batch=small`; all words, if it varies none."""
-    return " ".join(f"{key}={value}" for key, value in _varied().items()) or " ".join(typed())
+    return in_short([word for word in overrides() if not continues(word, output_dir())]) if in_sweep() else " ".join(typed())
+
+
+def in_short(words: Sequence[str]) -> str:
+    """Those words of a run that the sweep varies; all of them, if it varies none."""
+    return " ".join(f"{key}={value}" for key, value in _varied(words).items()) or " ".join(words_as_typed(words))
 
 
 @contextmanager
 def table_at_the_end() -> Iterator[None]:
     """Print a table of the runs that were carried out inside, if they were those of a sweep, whatever became of them."""
     with tempfile.TemporaryDirectory(prefix="noisescale-sweep-") as folder:
-        os.environ[_SWEEP] = json.dumps({"records": folder, "typed": sys.argv[1:]})
+        os.environ[_SWEEP] = json.dumps({"folders": folder, "typed": sys.argv[1:]})
         try:
             yield
         finally:
+            noted = sorted(Path(folder).iterdir())
+            folders = list(dict.fromkeys(Path(file.read_text()) for file in noted))
+            found = [run for run in map(read_run, folders) if run is not None]
+            if found:
+                names = [run.folder.name for run in found]
+                print_runs(found, names, [_varied(run.overrides or ()) for run in found])
+                print(os.path.relpath(found[0].folder.parent), flush=True)
             os.environ.pop(_SWEEP, None)
-            records = [json.loads(file.read_text()) for file in Path(folder).glob("*.json")]
-            if records:
-                _print_table(sorted(records, key=lambda record: record["number"]))
+
+
+def announce(folders: Iterable[Path | None]) -> None:
+    """Note the folders of runs that belong to this sweep, in their order, even those that are kept and not carried out."""
+    if _SWEEP in os.environ:
+        noted = Path(json.loads(os.environ[_SWEEP])["folders"])
+        for number, folder in enumerate(folders, start=len(os.listdir(noted))):
+            if folder is not None:
+                (noted / f"{number:08}").write_text(str(folder.resolve()))
 
 
 @contextmanager
 def recorded_run() -> Iterator[None]:
-    """Leave a record of the run that is carried out inside, if it is one of a sweep: how it ended, and its results if it has any."""
-    if not in_sweep() or _SWEEP not in os.environ:
+    """Leave in the folder of the run that is carried out inside which commit began it and, if it has no results, how it ended."""
+    if not is_first():
         yield
         return
-    began, status = time.time(), "failed"
+    folder = output_dir()
+    if in_sweep():
+        _note_one_more(folder)
+    leave_ending(folder, "started")
     try:
         yield
-        status = ""
-    except INPUT_ERRORS:
-        status = "refused"
+    except INPUT_ERRORS as error:
+        leave_ending(folder, "refused", line(error))
         raise
-    except (KeyboardInterrupt, SystemExit):
-        status = "interrupted"
+    except Exception as error:
+        leave_ending(folder, "failed", f"{type(error).__name__}: {' '.join(str(error).split())}")
         raise
-    finally:
-        results = {} if status in ("refused", "failed") else _results(began)
-        if status or results:
-            _leave_record(results, status)
+    except BaseException:
+        leave_ending(folder, "interrupted", "a signal")
+        raise
 
 
-def _leave_record(results: dict[str, Any], status: str) -> None:
-    metric = headline(results)
-    record = {
-        "number": HydraConfig.get().job.num,
-        "run": os.path.relpath(output_dir()),
-        "varied": _varied(),
-        "status": results.get("status", status),
-        "metric": None if metric is None else [metric[0], None if math.isnan(metric[1]) else metric[1]],
-        "updates": results.get("updates"),
-        "seconds": results.get("seconds"),
+def leave_ending(folder: Path, status: str, reason: str = "", words: Iterable[str] | None = None) -> None:
+    """Note how a run has ended that leaves no results: `failed`, `refused` or `interrupted`; `started` when it begins."""
+    ending = {
+        "status": status,
+        "reason": reason,
+        "commit": commit(),
+        "job": cluster_job(),
+        "words": overrides() if words is None else [*words],
     }
-    folder = Path(json.loads(os.environ[_SWEEP])["records"])
-    write_atomically(folder / f"{record['number']}.json", json.dumps(record))
+    with suppress(OSError):  # nothing depends on it
+        write_atomically(folder / STARTED, json.dumps(ending, indent=2) + "\n", durable=False)
 
 
-def _results(began: float) -> dict[str, Any]:
-    """results.json, if this run has written it."""
-    file = output_dir() / "results.json"
-    if not file.exists() or file.stat().st_mtime < began - 1:  # of an earlier run in the same folder
+def _note_one_more(folder: Path) -> None:
+    """Note the folder of a run that another sweeper than ours has chosen, or a pattern of the user's."""
+    noted = Path(json.loads(os.environ.get(_SWEEP, "{}")).get("folders", ""))
+    with suppress(OSError):  # the folder of notes is on another machine
+        (noted / f"~{HydraConfig.get().job.num:08}").write_text(str(folder.resolve()))
+
+
+def _varied(words: Iterable[str]) -> dict[str, str]:
+    """Key -> value of those of a run's overrides that were not typed with a single value for all runs."""
+    if _SWEEP not in os.environ:
         return {}
-    found: dict[str, Any] = json.loads(file.read_text())
-    return found
-
-
-def _varied() -> dict[str, str]:
-    """Key -> value of the overrides that were not typed with a single value for all runs."""
-    if not in_sweep() or _SWEEP not in os.environ:
-        return {}
-    fixed = set()
+    fixed: set[str] = set()
+    swept: set[str] = set()
     for word in json.loads(os.environ[_SWEEP])["typed"]:
         if "=" in word and not word.startswith("-"):
             try:
                 (override,) = OverridesParser.create().parse_overrides([word])
             except HydraException:
                 continue  # an argument of Hydra's own, such as that of --config-name
-            if not override.is_sweep_override():
-                fixed.add(key_of(word))
-    return {key_of(word): word.partition("=")[2] for word in overrides() if key_of(word) not in fixed}
+            (swept if override.is_sweep_override() else fixed).add(key_of(word))
+    pairs = {key_of(word): word.partition("=")[2] for word in words}
+    return {key: value for key, value in pairs.items() if key in swept or (key not in fixed and is_choice(key))}
 
 
-def _print_table(records: list[dict[str, Any]]) -> None:
-    """A row per run: what differs, how it ended, the metric of its test, updates, seconds."""
-    from rich.console import Console
-    from rich.table import Table
-
-    keys = list(dict.fromkeys(key for record in records for key in record["varied"]))
-    metrics = list(dict.fromkeys(record["metric"][0] for record in records if record["metric"]))
-    table = Table()
-    for column in ("run", *keys, "status", *metrics, "updates", "seconds"):
-        table.add_column(column, no_wrap=True, justify="right" if column in (*metrics, "updates", "seconds") else "left")
-    for record in records:
-        name, value = record["metric"] or ("", None)
-        tested = ["" if name != metric else "nan" if value is None else f"{value:.4f}" for metric in metrics]
-        updates = "" if record["updates"] is None else str(record["updates"])
-        seconds = "" if record["seconds"] is None else f"{record['seconds']:.1f}"
-        varied = [record["varied"].get(key, "") for key in keys]
-        table.add_row(str(record["number"]), *varied, record["status"], *tested, updates, seconds)
-    Console(width=None if sys.stdout.isatty() else 400).print(table)
-    print(os.path.dirname(records[0]["run"]), flush=True)
+def _first_line(error: Exception) -> str:
+    return next((text.strip() for text in str(error).splitlines() if text.strip()), type(error).__name__)

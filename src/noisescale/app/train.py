@@ -19,6 +19,7 @@ from noisescale.app.devices import accelerator_of, check_devices
 from noisescale.app.interruption import RunInterrupted, say_how_to_resume
 from noisescale.app.libraries import import_libraries
 from noisescale.app.progress import progress_bar
+from noisescale.app.requeued import go_on_if_requeued
 from noisescale.app.resume import already_complete
 from noisescale.app.run_folder import RunFolder, run_folder
 from noisescale.app.sweeps import recorded_run
@@ -48,6 +49,7 @@ class Trained:
 
 def train(cfg: DictConfig, script: Path) -> int:
     """Carry out one run; returns the exit status: 0, or 3 for a run that diverged. See `carry_out`."""
+    go_on_if_requeued(cfg)
     with recorded_run():
         complete = already_complete(cfg)
         if complete:

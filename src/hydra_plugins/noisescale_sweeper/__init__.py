@@ -1,0 +1,1 @@
+"""A Hydra plugin: `hydra/sweeper=unfinished`."""
