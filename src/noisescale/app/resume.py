@@ -15,10 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from noisescale.app.changes import refuse_changes
 from noisescale.app.choices import key_of
 from noisescale.app.config import output_dir
-from noisescale.app.headline import headline
 from noisescale.app.recorded import CONFIG, Record, compose_from, last_record, paths_left_behind, read_record, repeated
 from noisescale.app.run_folder import results_in
 from noisescale.errors import ConfigError, check_count
+from noisescale.studies.headline import headline
 
 __all__ = ["Start", "already_complete", "resume_command", "short_path", "start_of"]
 
