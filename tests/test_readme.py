@@ -37,5 +37,8 @@ def test_the_python_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytes
     exec(quick, {"pl": pl, "my_module": Plain(network()), "my_datamodule": Data()})
     sizes = [int(row["effective_batch_size"]) for row in read_rows(tmp_path / "steps.csv")]
     for block in further:
-        exec(dedent(block), {"BatchSizeScheduler": BatchSizeScheduler, "Fixed": Fixed})
+        exec(
+            dedent(block),
+            {"BatchSizeScheduler": BatchSizeScheduler, "Fixed": Fixed, "pl": pl, "batches": BatchSizeScheduler(Fixed(size=4))},
+        )
     assert ({4, 20, 100} if page == "README.md" else {4, 5, 10}) <= set(sizes)

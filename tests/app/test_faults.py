@@ -89,7 +89,7 @@ def test_the_line_of_an_error_of_the_machine(error: BaseException, line: str, fo
 
 
 def test_the_line_says_how_to_go_on_quoted_for_a_shell(folder: Path) -> None:
-    assert str(failure_of(of(errno.ENOSPC))).endswith("go on with 'ckpt_path=a run/checkpoints/last.ckpt'")
+    assert str(failure_of(of(errno.ENOSPC))).endswith("go on with python train.py 'resume=a run'")
 
 
 def test_the_file_is_named_by_whoever_was_writing_it(folder: Path) -> None:
@@ -182,7 +182,7 @@ def test_the_plan_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch
     monkeypatch.setattr(Path, "open", no_space(tmp_path))
     outcome = plan("epochs=1", run_dir(tmp_path / "run"))
     assert (outcome.status, len(outcome.lines)) == (FAILED, 1)
-    assert outcome.lines[0].endswith("plan.csv: cannot be written (No space left on device); free some space")
+    assert outcome.lines[0].endswith("config.yaml: cannot be written (No space left on device); free some space")
 
 
 def test_printed_commands_are_quoted(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_a_call_trains_as_the_command_does(tmp_path: Path) -> None:
         ((), {"epoch": 3}, "epoch: unknown key, did you mean epochs?; keys: task, "),
         ((), {"scheduler": "cosin"}, "scheduler=cosin: no such option, did you mean cosine?; valid: constant, "),
         ((), {"scheduler": None}, "scheduler=null: no such option; valid: "),
-        (("batch=128",), {}, "batch=128: no such option; valid: "),
+        (("batch=128",), {}, "batch=128: no such option, did you mean batch.size=128?; valid: "),
         (("scheduler",), {}, "scheduler: is not an override "),
         ((), {"batch.size": 5000}, "batch.size=5000: must be at most N = 1293"),
         (("--config-dir=a",), {}, "--config-dir=a: is an option of the command line, which a notebook does not have; write run("),

@@ -333,8 +333,8 @@ TABLE: list[tuple[str, str]] = [
     ("data.subset_size=9999", "data.subset_size=9999: the training set has 1437 examples; choose 1 to 1437, or null for all"),
     ("data.val_fraction=1", "data.val_fraction=1: must be a finite number in [0, 1)"),
     ("epochs=0", "epochs=0: must be a whole number of epochs, at least 1"),
-    ("trainer.devices=0", "trainer.devices=0: must be a whole number of devices, at least 1"),
-    ("trainer.devices=auto", "trainer.devices=auto: must be a whole number of devices, at least 1"),
+    ("trainer.devices=0", "trainer.devices=0: must be a whole number of devices, 1 to 100000"),
+    ("trainer.devices=auto", "trainer.devices=auto: must be a whole number of devices, 1 to 100000"),
     ("trainer.max_steps=0", "trainer.max_steps=0: must be a whole number of updates, at least 1; -1 for no limit"),
     (
         "trainer.limit_train_batches=0.5",

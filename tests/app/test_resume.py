@@ -327,7 +327,8 @@ def test_a_folder_of_runs_stands_for_its_newest_with_a_checkpoint(part: Path, tm
         shutil.copytree(part, runs / name)
         config = runs / name / ".hydra" / "config.yaml"
         config.write_bytes(config.read_bytes())  # begun in this order
-    (runs / "none" / "checkpoints" / "last.ckpt").unlink()
+    for name in ("last", "previous"):
+        (runs / "none" / "checkpoints" / f"{name}.ckpt").unlink(missing_ok=True)
     outcome = resumed(Path("runs"), "trainer.max_steps=9")
     assert outcome.status == 0, outcome.err
     assert outcome.out.splitlines()[0] == "resume: runs/new"

@@ -6,6 +6,7 @@ import csv
 import math
 import os
 import re
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ def test_a_run_ends_with_a_short_table(full: Finished) -> None:
         assert words in full.outcome.out
     line = full.outcome.out.splitlines()[-1]
     assert "tensorboard --logdir" in line
-    assert line.endswith(os.path.relpath(full.folder))
+    assert line.endswith(shlex.quote(os.path.relpath(full.folder)))
 
 
 def test_a_run_says_its_batch_in_words_and_nothing_else_on_stderr(full: Finished) -> None:
@@ -295,7 +296,7 @@ def test_the_last_checkpoint_is_the_last_epoch_whenever_validation_ran(tmp_path:
 def test_without_callbacks_and_logger_a_run_leaves_its_results_alone(tmp_path: Path) -> None:
     outcome = run(*QUICK, "callbacks=none", "logger=csv-only", f"hydra.run.dir={tmp_path}")
     assert (outcome.status, outcome.err) == (0, "")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".hydra", "results.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hydra", ".run.json", "results.json"]
     assert results_of(tmp_path)["updates"] == 6
 
 
@@ -310,7 +311,8 @@ def test_a_second_run_in_the_same_folder_sets_the_rows_of_the_first_aside(tmp_pa
         assert run(*QUICK, "callbacks=light", "logger=csv-only", f"seed={seed}", f"hydra.run.dir={tmp_path}").status == 0
     earlier = tmp_path / "earlier-1"
     assert {path.name for path in earlier.iterdir()} == {".hydra", "steps.csv", "epochs.csv", "results.json"}
-    assert {path.name for path in tmp_path.iterdir()} == {".hydra", "steps.csv", "epochs.csv", "results.json", "earlier-1"}
+    now = {".hydra", ".run.json", "steps.csv", "epochs.csv", "results.json", "earlier-1"}
+    assert {path.name for path in tmp_path.iterdir()} == now
     assert (tmp_path / "steps.csv").read_text() != (earlier / "steps.csv").read_text()
     assert [results_of(folder)["seed"] for folder in (earlier, tmp_path)] == [0, 1]
 

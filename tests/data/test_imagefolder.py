@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ def test_an_image_folder_is_read(tmp_path: Path, capfd: pytest.CaptureFixture[st
 
 
 def test_a_terminal_shows_the_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     write_images(tmp_path)
     folder(tmp_path).setup("fit")
     assert "decoding train images" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -213,7 +214,8 @@ def test_the_sums_are_kept_whatever_the_seed(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_terminal_shows_the_progress(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     folder(root, in_memory=False).setup("fit")
     assert "decoding train images" in capsys.readouterr().err
 

@@ -42,7 +42,7 @@ from tests.helpers.processes import python
 from tests.helpers.repository import CONF, REPOSITORY
 from tests.helpers.trainings import ignored
 
-pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
+pytestmark = [pytest.mark.filterwarnings(line) for line in (*ignored, "ignore:.*TensorBoard lacks the points of that file")]
 
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 """A folder that may hold data sets. What it lacks is not downloaded, and the slow tests that need it are skipped."""

@@ -154,8 +154,7 @@ def test_on_several_devices_the_all_reduces_are_said_beside_those_of_the_counter
     rate, batch = Fixed(32, last="carry"), Dual(32, rule="sgd", last="carry")
     plans = [plan_of(schedules.Cosine(), strategy, world_size=4, max_micro_batch_size=4) for strategy in (rate, batch)]
     (a, b), (c, d) = map(counted, plans)
-    assert (a, b, c) == (41, 41, 41)
-    assert d < 10
+    assert (a, b, c, d) == (41, 41, 41, 10)  # 1293 examples in batches of 32, and of 129 at the end
     here, there = (f"all-reduces, one per update: {first} in the first epoch, {last} in the last" for first, last in ((a, b), (c, d)))
     saved = round((809 - plans[1].total_updates()) / 20)
     found = [summarize(plan, 0.05).all_reduces_in_words() for plan in plans]

@@ -113,7 +113,8 @@ def overrides() -> list[str]:
     """The words of this run as Hydra has them: `scheduler=step`, `optimizer.lr=0.1`, `++model.width=3` for a class of the user's own."""
     if not HydraConfig.initialized():
         return []
-    words = {str(word).partition("=")[0].lstrip("+~"): str(word) for word in HydraConfig.get().overrides.task}
+    given: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)  # a word may hold ${...}
+    words = {str(word).partition("=")[0].lstrip("+~"): str(word) for word in given}
     return list(words.values())  # of a key that was typed again when the run was resumed, the last
 
 

@@ -74,7 +74,7 @@ def _print_table(results: Mapping[str, Any]) -> None:
         table.add_row("seconds", f"{results['seconds']:.1f}")
         table.add_row("examples/s", f"{results['examples_per_second']:.0f}")
         table.add_row("run", run)
-        Console(soft_wrap=True).print(table)
+        Console(width=len(run) + 40, soft_wrap=True).print(table)  # the path is not cut in pieces
         print(shlex.join([os.path.relpath(Path(sys.prefix) / "bin" / "tensorboard"), "--logdir", run]))
     if results["status"] == "diverged":
         print(results["reason"], file=sys.stderr)

@@ -101,11 +101,11 @@ def _resumed(given: str, words: list[str], conf: Path) -> Start:
     for flag in ("-m", "--multirun"):
         if flag in words:
             raise ConfigError("resume", given, f"goes on with one run, not with a sweep ({flag})", f"leave out {flag}")
+    run = run_in(Path(given).expanduser())
     for word in words:
         if key_of(word) in ("hydra.run.dir", "ckpt_path"):
             _, _, value = word.partition("=")
             raise ConfigError(key_of(word), value, "a resumed run has its own folder and its last checkpoint", "leave it out")
-    run = run_in(Path(given).expanduser())
     record = read_record(last_record(run))
     checkpoint = _last_checkpoint(run, record)
     if checkpoint is None:

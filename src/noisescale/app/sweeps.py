@@ -92,11 +92,16 @@ def recorded_run() -> Iterator[None]:
     folder = output_dir()
     if in_sweep():
         _note_one_more(folder)
+    before = _ending_in(folder)
     leave_ending(folder, "started")
     try:
         yield
     except INPUT_ERRORS as error:
-        leave_ending(folder, "refused", line(error))
+        if before is None:
+            leave_ending(folder, "refused", line(error))
+        else:  # what is refused changes nothing of the run that is there
+            with suppress(OSError):
+                write_atomically(folder / STARTED, before, durable=False)
         raise
     except Exception as error:
         leave_ending(folder, "failed", f"{type(error).__name__}: {' '.join(str(error).split())}")
@@ -104,6 +109,14 @@ def recorded_run() -> Iterator[None]:
     except BaseException:
         leave_ending(folder, "interrupted", "a signal")
         raise
+
+
+def _ending_in(folder: Path) -> str | None:
+    """What an earlier run has noted in its folder; None if there is none."""
+    try:
+        return (folder / STARTED).read_text()
+    except (OSError, ValueError):
+        return None
 
 
 def leave_ending(folder: Path, status: str, reason: str = "", words: Iterable[str] | None = None) -> None:

@@ -122,7 +122,8 @@ def trial_of(trainer: pl.Trainer, module: pl.LightningModule, loader: PlannedLoa
         if datamodule is not None and getattr(datamodule, "trainer", None) is trainer:
             stack.callback(setattr, datamodule, "trainer", trainer)
             datamodule.trainer = view
-        yield Trial(trainer, module, _copy(trainer, module, view, (loader.dataset, datamodule)))
+        twin = view.lightning_module = view.model = _copy(trainer, module, view, (loader.dataset, datamodule))
+        yield Trial(trainer, module, twin)
 
 
 class View:
