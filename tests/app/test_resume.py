@@ -445,7 +445,7 @@ def test_a_resumed_run_can_be_repeated_too(whole: Path, stopped: Path, tmp_path:
 
 def test_files_of_an_earlier_run_are_set_aside_together(whole: Path, stopped: Path) -> None:
     (stopped / "notes.txt").write_text("of the user")
-    earlier = {name: content for name, content in files(stopped).items() if name != "notes.txt"}
+    earlier = {name: content for name, content in files(stopped).items() if name not in ("notes.txt", ".run.json")}
     outcome = run(*SHORT, run_dir(stopped))
     assert outcome.status == 0, outcome.err
     assert outcome.lines[0] == f"note: {stopped} had the files of an earlier run, which are in {stopped / 'earlier-1'} now"

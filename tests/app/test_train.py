@@ -339,7 +339,7 @@ def test_a_diverging_run_stops_within_an_update_and_keeps_its_files(tmp_path: Pa
 
 def test_weights_that_diverge_in_the_very_last_update_are_found_by_the_test(tmp_path: Path) -> None:
     outcome = run(
-        *QUICK, "batch=full", "data.val_fraction=0", "optimizer=sgd", "optimizer.lr=1e38", "logger=csv-only", f"hydra.run.dir={tmp_path}"
+        *QUICK, "batch=full", "data.val_fraction=0", "optimizer=sgd", "optimizer.lr=1e30", "logger=csv-only", f"hydra.run.dir={tmp_path}"
     )
     results = results_of(tmp_path)
     assert all(map(math.isfinite, losses_of(tmp_path)))
