@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +27,17 @@ from tests.helpers.trainings import ignored
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
 
 INPUT = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(Path(__file__).with_name("bad_input.yaml"))))
+
+
+def cases(section: str) -> list[Any]:
+    """The cases of a section; those whose first word is of the same key as that of an earlier case are slow, because there are so many."""
+    keys: set[str] = set()
+    found = []
+    for case in INPUT[section]:
+        key = case["typed"].partition("=")[0]
+        found.append(pytest.param(case, id=case["typed"], marks=[pytest.mark.slow] if key in keys else []))
+        keys.add(key)
+    return found
 
 
 def line_of(case: dict[str, str], **names: object) -> str:
@@ -79,7 +89,7 @@ def never(what: str) -> Callable[..., None]:
     return fail
 
 
-@pytest.mark.parametrize("case", INPUT["before_data_are_touched"], ids=itemgetter("typed"))
+@pytest.mark.parametrize("case", cases("before_data_are_touched"))
 def test_bad_input_is_one_line_before_data_are_touched(
     case: dict[str, str], tmp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,7 +103,7 @@ def test_bad_input_is_one_line_before_data_are_touched(
     assert not (tmp / "made").exists(), "what the config names was called"
 
 
-@pytest.mark.parametrize("case", INPUT["before_training"], ids=itemgetter("typed"))
+@pytest.mark.parametrize("case", cases("before_training"))
 def test_bad_input_found_late_is_one_line_before_training(
     case: dict[str, str], tmp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

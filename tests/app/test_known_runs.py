@@ -83,6 +83,7 @@ def test_a_run_that_was_refused_or_has_no_checkpoint_starts_again_in_its_folder(
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["0", "1"]
 
 
+@pytest.mark.slow
 def test_what_was_made_with_other_defaults_or_another_commit_is_said(tmp_path: Path) -> None:
     assert sweep(tmp_path, "seed=0,1", "callbacks=full").status == 0
     config, results = tmp_path / "0" / ".hydra" / "config.yaml", tmp_path / "1" / "results.json"

@@ -174,6 +174,7 @@ def test_a_key_that_a_logger_does_not_know_is_one_line(tmp_path: Path) -> None:
         assert not (tmp_path / logger / "steps.csv").exists()
 
 
+@pytest.mark.slow
 def test_what_is_imported_is_left_out_of_the_searches_for_garbage() -> None:
     load = "from noisescale.app.train import import_libraries; import_libraries()"
     program = f"import gc; {load}; print(gc.isenabled(), gc.get_freeze_count() > 100_000)"

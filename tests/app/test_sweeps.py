@@ -106,6 +106,7 @@ def test_a_sweep_that_is_interrupted_ends_with_the_table_of_its_runs(tmp_path: P
     assert [row[:3] for row in table_of(outcome.out)[1:]] == [["0", "0", "interrupted"]]
 
 
+@pytest.mark.slow
 def test_a_sweep_into_the_folder_of_another_does_not_take_its_results_for_its_own(tmp_path: Path) -> None:
     lean = (*QUICK, "callbacks=light", "logger=csv-only", f"hydra.sweep.dir={tmp_path}")
     assert run("-m", *lean, "seed=0,1").status == 0

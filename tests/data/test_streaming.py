@@ -75,8 +75,10 @@ def train(data: ImageFolderData, *callbacks: pl.Callback, ckpt_path: Path | None
     return net
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("subset_size", [None, 20])
+@pytest.mark.parametrize(
+    ("workers", "subset_size"),
+    [(0, None), (2, 20), pytest.param(2, None, marks=pytest.mark.slow), pytest.param(0, 20, marks=pytest.mark.slow)],
+)
 def test_a_streamed_run_is_a_run_in_memory(workers: int, subset_size: int | None, root: Path, tmp_path: Path) -> None:
     reference = train(folder(root, in_memory=True, subset_size=subset_size))
     streamed = train(folder(root, in_memory=False, num_workers=workers, subset_size=subset_size))

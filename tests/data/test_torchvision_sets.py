@@ -134,6 +134,7 @@ def test_the_cifars_are_read(tmp_path: Path) -> None:
         assert dataset.images.is_contiguous()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (REPOSITORY.parent / "shared/data/MNIST/raw").is_dir(), reason="no real MNIST in ../shared/data beside the repository"
 )

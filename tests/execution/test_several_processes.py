@@ -82,12 +82,22 @@ def one(folder: Path) -> dict[str, dict[str, Any]]:
 def two(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """The results of two processes, rank by rank."""
     jobs: dict[str, dict[str, Any]] = {name: {**job, "csv": str(folder / f"two-{name}.csv")} for name, job in EQUAL.items()}
+    jobs["norm"] = {**NORM, "csv": str(folder / "norm.csv")}
+    jobs |= {name: {**job, "csv": str(folder / f"two-{name}.csv")} for name, job in WEIGHTED.items()}
+    jobs["diverged"] = {"last": "partial", "size": 7, "limit": 4, "explode": True, "csv": str(folder / "nan.csv")}
+    return dict(zip(jobs, run(list(jobs.values()), 2), strict=True))
+
+
+@pytest.fixture(scope="module")
+def saved(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The results of two processes that save checkpoints, stop, and resume."""
+    jobs: dict[str, dict[str, Any]] = {}
     dropout: dict[str, Any] = {"last": "partial", "size": 7, "limit": 2, "dropout": 0.3}
     jobs["whole"] = {**dropout, "csv": str(folder / "whole.csv")}
     for at in SAVED_AT:
-        saved = {**dropout, "csv": str(folder / f"{at}.csv")}
-        jobs[f"saved {at}"] = {**saved, "save": [at, str(folder / f"{at}.ckpt")]}
-        jobs[f"resumed {at}"] = {**saved, "resume": str(folder / f"{at}.ckpt")}
+        same = {**dropout, "csv": str(folder / f"{at}.csv")}
+        jobs[f"saved {at}"] = {**same, "save": [at, str(folder / f"{at}.ckpt")]}
+        jobs[f"resumed {at}"] = {**same, "resume": str(folder / f"{at}.ckpt")}
     jobs["often"] = {**dropout, "csv": str(folder / "often.csv"), "often": [str(folder / "often"), {"every_n_updates": 4}]}
     jobs["went on often"] = {**dropout, "csv": str(folder / "often.csv"), "resume": str(folder / "often" / "step=8.ckpt")}
     jobs["timed"] = {**dropout, "csv": str(folder / "timed.csv"), "often": [str(folder / "timed"), {"every_n_minutes": 0.02 / 60}]}
@@ -98,21 +108,20 @@ def two(folder: Path) -> dict[str, list[dict[str, Any]]]:
         jobs[f"went on {at}"] = {"folder": str(folder / name), "options": {}, "resume": str(folder / f"{name}.ckpt")}
     jobs["norm"] = {**NORM, "csv": str(folder / "norm.csv")}
     for at in (3, 4):  # 4 lies between two updates
-        saved = {**NORM, "csv": str(folder / f"norm-{at}.csv")}
-        jobs[f"norm saved {at}"] = {**saved, "save": [at, str(folder / f"norm-{at}.ckpt")]}
-        jobs[f"norm resumed {at}"] = {**saved, "resume": str(folder / f"norm-{at}.ckpt")}
-    jobs |= {name: {**job, "csv": str(folder / f"two-{name}.csv")} for name, job in WEIGHTED.items()}
-    jobs["diverged"] = {"last": "partial", "size": 7, "limit": 4, "explode": True, "csv": str(folder / "nan.csv")}
+        same = {**NORM, "csv": str(folder / f"norm-{at}.csv")}
+        jobs[f"norm saved {at}"] = {**same, "save": [at, str(folder / f"norm-{at}.ckpt")]}
+        jobs[f"norm resumed {at}"] = {**same, "resume": str(folder / f"norm-{at}.ckpt")}
     return dict(zip(jobs, run(list(jobs.values()), 2), strict=True))
 
 
-def test_checkpoints_between_updates_change_nothing_and_resume_the_same_run(two: dict[str, list[dict[str, Any]]]) -> None:
+@pytest.mark.slow
+def test_checkpoints_between_updates_change_nothing_and_resume_the_same_run(saved: dict[str, list[dict[str, Any]]]) -> None:
     for name in ("often", "went on often", "timed"):
-        assert [result["weights"] for result in two[name]] == [two["whole"][0]["weights"]] * 2
-    first, second = two["often"]
+        assert [result["weights"] for result in saved[name]] == [saved["whole"][0]["weights"]] * 2
+    first, second = saved["often"]
     assert first["saves"] == [step for step in range(1, first["steps"] + 1) if step % 4 == 0]
     assert second["saves"] == []
-    assert two["timed"][0]["saves"]  # both went on, so both have come to the same decisions
+    assert saved["timed"][0]["saves"]  # both went on, so both have come to the same decisions
 
 
 @pytest.mark.parametrize("name", WEIGHTED)
@@ -171,17 +180,19 @@ def test_a_divergence_stops_both_at_the_same_update(two: dict[str, Any]) -> None
     assert first["steps"] == second["steps"] < first["planned"] - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", SAVED_AT)
-def test_a_run_resumed_inside_an_update_is_bit_for_bit_the_whole_one(at: int, two: dict[str, Any]) -> None:
+def test_a_run_resumed_inside_an_update_is_bit_for_bit_the_whole_one(at: int, saved: dict[str, Any]) -> None:
     for rank in (0, 1):
-        assert two[f"resumed {at}"][rank]["weights"] == two["whole"][0]["weights"] != two[f"saved {at}"][0]["weights"]
+        assert saved[f"resumed {at}"][rank]["weights"] == saved["whole"][0]["weights"] != saved[f"saved {at}"][0]["weights"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", STOPPED_AT)
-def test_a_run_that_was_stopped_inside_an_epoch_goes_on_to_be_the_whole_one(folder: Path, at: int, two: dict[str, Any]) -> None:
+def test_a_run_that_was_stopped_inside_an_epoch_goes_on_to_be_the_whole_one(folder: Path, at: int, saved: dict[str, Any]) -> None:
     """Its training metrics, too, which are means over the examples of both processes in both runs."""
-    assert [result["steps"] for result in two[f"stopped {at}"]] == [at, at]
-    assert two[f"went on {at}"] == two["epochs"]
+    assert [result["steps"] for result in saved[f"stopped {at}"]] == [at, at]
+    assert saved[f"went on {at}"] == saved["epochs"]
     parts, whole = folder / f"stopped {at}", folder / "epochs"
     assert (parts / "steps.csv").read_text() == (whole / "steps.csv").read_text()
     mine, other = (read_rows(each / "epochs.csv") for each in (parts, whole))
@@ -229,8 +240,9 @@ def test_running_statistics_are_the_mean_over_all_examples_of_each_update(two: d
             assert_equal_to_rounding(found, buffer, 100 * GRADIENT_ROUNDINGS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [3, 4])
-def test_a_resumed_run_has_the_running_statistics_of_the_whole_one_bit_for_bit(at: int, two: dict[str, Any]) -> None:
+def test_a_resumed_run_has_the_running_statistics_of_the_whole_one_bit_for_bit(at: int, saved: dict[str, Any]) -> None:
     for rank in (0, 1):
         for key in ("weights", "buffers"):
-            assert two[f"norm resumed {at}"][rank][key] == two["norm"][0][key] != two[f"norm saved {at}"][0][key]
+            assert saved[f"norm resumed {at}"][rank][key] == saved["norm"][0][key] != saved[f"norm saved {at}"][0][key]
