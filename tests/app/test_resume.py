@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shlex
 import shutil
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 from torch import nn
@@ -18,11 +21,13 @@ from noisescale.app import notebook
 from noisescale.app.changes import cuts_differ, seen_by_micro_batches
 from noisescale.app.resume import resume_command
 from noisescale.app.run_folder import held
+from noisescale.app.sweeps import CHANGED
 from noisescale.errors import ConfigError
 from noisescale.files import read_rows
 from noisescale.models import GhostBatchNorm2d
 from noisescale.plans import Fixed, Plan
 from noisescale.schedules import Constant
+from noisescale.studies.runs import read_run
 from tests.helpers.front_door import Outcome, checkpoint_of, plan, results_of, run, run_dir
 from tests.helpers.resuming import SHORT, assert_same_run
 from tests.helpers.trainings import ignored
@@ -534,3 +539,56 @@ def test_the_printed_command_is_the_one_that_resumes(stopped: Path, monkeypatch:
     assert (python, script) == ("python", "train.py")
     assert run(*words, "trainer.max_steps=9").status == 0
     assert results_of(stopped)["updates"] == 9
+
+
+# -- what is known of a run that was resumed ----------------------------------------------------------------------------------
+
+
+def test_a_run_stays_known_by_its_words_unless_others_make_it_another_run(stopped: Path) -> None:
+    """A sweep would otherwise take it for a run that had those words from its start."""
+    began = read_run(stopped)
+    assert began is not None
+    assert resumed(stopped, "threads=1", "trainer.max_steps=9").status == 0
+    moved = read_run(stopped)
+    assert moved is not None
+    assert moved.overrides == (*(began.overrides or ()), CHANGED)
+
+
+def test_a_complete_run_that_is_resumed_keeps_every_file(whole: Path) -> None:
+    before = files(whole)
+    assert resumed(whole, "epochs=1").status == 0
+    assert files(whole) == before
+
+
+def test_a_run_that_failed_in_its_test_is_tested(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(pl.Trainer, "test", full_disk)
+        assert run(*SHORT, run_dir(tmp_path)).status == 4
+    assert results_of(tmp_path)["status"] == "failed"
+    assert resumed(tmp_path).status == 0
+    assert_same_run(tmp_path, whole)
+
+
+def full_disk(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_key_that_is_newer_than_the_run_has_its_default(stopped: Path, whole: Path) -> None:
+    config = stopped / ".hydra" / "config.yaml"
+    kept = [line for line in config.read_text().splitlines() if not line.startswith(("rank_timeout", "plan_csv_rows"))]
+    config.write_text("\n".join(kept) + "\n")
+    assert resumed(stopped, "trainer.max_steps=-1").status == 0
+    assert_same_run(stopped, whole)
+
+
+@pytest.mark.filterwarnings("ignore:.*the best checkpoint before")
+def test_checkpoints_may_lie_elsewhere(tmp_path: Path) -> None:
+    words = [*SHORT, f"callbacks.last.dirpath={tmp_path}/elsewhere", "callbacks.last.filename=latest"]
+    assert run(*words, run_dir(tmp_path / "whole")).status == 0
+    shutil.rmtree(tmp_path / "elsewhere")
+    assert run(*words, STEPS, run_dir(tmp_path / "parts")).status == 0
+    assert (found := read_run(tmp_path / "parts")) is not None
+    assert found.checkpoint == tmp_path / "elsewhere" / "latest.ckpt"
+    assert resumed(tmp_path / "parts", "trainer.max_steps=-1").status == 0
+    assert not (tmp_path / "parts" / "earlier-1").exists()
+    assert read_rows(tmp_path / "parts" / "steps.csv") == read_rows(tmp_path / "whole" / "steps.csv")

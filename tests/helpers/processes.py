@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -40,7 +41,16 @@ def python(*words: str, cwd: Path = REPOSITORY, environment: Mapping[str, str] =
 def started(*words: str, out: int = subprocess.DEVNULL, environment: Mapping[str, str] = NOTHING) -> subprocess.Popen[str]:
     """Start the same beside this process, as the leader of a process group that signals can be sent to; `out=PIPE` keeps stdout."""
     command, variables = [sys.executable, *words], environment_with(environment)
-    return subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY, env=variables, start_new_session=True)
+    return subprocess.Popen(
+        command,
+        stdout=out,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+        env=variables,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # ignored if the tests run in the background
+    )
 
 
 def wait_until(condition: Callable[[], object], running: subprocess.Popen[str]) -> None:

@@ -37,7 +37,8 @@ __all__ = [
 NEW_TRAINING = "resume with the same, or start a new training from its weights with weights_from=..."
 
 HARMLESS = (
-    *("threads", "full_error", "check_cuts", "ckpt_path", "resume", "output_dir", "epochs", "max_micro_batch_size"),
+    *("threads", "full_error", "check_cuts", "rank_timeout", "plan_csv_rows"),
+    *("ckpt_path", "resume", "output_dir", "epochs", "max_micro_batch_size"),
     *("logger", "logger.*", "early_stopping", "early_stopping.*", "callbacks.*.patience", "callbacks.last.*"),
     *("callbacks.progress_bar", "callbacks.progress_bar.*"),
     *("trainer.accelerator", "trainer.strategy", "trainer.devices", "trainer.num_nodes", "trainer.max_steps", "trainer.max_time"),

@@ -166,7 +166,7 @@ def _check_run(cfg: DictConfig) -> None:
     if cfg.ckpt_path is not None:
         _check_checkpoint(str(cfg.ckpt_path))
     check_number("rank_timeout", cfg.rank_timeout, above=0, at_most=TEN_DAYS, unit="seconds")
-    if cfg.get("weights_from") is not None and not Path(str(cfg.weights_from)).is_file():
+    if cfg.get("weights_from") is not None and cfg.ckpt_path is None and not Path(str(cfg.weights_from)).is_file():
         raise ConfigError("weights_from", cfg.weights_from, "no such file", "give a .ckpt file, or null for new weights")
     _check_bool("full_error", cfg.full_error)
     _check_bool("check_cuts", cfg.check_cuts)

@@ -162,7 +162,9 @@ class Command:
             return interrupted.status
         except Interrupted as interrupted:
             if is_first():  # which speaks for all processes of a run
-                say(f"interrupted by {interrupted}, with nothing to save")
+                sweep = {"-m", "--multirun"} & {*sys.argv}
+                finish = "; the same command with hydra.sweep.dir=<its folder> finishes the sweep"
+                say(f"interrupted by {interrupted}{finish if sweep else ', with nothing to save'}")
             return int(interrupted.code or 1)
         except KeyboardInterrupt:
             if _full_error():

@@ -39,7 +39,8 @@ def build(cfg: DictConfig, key: str, node: DictConfig | None = None, /, **argume
     try:
         base = BASES[key.partition(".")[0]]
         make = checked("_target_", plain.get("_target_"), base)
-        wrong = misfit(make, plain)
+        # An option of an optimizer that is null is left to the class.
+        wrong = misfit(make, {name: value for name, value in plain.items() if key != "optimizer" or value is not None})
         if wrong is not None and not checks_itself(make):
             raise wrong
         built = made(plain, base, **arguments)

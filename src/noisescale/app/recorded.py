@@ -199,5 +199,6 @@ def compose_from(record: Record, conf: Path, words: Sequence[str], run: Path | N
     own = [entry for entry in plain.get("defaults", []) if isinstance(entry, dict) and any(" " in str(key) for key in entry)]
     content = OmegaConf.to_container(node)
     assert isinstance(content, dict)
+    content = {key: value for key, value in plain.items() if key not in ("defaults", "hydra")} | content  # keys that are newer than the run
     ConfigStore.instance().store(_NAME, {"defaults": [*before, "_self_", *after, *own], **content, "hydra": hydra})
     return _NAME

@@ -21,7 +21,7 @@ from noisescale.app.launchers.ranks import is_first
 from noisescale.app.recorded import CONFIG, last_record, next_record, read_record, write_record
 from noisescale.errors import ConfigError
 
-__all__ = ["RunFolder", "held", "refuse_plan_in_training", "results_in", "run_folder"]
+__all__ = ["RunFolder", "goes_on_in", "held", "refuse_plan_in_training", "results_in", "run_folder"]
 
 LOCK = ".lock"
 """The file that a running process has locked; its content says which process that is."""
@@ -58,7 +58,7 @@ class RunFolder:
 
     def _begin(self, cfg: DictConfig) -> None:
         if self.goes_on:
-            self.untested = results_in(self.path).get("status", "interrupted") == "interrupted"
+            self.untested = results_in(self.path).get("status", "interrupted") in ("interrupted", "failed")
             known = read_record(last_record(self.path)).words
             write_record(self.record, cfg, _added(known))
             if (self.path / "results.json").exists():
@@ -94,7 +94,7 @@ def run_folder(cfg: DictConfig) -> Iterator[RunFolder]:
         ConfigError: another run is carried out in it.
     """
     path = output_dir()
-    goes_on = cfg.get("ckpt_path") is not None and _is_of(Path(str(cfg.ckpt_path)), path) and (path / CONFIG / "config.yaml").is_file()
+    goes_on = goes_on_in(cfg, path)
     folder = RunFolder(path, next_record(path) if goes_on else path / CONFIG, goes_on)
     if not is_first():
         yield folder
@@ -114,6 +114,14 @@ def _must_be_writable(run: Path) -> Iterator[None]:
     except OSError as error:
         problem = f"cannot be written ({error.strerror or error})"
         raise ConfigError("hydra.run.dir", run, problem, "choose another folder, or see to its rights and its disk") from error
+
+
+def goes_on_in(cfg: DictConfig, run: Path) -> bool:
+    """Whether the run that is carried out in this folder goes on with the run that is there."""
+    if cfg.get("ckpt_path") is None or not (run / CONFIG / "config.yaml").is_file():
+        return False
+    resumed = cfg.get("resume") is not None and Path(str(cfg.resume)).resolve() == run.resolve()  # its checkpoints may lie elsewhere
+    return resumed or _is_of(Path(str(cfg.ckpt_path)), run)
 
 
 def _is_of(checkpoint: Path, run: Path) -> bool:

@@ -84,8 +84,11 @@ def announce(folders: Iterable[Path | None]) -> None:
 
 
 @contextmanager
-def recorded_run() -> Iterator[None]:
-    """Leave in the folder of the run that is carried out inside which commit began it and, if it has no results, how it ended."""
+def recorded_run(goes_on: bool = False) -> Iterator[None]:
+    """Leave in the folder of the run that is carried out inside which commit began it and, if it has no results, how it ended.
+
+    A run that goes on (`goes_on`) stays known by the words with which it began, unless words were added that make it another one.
+    """
     if not is_first():
         yield
         return
@@ -93,7 +96,10 @@ def recorded_run() -> Iterator[None]:
     if in_sweep():
         _note_one_more(folder)
     before = _ending_in(folder)
-    leave_ending(folder, "started")
+    words = _words_of(before) if goes_on else None
+    if words is not None and any(is_choice(key_of(word)) and not continues(word, folder) for word in {*overrides()} - {*words}):
+        words = [*words, CHANGED]
+    leave_ending(folder, "started", words=words)
     try:
         yield
     except INPUT_ERRORS as error:
@@ -104,10 +110,10 @@ def recorded_run() -> Iterator[None]:
                 write_atomically(folder / STARTED, before, durable=False)
         raise
     except Exception as error:
-        leave_ending(folder, "failed", f"{type(error).__name__}: {' '.join(str(error).split())}")
+        leave_ending(folder, "failed", f"{type(error).__name__}: {' '.join(str(error).split())}", words)
         raise
     except BaseException:
-        leave_ending(folder, "interrupted", "a signal")
+        leave_ending(folder, "interrupted", "a signal", words)
         raise
 
 
@@ -117,6 +123,19 @@ def _ending_in(folder: Path) -> str | None:
         return (folder / STARTED).read_text()
     except (OSError, ValueError):
         return None
+
+
+CHANGED = "resumed=with_other_words"
+"""Stands among the words of a run that was resumed with others than it had, so that no sweep takes it for one of its own."""
+
+
+def _words_of(before: str | None) -> list[str] | None:
+    """The words in such a note; None if there are none."""
+    try:
+        words = json.loads(before or "null")["words"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return words if isinstance(words, list) and all(isinstance(word, str) for word in words) else None
 
 
 def leave_ending(folder: Path, status: str, reason: str = "", words: Iterable[str] | None = None) -> None:

@@ -14,14 +14,14 @@ from omegaconf import DictConfig
 
 from noisescale.app.checks import check_targets
 from noisescale.app.composed import Composed, known_examples, read_config
-from noisescale.app.config import errors_under
+from noisescale.app.config import errors_under, output_dir
 from noisescale.app.devices import accelerator_of, check_devices
 from noisescale.app.interruption import RunInterrupted, say_how_to_resume
 from noisescale.app.libraries import import_libraries
 from noisescale.app.progress import progress_bar
 from noisescale.app.requeued import go_on_if_requeued
 from noisescale.app.resume import already_complete
-from noisescale.app.run_folder import RunFolder, run_folder
+from noisescale.app.run_folder import RunFolder, goes_on_in, run_folder
 from noisescale.app.sweeps import recorded_run
 from noisescale.plans.plan import Plan
 from noisescale.plans.warnings import cap_warnings, rule_warnings
@@ -50,11 +50,11 @@ class Trained:
 def train(cfg: DictConfig, script: Path) -> int:
     """Carry out one run; returns the exit status: 0, or 3 for a run that diverged. See `carry_out`."""
     go_on_if_requeued(cfg)
-    with recorded_run():
-        complete = already_complete(cfg)
-        if complete:
-            print(complete)
-            return 0
+    complete = already_complete(cfg)
+    if complete:
+        print(complete)
+        return 0
+    with recorded_run(goes_on_in(cfg, output_dir())):
         return DIVERGED if carry_out(cfg, script).outcome.status == "diverged" else 0
 
 

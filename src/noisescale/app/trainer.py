@@ -52,7 +52,7 @@ def build_trainer(
     """
     quiet_lightning()
     same_run = SameRun(_choices_of_run(cfg, data), plan_of_run(cfg, batches))
-    callbacks: list[pl.Callback] = [batches, same_run, TypedPatience(), StopOnSignal()]
+    callbacks: list[pl.Callback] = [batches, same_run, TypedPatience(), StopOnSignal(_last_checkpoint(cfg))]
     if cfg.model.get("compile"):
         callbacks.append(CompileFirst(sizes(data)["input_shape"], cfg.model.compile))
     with_data, with_step = has_loader(data, "val"), has_step(module, "validation_step")
@@ -77,6 +77,14 @@ def build_trainer(
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # neither one of the user's own nor one that the strategy needs
         trainer.strategy.checkpoint_io = SafeCheckpointIO()
     return trainer
+
+
+def _last_checkpoint(cfg: DictConfig) -> Path:
+    """Where the run saves its last checkpoint, and where a resume looks for it."""
+    last = OmegaConf.select(cfg, "callbacks.last")
+    own = last if isinstance(last, DictConfig) else OmegaConf.create({})
+    folder = Path(str(own.get("dirpath") or Path(str(cfg.output_dir)) / "checkpoints"))
+    return folder / f"{own.get('filename') or 'last'}.ckpt"
 
 
 def _chosen_callbacks(cfg: DictConfig) -> dict[str, pl.Callback]:

@@ -73,7 +73,9 @@ class Run:
     @property
     def checkpoint(self) -> Path | None:
         """The checkpoint from which it can go on; None if there is none."""
-        saved = (self.folder / "checkpoints" / name for name in ("last.ckpt", "previous.ckpt"))
+        last = ((self.config or {}).get("callbacks") or {}).get("last") or {}
+        where = str(last.get("dirpath") or "${output_dir}/checkpoints").replace("${output_dir}", str(self.folder))
+        saved = (Path(where) / name for name in (f"{last.get('filename') or 'last'}.ckpt", "previous.ckpt"))
         return next((file for file in saved if file.is_file()), None)
 
     @property

@@ -243,4 +243,6 @@ def _picklable(error: Exception) -> Exception:
             return error
     except Exception:  # a user's class may raise anything here
         pass
-    return RuntimeError(trace)
+    bug = RuntimeError(f"{type(error).__name__}: {error}")
+    bug.add_note(trace)
+    return bug
