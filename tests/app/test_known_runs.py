@@ -78,7 +78,8 @@ def test_a_run_that_was_refused_or_has_no_checkpoint_starts_again_in_its_folder(
     (tmp_path / "1" / "results.json").unlink()
     outcome = sweep(tmp_path, "optimizer.lr=-1,0.1")
     assert outcome.status == 2
-    assert notes(outcome) == [f"note: of 2 runs in {tmp_path}: 2 started again, because they have no checkpoint"]
+    assert notes(outcome)[0] == f"note: of 2 runs in {tmp_path}: 2 started again, because they have no checkpoint"
+    assert (tmp_path / "1" / "earlier-1" / "steps.csv").exists()
     assert rows(outcome) == [["0", "-1", "refused"], ["1", "0.1", "completed"]]
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["0", "1"]
 
