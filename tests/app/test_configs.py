@@ -436,6 +436,7 @@ def test_debug_options_change_what_they_say(name: str) -> None:
     assert Plan(build(cfg, "scheduler").with_horizon(cfg.epochs), strategy, subset, cfg.epochs).total_updates() <= 500
 
 
+@pytest.mark.slow
 def test_every_option_goes_with_every_other_group() -> None:
     """Each option composes with the last option of every other group, so none refers to a key that only the default options have."""
     groups = [group for group in PROMISED if group not in ("debug", "experiment")]

@@ -34,6 +34,7 @@ def launched(outcome: Outcome) -> list[str]:
     return [line.partition(" : ")[2] for line in outcome.out.splitlines() if "\t#" in line]
 
 
+@pytest.mark.slow
 def test_a_longer_sweep_in_another_order_carries_out_what_is_new(tmp_path: Path) -> None:
     assert sweep(tmp_path, "optimizer=sgd", "optimizer.lr=1e6,0.1").status == 0
     kept = {number: (tmp_path / number / "results.json").stat().st_mtime_ns for number in "01"}

@@ -284,6 +284,7 @@ def test_notes(words: str, note: str, tmp_path: Path) -> None:
     assert "note:" not in outcome.out
 
 
+@pytest.mark.slow
 def test_the_rule_that_follows_the_optimizer_is_said(tmp_path: Path) -> None:
     assert "note: batch.rule=sgd follows optimizer=momentum" in planned(tmp_path, "batch=dual", "epochs=1").lines
     assert "note: batch.rule=adaptive follows optimizer=adam" in planned(tmp_path, "batch=dual", "optimizer=adam", "epochs=1").lines
@@ -293,6 +294,7 @@ def test_the_rule_that_follows_the_optimizer_is_said(tmp_path: Path) -> None:
 # -- sweeps --------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_sweep_is_a_line_per_plan(tmp_path: Path) -> None:
     words = ("scheduler=cosine,constant", "batch=small,dual", "epochs=20")
     outcome = plan("-m", *words, "batch.last=partial", f"hydra.sweep.dir={tmp_path}")

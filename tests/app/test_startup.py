@@ -157,6 +157,7 @@ for typed in json.loads(sys.argv[1]):
 """
 
 
+@pytest.mark.slow
 def test_bad_input_is_refused_without_torch_wherever_it_can_be(tmp_path: Path) -> None:
     done = python("-c", REFUSALS, json.dumps(WITHOUT_TORCH), cwd=tmp_path)
     assert done.stdout.splitlines() == [f"2 {typed}" for typed in WITHOUT_TORCH]

@@ -73,6 +73,7 @@ def test_a_sweep_with_two_runs_at_once_is_the_same_as_one_after_the_other(launch
     assert 1 <= len(pids) <= 2
 
 
+@pytest.mark.slow
 def test_the_line_of_a_run_names_what_the_sweep_varies(tmp_path: Path) -> None:
     """Not the words that hold for all runs, and not what a run has from a list in brackets."""
     words = ("+trainer.max_time=null", "batch.size=40", "logger=[tensorboard,csv]", "callbacks=light")
@@ -90,6 +91,7 @@ def test_the_line_of_a_run_names_what_the_sweep_varies(tmp_path: Path) -> None:
     assert table_of(outcome.out)[0] == ["run", "scheduler", "optimizer.lr", "status", "test accuracy", "updates", "seconds"]
 
 
+@pytest.mark.slow
 def test_the_line_of_the_only_run_of_a_sweep_has_all_of_its_words(tmp_path: Path) -> None:
     words = ("callbacks=light", *QUICK, "trainer.max_steps=1")
     outcome = run("-m", *words, f"hydra.sweep.dir={tmp_path}")

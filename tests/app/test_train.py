@@ -434,6 +434,7 @@ def test_debug_fast_goes_through_every_part(tmp_path: Path) -> None:
     assert (tmp_path / "checkpoints" / "best.ckpt").exists()
 
 
+@pytest.mark.slow
 def test_debug_overfit_learns_its_examples_by_heart(tmp_path: Path) -> None:
     assert run("debug=overfit", "callbacks=light", "logger=csv-only", "threads=1", f"hydra.run.dir={tmp_path}").status == 0
     assert results_of(tmp_path)["train/acc"] == 1.0
