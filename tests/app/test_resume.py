@@ -592,3 +592,11 @@ def test_checkpoints_may_lie_elsewhere(tmp_path: Path) -> None:
     assert resumed(tmp_path / "parts", "trainer.max_steps=-1").status == 0
     assert not (tmp_path / "parts" / "earlier-1").exists()
     assert read_rows(tmp_path / "parts" / "steps.csv") == read_rows(tmp_path / "whole" / "steps.csv")
+
+
+def test_words_with_interpolations_are_recorded_as_they_were_typed(tmp_path: Path, whole: Path) -> None:
+    words = [*SHORT, "scheduler.T_max=${epochs}", f"hydra.run.dir='{tmp_path}/${{now:%f}}'"]
+    assert run(*words, STEPS).status == 0
+    (folder,) = tmp_path.iterdir()
+    assert resumed(folder, "trainer.max_steps=-1").status == 0
+    assert read_rows(folder / "steps.csv") == read_rows(whole / "steps.csv")

@@ -357,3 +357,12 @@ def test_what_torchrun_cannot_start_is_refused_once(words: tuple[str, ...], line
     assert running.returncode == 1
     assert said.count(line) == (1 if words[0] != "-m" else 2)  # a sweep is refused before the processes know of each other
     assert time.monotonic() - began < 120.0
+
+
+@pytest.mark.slow
+def test_the_processes_of_torchrun_end_where_there_is_nothing_to_train() -> None:
+    """The store of torchrun outlives process 0, which the others would wait for."""
+    with torchrun("--cfg", "job", "trainer=ddp_cpu") as running:
+        out, said = running.communicate(timeout=60)
+    assert running.returncode == 0, said
+    assert out.count("seed: 0") == 1

@@ -24,7 +24,7 @@ from noisescale.app.faults import RunFailed, failure_of
 from noisescale.app.flags import flags_first
 from noisescale.app.interruption import RunInterrupted
 from noisescale.app.launchers.ranks import is_first
-from noisescale.app.launchers.world import join
+from noisescale.app.launchers.world import join, tell_others
 from noisescale.app.listing import config_folders, list_options_only
 from noisescale.app.messages import INPUT_ERRORS, composition_line, line, say
 from noisescale.app.own_words import make_importable, words_for_hydra
@@ -176,6 +176,8 @@ class Command:
                 raise
             say(composition_line(error, self._conf))
             return BAD_INPUT
+        finally:
+            tell_others(None)
         return 0
 
     def _run(self, cfg: DictConfig) -> None:

@@ -78,14 +78,20 @@ def read_record(folder: Path) -> Record:
             folder,
             config if isinstance(config, DictConfig) else OmegaConf.create({}),
             {str(group): option for group, option in own.runtime.choices.items() if not str(group).startswith("hydra/")},
-            tuple(map(str, own.overrides.task)),
+            tuple(_as_written(own.overrides.task)),
             str(own.job.name),
-            tuple(str(word) for word in own.overrides.hydra if str(word).lstrip("+~").startswith("hydra.job.")),
+            tuple(word for word in _as_written(own.overrides.hydra) if word.lstrip("+~").startswith("hydra.job.")),
             (Path(str(own.runtime.cwd)), *sources),
         )
     except Exception as error:  # whatever the files hold: of YAML, of OmegaConf, of Python
         reason = " ".join(str(error).split())
         raise ConfigError("config", folder, f"the recorded configuration cannot be read ({reason})", "start the run anew") from error
+
+
+def _as_written(words: Any) -> list[str]:
+    """Words of a command line, which may hold `${...}`."""
+    plain: Any = OmegaConf.to_container(words, resolve=False)
+    return [str(word) for word in plain]
 
 
 def last_record(run: Path) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 from noisescale.errors import ConfigError
 from noisescale.signals import Interrupted
 
-__all__ = ["World", "join", "outer_world"]
+__all__ = ["World", "join", "outer_world", "tell_others", "words_of_rank"]
 
 PATIENCE = timedelta(minutes=10)
 """How long the other processes wait for rank 0 to come to its training, as it reads the config and prepares the data first."""
@@ -70,24 +70,31 @@ class Meeting:
         store = distributed.TCPStore(address, port, None, hosts, PATIENCE, wait_for_workers=False, multi_tenant=True)
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         self._store = distributed.PrefixStore(f"noisescale/{attempt}", store)
+        self._told = world.rank != 0
 
-    def tell(self, record: Path) -> None:
-        """Let the others begin."""
-        self._store.set("record", str(record))
+    def tell(self, record: Path | None) -> None:
+        """Let the others begin; None: let them end, because there is nothing to train."""
+        if not self._told:
+            self._told = True
+            self._store.set("record", "" if record is None else str(record))
 
     def ask(self) -> Path:
         """Wait for rank 0; returns the folder of the recorded config.
 
         Raises:
+            SystemExit: rank 0 has ended without a training, as after `--cfg job`.
             Interrupted: rank 0 has ended, for a reason that it has given itself.
         """
         deadline = time.monotonic() + PATIENCE.total_seconds()
         try:
             while not self._store.check(["record"]) and time.monotonic() < deadline:  # a call that waits could not be interrupted
                 time.sleep(0.1)
-            return Path(self._store.get("record").decode())
+            record = self._store.get("record").decode()
         except RuntimeError as error:
             raise Interrupted(None, "the end of rank 0") from error
+        if not record:
+            raise SystemExit(0)
+        return Path(record)
 
 
 _meeting: Meeting | None = None
@@ -118,10 +125,10 @@ def join(words: Sequence[str]) -> list[str]:
     return words_of_rank(record)
 
 
-def tell_others(record: Path) -> None:
-    """As rank 0 of an outer world, let the other ranks begin."""
+def tell_others(record: Path | None) -> None:
+    """As rank 0 of an outer world, let the other ranks begin; None: let them end, if they have not begun."""
     if _meeting is not None:
-        _meeting.tell(record.resolve())
+        _meeting.tell(None if record is None else record.resolve())
 
 
 def _run_of(record: Path) -> Path:
