@@ -291,11 +291,11 @@ def test_torchrun_starts_the_processes_of_one_run_in_one_folder(tmp_path: Path) 
 def test_torchrun_passes_ctrl_c_on_to_processes_that_have_it_already(tmp_path: Path) -> None:
     with torchrun(*ENDLESS, "trainer=ddp_cpu", run_dir(tmp_path)) as running:
         wait_until(lambda: read_rows(tmp_path / "epochs.csv"), running)
-        subprocess.run(["kill", "-INT", f"-{running.pid}"], check=True)  # its process group, as a terminal does
+        os.killpg(running.pid, signal.SIGINT)  # its process group, as a terminal does
         _, said = running.communicate(timeout=PATIENCE)
     at = checkpoint_of(tmp_path)["global_step"]
     assert f"error: interrupted by SIGINT at update {at}; saved" in said
-    assert "torchrun --nproc-per-node 2 train.py epochs=2000" in said
+    assert f"torchrun --nproc-per-node 2 train.py resume={tmp_path}" in said
     assert results_of(tmp_path)["status"] == "interrupted"
 
 
