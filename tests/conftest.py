@@ -2,11 +2,14 @@
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+from noisescale.signals import SIGNALS
 
 # Examples have no time limit, because a slow or busy machine does not make a result wrong.
 settings.register_profile("untimed", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -40,3 +43,14 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
+
+
+@pytest.fixture
+def default_handlers() -> Iterator[None]:
+    """The handlers of signals of a fresh process, because the runner of the tests may have set others; afterwards those of before."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
 
 import pytest
 
 from noisescale.signals import SIGNALS, Handlers, Interrupted, end_at_once, foreign, forget, raised_at_once
 
-
-@pytest.fixture(autouse=True)
-def _handlers() -> Iterator[None]:
-    """The handlers of a fresh process, because the runner of the tests may have set others."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    for number in SIGNALS:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("default_handlers")
 
 
 def handlers() -> list[object]:

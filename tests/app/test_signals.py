@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -27,15 +26,7 @@ SEVERAL = (*QUICK, "epochs=3", "logger=csv-only")
 """17 updates, 6, 6 and 5 in an epoch."""
 
 
-@pytest.fixture(autouse=True)
-def _handlers() -> Iterator[None]:
-    """The handlers of a fresh process, because the runner of the tests may have set others."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    for number in SIGNALS:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("default_handlers")
 
 
 def sends(number: int, at: int) -> list[str]:

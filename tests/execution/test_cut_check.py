@@ -2,47 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import random
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset, default_collate
+from torch.utils.data import DataLoader, TensorDataset
 
 from noisescale import schedules
 from noisescale.callbacks import BatchSizeScheduler
 from noisescale.execution.cut_layers import see_whole_updates
-from noisescale.execution.cuts import Cuts, Pass
 from noisescale.models import GhostBatchNorm2d
 from noisescale.plans import Plan
 from noisescale.plans import strategies as batching
 from noisescale.plans.trainer_limits import stretches_of_every_size
+from tests.helpers.cut_checks import DrawsItself, cutting
 from tests.helpers.denominators import PROBLEMS, NextToken
 from tests.helpers.regression import Plain, Regression, network
-from tests.helpers.trainings import fit, ignored, weights
+from tests.helpers.trainings import fit, ignored
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored[:5]]
-
-
-def scheduler(**options: Any) -> BatchSizeScheduler:
-    return BatchSizeScheduler(batching.Fixed(size=30), **{"max_micro_batch_size": 12, "seed": 3, **options})
-
-
-@pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The lines about what could not be checked."""
-    lines: list[str] = []
-    monkeypatch.setattr("noisescale.execution.cut_check.rank_zero_info", lines.append)
-    return lines
 
 
 class Loss(Plain):
@@ -160,23 +142,23 @@ SAID = {
 def test_what_depends_on_the_cut_is_said_with_its_cause(name: str) -> None:
     make, words = SAID[name]
     with pytest.warns(UserWarning, match=f"^accumulated gradients will not equal those of one big batch: .*{words}"):
-        fit(make(), scheduler(), max_epochs=1)
+        fit(make(), cutting(), max_epochs=1)
 
 
 def test_a_mean_over_examples_is_not_warned_about() -> None:
     for dtype in (torch.float32, torch.float64):
-        fit(Plain(network(dtype)), scheduler(), max_epochs=1)
+        fit(Plain(network(dtype)), cutting(), max_epochs=1)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_a_weight_that_is_the_denominator_is_not_warned_about(problem: str) -> None:
-    fit(NextToken(problem, torch.float64), scheduler(weight=PROBLEMS[problem][1]), max_epochs=1)
+    fit(NextToken(problem, torch.float64), cutting(weight=PROBLEMS[problem][1]), max_epochs=1)
 
 
 def test_a_weight_that_is_not_the_denominator_is_said() -> None:
     """It counts the padding too."""
     with pytest.warns(UserWarning, match=r"weight is not the denominator .*gives the first 3 of 10 .* but they count 0\.167"):
-        fit(NextToken("token mean", torch.float64), scheduler(weight=lambda batch: batch[1].numel()), max_epochs=1)
+        fit(NextToken("token mean", torch.float64), cutting(weight=lambda batch: batch[1].numel()), max_epochs=1)
 
 
 NO_WEIGHT = "ignore:update .*the weights of all its micro-batches are 0"
@@ -187,30 +169,30 @@ def test_a_cut_without_weight_counts_as_nothing() -> None:
     """Its loss is nan, and so are those of many whole batches; the others are compared, with batch norm and without it."""
     for every in (11, 50):
         module = FewTargets(every)
-        fit(module, scheduler(weight=lambda batch, module=module: module.weigh(batch).sum()), max_epochs=1)
+        fit(module, cutting(weight=lambda batch, module=module: module.weigh(batch).sum()), max_epochs=1)
         normed = FewTargets(every, norm=True)
         with pytest.warns(UserWarning, match=ONLY_NORM):
-            fit(normed, scheduler(weight=lambda batch, module=normed: module.weigh(batch).sum()), max_epochs=1)
+            fit(normed, cutting(weight=lambda batch, module=normed: module.weigh(batch).sum()), max_epochs=1)
 
 
 def test_a_weight_of_a_cut_that_has_no_loss_is_said() -> None:
     """It counts all examples, so that the empty cut has a weight."""
     with pytest.warns(UserWarning, match=r"weight is not the denominator .* is not, though weight gives them 0\.[37] of the whole, not 0"):
-        fit(FewTargets(100), scheduler(weight=lambda batch: len(batch[0])), max_epochs=1)
+        fit(FewTargets(100), cutting(weight=lambda batch: len(batch[0])), max_epochs=1)
 
 
 def test_what_was_found_is_said_though_the_rest_cannot_be_checked(said: list[str]) -> None:
     net = with_norm(nn.BatchNorm1d(16))
     with pytest.warns(UserWarning, match=ONLY_NORM):
-        fit(DrawsItself(net), scheduler(), max_epochs=1)
+        fit(DrawsItself(net), cutting(), max_epochs=1)
     assert len(said) == 1
     assert said[0].startswith("BatchSizeScheduler could not check whether the gradient also depends on how a batch is cut (")
 
 
 @pytest.mark.filterwarnings(NO_WEIGHT)
 def test_no_advice_on_weight_is_given_to_those_who_gave_it(said: list[str]) -> None:
-    fit(DrawsItself(network()), scheduler(weight=lambda batch: len(batch[0])), max_epochs=1)
-    fit(FewTargets(1000), scheduler(weight=lambda batch: 0.0), max_epochs=1)
+    fit(DrawsItself(network()), cutting(weight=lambda batch: len(batch[0])), max_epochs=1)
+    fit(FewTargets(1000), cutting(weight=lambda batch: 0.0), max_epochs=1)
     assert ["see weight=" in line for line in said] == [False, False]
     assert "the examples that were tried have no weight" in said[1]
 
@@ -228,7 +210,7 @@ def test_rounding_and_states_are_not_taken_for_a_dependence(name: str, said: lis
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:
-        fit(make(), scheduler(), max_epochs=1)
+        fit(make(), cutting(), max_epochs=1)
         assert torch.get_float32_matmul_precision() == precision
     finally:
         torch.set_float32_matmul_precision(before)
@@ -284,7 +266,7 @@ def test_nothing_is_checked_if_nothing_is_cut_or_if_it_is_turned_off() -> None:
         {"check_cuts": False},
     ):
         steps.clear()
-        fit(Counts("token mean", torch.float64), scheduler(**options), max_epochs=1)
+        fit(Counts("token mean", torch.float64), cutting(**options), max_epochs=1)
         assert sum(steps) == 103
 
 
@@ -321,7 +303,7 @@ def test_data_that_are_sorted_are_compared_all_over() -> None:
     data = Regression()
     data.x, data.y = data.x[(order := data.x[:, 0].argsort())], data.y[order]
     with pytest.warns(UserWarning, match="mean over something other"):
-        fit(Loss(weighted), scheduler(), data=data, shuffle=False, max_epochs=1)
+        fit(Loss(weighted), cutting(), data=data, shuffle=False, max_epochs=1)
 
 
 class Images(pl.LightningModule):
@@ -347,225 +329,3 @@ def test_ghost_batch_norm_does_not_depend_on_the_cut() -> None:
     fit(Images(), BatchSizeScheduler(batching.Fixed(size=16), max_micro_batch_size=8), max_epochs=1)
     with pytest.warns(UserWarning, match="batch norm sees each micro-batch alone"):
         fit(Images(), BatchSizeScheduler(batching.Fixed(size=16), max_micro_batch_size=8, micro_batch_multiple=1), max_epochs=1)
-
-
-class NeedsItsLogger(Plain):
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        self.logger.experiment.add_text("x", "y")  # type: ignore[union-attr]
-        return super().training_step(batch, batch_idx)
-
-
-class CannotBeCopied(Plain):
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        raise TypeError("cannot be copied")
-
-
-class DrawsInItsHook(Plain):
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        return batch[0] + torch.randn_like(batch[0]), *batch[1:]
-
-
-class DrawsItself(Plain):
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return F.mse_loss(self.net(F.dropout(batch[0], 0.5)), batch[1])
-
-
-UNCHECKED = {
-    NeedsItsLogger: "'NoneType' object has no attribute 'experiment'",
-    CannotBeCopied: "cannot be copied",
-    DrawsItself: "draws random numbers",
-    DrawsInItsHook: "draws random numbers",
-}
-
-
-@pytest.mark.parametrize("module", UNCHECKED)
-def test_a_module_that_cannot_be_run_this_way_is_said_to_be_unchecked(
-    module: Callable[[nn.Module], Plain], monkeypatch: pytest.MonkeyPatch, said: list[str]
-) -> None:
-    logger = SimpleNamespace(experiment=SimpleNamespace(add_text=lambda *_: None))
-    monkeypatch.setattr(NeedsItsLogger, "logger", property(lambda self: getattr(self.trainer, "logger", None) and logger))
-    monkeypatch.setattr(pl.Trainer, "logger", "a logger")
-    fit(module(network()), scheduler(), max_epochs=1)
-    assert len(said) == 1
-    assert said[0].startswith("BatchSizeScheduler could not check whether the gradient depends on how a batch is cut (")
-    assert UNCHECKED[module] in said[0]  # type: ignore[index]
-
-
-def masks_at_random(examples: list[Any]) -> Any:
-    x, y, index = default_collate(examples)
-    return x * (torch.rand_like(x) < 0.8), y, index
-
-
-def test_a_collate_function_that_draws_random_numbers_is_said_to_be_unchecked(said: list[str]) -> None:
-    fit(Plain(network()), scheduler(), loader=DataLoader(Regression(), collate_fn=masks_at_random), max_epochs=1)
-    assert len(said) == 1
-    assert "draws random numbers" in said[0]
-
-
-class OpenedAtFirstUse(Regression):
-    """Notes in which process it was first used, as a file that is opened then would belong to that process."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.opened: int | None = None
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
-        self.opened = self.opened or os.getpid()
-        assert self.opened == os.getpid()
-        return super().__getitem__(index)
-
-
-def test_with_workers_this_process_does_not_touch_the_data_set() -> None:
-    data = OpenedAtFirstUse()
-    fit(Plain(network()), scheduler(), data=data, workers=1, max_epochs=1)
-    assert data.opened is None
-
-
-@pytest.mark.filterwarnings("ignore:.*before `optimizer.step.*")
-def test_the_rates_of_a_scheduler_of_the_module_do_not_move() -> None:
-    class Steps(Plain):
-        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-            if (found := self.lr_schedulers()) is not None:
-                found.step()  # type: ignore[union-attr]
-            return super().training_step(batch, batch_idx)
-
-        def configure_optimizers(self) -> Any:
-            optimizer = self.make_optimizer(self.net.parameters())
-            return [optimizer], [{"scheduler": torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.99), "interval": "epoch"}]
-
-    modules = [Steps(network()), Steps(network())]
-    for module, check in zip(modules, (True, False), strict=True):
-        fit(module, scheduler(check_cuts=check), max_epochs=1)
-    assert torch.equal(weights(modules[0]), weights(modules[1]))
-
-
-class Logs(Plain):
-    """Logs, keeps its losses, draws random numbers in its data, and has a layer whose copies would change the original."""
-
-    def __init__(self) -> None:
-        super().__init__(network(dropout=0.2, norm=True))
-        norm: Any = self.net.get_submodule("1")
-        forward = norm.forward
-        norm.forward = lambda x: forward(x)  # a function is not copied, so that a copy runs this very layer
-        self.kept: list[Tensor] = []
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        loss = super().training_step(batch, batch_idx)
-        self.log("train/loss", loss)
-        self.kept.append(loss.detach().clone())
-        return loss
-
-
-@pytest.mark.filterwarnings("ignore:.*will not equal those of one big batch.*")
-def test_training_is_bitwise_the_same_with_the_check_and_without_it() -> None:
-    modules, drawn, metrics = [], [], []
-
-    class Draws(pl.Callback):
-        def on_train_start(self, *_: Any) -> None:
-            drawn.append((random.random(), float(np.random.rand()), float(torch.rand(()))))  # noqa: NPY002
-
-    for check in (True, False):
-        pl.seed_everything(5, verbose=False)
-        module = Logs()
-        trainer = fit(module, scheduler(check_cuts=check), Draws())
-        modules.append(module)
-        metrics.append(dict(trainer.callback_metrics))
-    assert torch.equal(weights(modules[0]), weights(modules[1]))
-    for one, other in zip(modules[0].buffers(), modules[1].buffers(), strict=True):
-        assert torch.equal(one, other)
-    assert drawn[0] == drawn[1]
-    assert metrics[0] == metrics[1]
-    assert modules[0].seen == modules[1].seen
-    assert len(modules[0].kept) == len(modules[1].kept)
-
-
-class Touches(Plain):
-    """Its rate of learning and its loss depend on something of the trainer that every step changes."""
-
-    def __init__(self, touch: Callable[[Any], float]) -> None:
-        super().__init__(network())
-        self.touch = touch
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return super().training_step(batch, batch_idx) * (1.0 + 0.1 * self.touch(self))
-
-
-def of_its_optimizer(module: Any) -> float:
-    for group in module.optimizers().param_groups:
-        group["lr"] *= 0.99
-    return 0.0
-
-
-def of_the_strategy(module: Any) -> float:
-    module.trainer.strategy.optimizers[0].param_groups[0]["momentum"] *= 0.99
-    return 0.0
-
-
-def of_the_trainer(module: Any) -> float:
-    module.trainer.steps = getattr(module.trainer, "steps", 0) + 1
-    return float(module.trainer.steps)
-
-
-def of_a_stop(module: Any) -> float:
-    module.trainer.should_stop = True
-    return 0.0
-
-
-def of_the_metrics(module: Any) -> float:
-    metrics = module.trainer.callback_metrics
-    metrics["steps"] = metrics.get("steps", torch.zeros(())) + 1
-    return float(metrics["steps"])
-
-
-def of_its_callbacks(module: Any) -> float:
-    callback = module.trainer.callbacks[0]
-    callback.steps = getattr(callback, "steps", 0) + 1
-    return float(callback.steps)
-
-
-TOUCHED: dict[str, tuple[Callable[[], Callable[[Any], float]], str | None]] = {
-    "its optimizer": (lambda: of_its_optimizer, "trainer.strategy._lightning_optimizers"),
-    "the strategy": (lambda: of_the_strategy, "trainer.strategy.optimizers"),
-    "the trainer": (lambda: of_the_trainer, None),
-    "a stop": (lambda: of_a_stop, None),
-    "the metrics": (lambda: of_the_metrics, None),
-    "its callbacks": (lambda: of_its_callbacks, "trainer.callbacks"),
-}
-
-
-@pytest.mark.filterwarnings("ignore:.*will not equal those of one big batch.*")
-@pytest.mark.parametrize("name", TOUCHED)
-def test_training_is_bitwise_the_same_whatever_a_step_touches_of_the_trainer(name: str, said: list[str]) -> None:
-    make, unchecked = TOUCHED[name]
-    modules = []
-    for check in (True, False):
-        module = Touches(make())
-        trainer = fit(module, scheduler(check_cuts=check), max_steps=2)
-        modules.append((module, trainer))
-    (checked, first), (plain, second) = modules
-    assert torch.equal(weights(checked), weights(plain))
-    assert first.global_step == second.global_step
-    assert first.optimizers[0].param_groups[0]["lr"] == second.optimizers[0].param_groups[0]["lr"]
-    if unchecked is not None:
-        assert len(said) == 1
-        assert unchecked in said[0]
-
-
-vectors = st.lists(st.floats(-10, 10), min_size=3, max_size=3).map(lambda values: torch.tensor(values, dtype=torch.float64))
-
-
-@given(vectors, vectors, st.floats(0.05, 0.95), st.floats(-5, 5), st.floats(-5, 5))
-def test_the_share_of_a_cut_is_found(first: Tensor, second: Tensor, a: float, l1: float, l2: float) -> None:
-    """For whole = a first + (1 - a) second the error at a is 0, and a is what the least squares give."""
-    cuts = Cuts(
-        Pass(9, a * l1 + (1 - a) * l2, [a * first + (1 - a) * second]),
-        Pass(3, l1, [first]),
-        Pass(6, l2, [second]),
-    )
-    assert max(cuts.error(a)) <= 1e-14
-    if (first - second).norm() > 1e-3:
-        assert cuts.share() == pytest.approx(a, abs=1e-9)
-    plain = Cuts(Pass(9, (l1 + 2 * l2) / 3, [(first + 2 * second) / 3]), cuts.first, cuts.second)
-    assert max(plain.error()) <= 1e-14
-    total = Cuts(Pass(9, l1 + l2, [first + second]), cuts.first, cuts.second)
-    assert max(total.error_of_sum()) <= 1e-14

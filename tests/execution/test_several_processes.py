@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import socket
-import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +15,7 @@ from noisescale.execution.loader import PlannedLoader
 from noisescale.files import read_rows
 from noisescale.plans import strategies as batching
 from noisescale.plans.plan import Plan
-from tests.helpers.processes import PATIENCE, started
+from tests.helpers.processes import results_of_ranks
 from tests.helpers.regression import Regression, network
 from tests.helpers.rounding import GRADIENT_ROUNDINGS, assert_equal_to_rounding
 
@@ -44,22 +40,7 @@ NORM: dict[str, Any] = {"last": "partial", "size": 7, "limit": 3, "norm": True}
 
 def run(jobs: list[dict[str, Any]], world: int) -> list[list[dict[str, Any]]]:
     """The results of all ranks for each job; the jobs run one after another in the same processes."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "NODE_RANK": "0"}
-    command = ["-m", "tests.helpers.ddp_job", json.dumps([{**job, "world": world} for job in jobs])]
-    ranks = [
-        started(*command, out=subprocess.PIPE, environment={**place, "LOCAL_RANK": str(rank)} if world > 1 else {}) for rank in range(world)
-    ]
-    with ThreadPoolExecutor(world) as readers:  # all at once, because a rank whose pipe is full waits, and the others wait for it
-        outputs = list(readers.map(lambda process: process.communicate(timeout=PATIENCE), ranks))
-    results = []
-    for out, err in outputs:
-        lines = [json.loads(line.removeprefix("RESULT ")) for line in out.splitlines() if line.startswith("RESULT ")]
-        assert len(lines) == len(jobs), err[-1500:]
-        results.append(lines)
-    return [list(of_job) for of_job in zip(*results, strict=True)]
+    return results_of_ranks("tests.helpers.ddp_job", [{**job, "world": world} for job in jobs], world)
 
 
 STOPPED_AT = (5, 20)

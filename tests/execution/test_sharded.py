@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import socket
-import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from noisescale.files import read_rows
-from tests.helpers.processes import PATIENCE, started
+from tests.helpers.processes import results_of_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -21,20 +17,7 @@ STRATEGIES = ("ddp", "fsdp", "fsdp2")
 
 def run(jobs: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """The results of both ranks for each job; the jobs run one after another in the same processes."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "NODE_RANK": "0"}
-    command = ["-m", "tests.helpers.sharded_job", json.dumps(jobs)]
-    ranks = [started(*command, out=subprocess.PIPE, environment={**place, "LOCAL_RANK": rank}) for rank in "01"]
-    with ThreadPoolExecutor(2) as readers:
-        outputs = list(readers.map(lambda process: process.communicate(timeout=PATIENCE), ranks))
-    results = []
-    for out, err in outputs:
-        lines = [json.loads(line.removeprefix("RESULT ")) for line in out.splitlines() if line.startswith("RESULT ")]
-        assert len(lines) == len(jobs), err[-3000:]
-        results.append(lines)
-    return [list(of_job) for of_job in zip(*results, strict=True)]
+    return results_of_ranks("tests.helpers.sharded_job", jobs, 2)
 
 
 @pytest.fixture(scope="module")

@@ -25,17 +25,10 @@ pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
 
 
 @pytest.fixture(autouse=True)
-def _handlers() -> Iterator[None]:
-    """The handlers of a fresh process, because the runner of the tests may have set others."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    for number in SIGNALS:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+def _left_as_they_were(default_handlers: None) -> Iterator[None]:
     mine = {number: signal.getsignal(number) for number in SIGNALS}
     yield
-    after = {number: signal.getsignal(number) for number in SIGNALS}
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    assert after == mine
+    assert {number: signal.getsignal(number) for number in SIGNALS} == mine
 
 
 class Signals(pl.Callback):

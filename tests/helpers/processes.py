@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from tests.helpers.repository import REPOSITORY
 
@@ -60,3 +64,23 @@ def wait_until(condition: Callable[[], object], running: subprocess.Popen[str]) 
         assert running.poll() is None, running.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+def results_of_ranks(module: str, jobs: Sequence[Mapping[str, Any]], world: int) -> list[list[dict[str, Any]]]:
+    """What `python -m MODULE JOBS` prints in each of `world` connected processes: a line `RESULT {...}` for each job; job by job."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "NODE_RANK": "0"}
+    command = ["-m", module, json.dumps(list(jobs))]
+    ranks = [
+        started(*command, out=subprocess.PIPE, environment={**place, "LOCAL_RANK": str(rank)} if world > 1 else {}) for rank in range(world)
+    ]
+    with ThreadPoolExecutor(world) as readers:  # all at once, because a rank whose pipe is full waits, and the others wait for it
+        outputs = list(readers.map(lambda process: process.communicate(timeout=PATIENCE), ranks))
+    results = []
+    for out, err in outputs:
+        lines = [json.loads(line.removeprefix("RESULT ")) for line in out.splitlines() if line.startswith("RESULT ")]
+        assert len(lines) == len(jobs), err[-3000:]
+        results.append(lines)
+    return [list(of_job) for of_job in zip(*results, strict=True)]

@@ -8,10 +8,28 @@ from typing import Any
 import torch
 
 from noisescale.files import read_rows
-from tests.helpers.front_door import checkpoint_of, results_of
+from tests.helpers.front_door import Outcome, checkpoint_of, results_of, run
 
 SHORT = ("epochs=3", "threads=1", "logger=csv-only", "batch.last=partial", "data.subset_size=200", "max_micro_batch_size=20")
 """180 training examples: 6 updates in each epoch, five of 32 in two micro-batches and one of 20."""
+
+
+STEPS = "trainer.max_steps=8"
+"""Two updates of the second epoch of `SHORT`."""
+
+
+def resumed(folder: Path, *words: str) -> Outcome:
+    return run(f"resume={folder}", *words)
+
+
+def refusal(outcome: Outcome) -> str:
+    assert outcome.status == 2, (outcome.out, outcome.err)
+    assert len(outcome.lines) == 1, outcome.err
+    return outcome.lines[0].removeprefix("error: ")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def assert_same_run(mine: Path, other: Path) -> None:

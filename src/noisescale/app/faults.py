@@ -6,13 +6,14 @@ import errno
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from traceback import walk_tb
 
 from noisescale.app.config import output_dir
 from noisescale.app.resume import resume_command
 from noisescale.errors import ConfigError
+from noisescale.studies.runs import read_run
 
 __all__ = ["RunFailed", "failure_of", "quiet_threads"]
 
@@ -119,8 +120,11 @@ def _kept() -> str:
 
 
 def _how_to_go_on() -> str:
-    last = output_dir() / "checkpoints" / "last.ckpt"
-    return f"go on with {resume_command(output_dir())}" if _is_file(last) else ""
+    with suppress(OSError):  # the folder of the run may be what has failed
+        run = read_run(output_dir())
+        if run is not None and run.checkpoint is not None:
+            return f"go on with {resume_command(output_dir())}"
+    return ""
 
 
 def _is_file(path: Path) -> bool:

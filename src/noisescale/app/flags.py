@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from hydra._internal.utils import get_args_parser
 
-__all__ = ["flags_first", "flags_of"]
+__all__ = ["flags_first"]
 
 
 def flags_first(words: Sequence[str]) -> list[str]:
@@ -17,11 +17,6 @@ def flags_first(words: Sequence[str]) -> list[str]:
     """
     flags, others = _parted(words)
     return [word for flag in flags for word in flag] + others
-
-
-def flags_of(words: Sequence[str], without: Sequence[str] = ()) -> list[str]:
-    """The flags among some words, with their values, except those in `without`."""
-    return [word for flag in _parted(words)[0] if flag[0] not in without for word in flag]
 
 
 def _parted(words: Sequence[str]) -> tuple[list[list[str]], list[str]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from noisescale.app.config import in_sweep, output_dir
 from noisescale.app.resume import resume_command, short_path
 from noisescale.signals import Interrupted
+from noisescale.studies.runs import read_run
 
 __all__ = ["RunInterrupted", "say_how_to_resume"]
 
@@ -38,10 +39,11 @@ def say_how_to_resume(interrupted: Interrupted, reason: str) -> None:
         interrupted: what has ended it.
         reason: the same in words, with where the run was.
     """
-    checkpoint = Path(interrupted.saved) if interrupted.saved else output_dir() / "checkpoints" / "last.ckpt"
+    found = read_run(output_dir())
+    checkpoint = Path(interrupted.saved) if interrupted.saved else found.checkpoint if found is not None else None
     where = f"interrupted by a second {reason}, without saving" if interrupted.again else f"interrupted by {reason}"
     run = f" (run: {os.path.relpath(output_dir())})" if in_sweep() else ""
-    if not checkpoint.exists():
+    if checkpoint is None or not checkpoint.exists():
         print(f"error: {where}{run}; there is no checkpoint", file=sys.stderr, flush=True)
         return
     state = "saved" if interrupted.saved else "the last checkpoint is"

@@ -19,6 +19,7 @@ from noisescale.app.recorded import CONFIG, Record, compose_from, last_record, p
 from noisescale.app.run_folder import results_in
 from noisescale.errors import ConfigError, check_count
 from noisescale.studies.headline import headline
+from noisescale.studies.runs import last_checkpoint, newest_of
 
 __all__ = ["Start", "already_complete", "resume_command", "short_path", "start_of"]
 
@@ -107,9 +108,10 @@ def _resumed(given: str, words: list[str], conf: Path) -> Start:
             _, _, value = word.partition("=")
             raise ConfigError(key_of(word), value, "a resumed run has its own folder and its last checkpoint", "leave it out")
     record = read_record(last_record(run))
-    checkpoint = _last_checkpoint(run, record)
+    path = last_checkpoint(run, _plain(record))
+    checkpoint = newest_of(path)
     if checkpoint is None:
-        problem = f"has no checkpoint to resume from ({os.path.relpath(_checkpoint_of(run, record))})"
+        problem = f"has no checkpoint to resume from ({os.path.relpath(path)})"
         repeat = f"python train.py --config-path {shlex.quote(os.path.relpath(run / CONFIG))} --config-name config"
         raise ConfigError("resume", given, problem, f"train it anew: {repeat}")
     for key, value in paths_left_behind(record, Path.cwd()):
@@ -145,7 +147,7 @@ def run_in(path: Path) -> Path:
     if (path / "multirun.yaml").is_file():
         raise ConfigError("resume", path, "is the folder of a sweep", f"resume one of its runs: {_offered(runs)}")
     for run in runs:
-        if _is_training(run) and _last_checkpoint(run, read_record(last_record(run))) is not None:
+        if _is_training(run) and newest_of(last_checkpoint(run, _plain(read_record(last_record(run))))) is not None:
             print(f"resume: {os.path.relpath(run)}")
             return run
     if runs:
@@ -157,7 +159,7 @@ def _run_of_file(path: Path) -> Path:
     if path.suffix == ".ckpt":
         for run in (path.parent, path.parent.parent):
             if (run / CONFIG / "config.yaml").is_file():
-                if path.resolve() == _checkpoint_of(run, read_record(last_record(run))).resolve():
+                if path.resolve() == last_checkpoint(run, _plain(read_record(last_record(run)))).resolve():
                     return _checked(run)
                 problem = "is not the last checkpoint of its run"
                 raise ConfigError("resume", path, problem, f"give the run, {os.path.relpath(run)}, or use ckpt_path in a new folder")
@@ -187,21 +189,9 @@ def _offered(runs: Sequence[Path], most: int = 5) -> str:
     return ", ".join(os.path.relpath(run) for run in open_ones[:most]) + more
 
 
-def _checkpoint_of(run: Path, record: Record) -> Path:
-    """Where a run saves its last checkpoint."""
-    last: Any = OmegaConf.select(record.config, "callbacks.last")
-    if not isinstance(last, DictConfig):
-        return run / "checkpoints" / "last.ckpt"
-    raw = OmegaConf.to_container(last)
-    assert isinstance(raw, dict)
-    folder = str(raw.get("dirpath") or "${output_dir}/checkpoints").replace("${output_dir}", str(run))
-    return Path(folder) / f"{raw.get('filename') or 'last'}.ckpt"
-
-
-def _last_checkpoint(run: Path, record: Record) -> Path | None:
-    path = _checkpoint_of(run, record)
-    # A kill between two renames may have left only the one before.
-    return next((each for each in (path, path.with_name("previous.ckpt")) if each.is_file()), None)
+def _plain(record: Record) -> dict[str, Any]:
+    plain: Any = OmegaConf.to_container(record.config)
+    return dict(plain)
 
 
 # -- what is left of it -------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 import noisescale
 from noisescale.app.changes import plan_of_run
-from noisescale.app.config import as_plain, build, in_sweep, options
+from noisescale.app.config import as_plain, build, in_sweep, options, output_dir
 from noisescale.app.launchers.connection import connection
 from noisescale.app.module import MONITORED
 from noisescale.app.monitors import TypedPatience, declared_metrics, no_validation, with_their_metrics, without_task_metric
@@ -28,6 +28,7 @@ from noisescale.execution.compile_first import CompileFirst
 from noisescale.execution.lean import NoProfiler
 from noisescale.models.building import FREE_ON_RESUME
 from noisescale.models.optimizers import OptimizerFactory
+from noisescale.studies.runs import last_checkpoint
 
 __all__ = ["build_trainer"]
 
@@ -51,8 +52,9 @@ def build_trainer(
         ConfigError: a callback or a key of the Trainer is invalid.
     """
     quiet_lightning()
+    plain: Any = {"callbacks": as_plain(cfg.callbacks)}
     same_run = SameRun(_choices_of_run(cfg, data), plan_of_run(cfg, batches))
-    callbacks: list[pl.Callback] = [batches, same_run, TypedPatience(), StopOnSignal(_last_checkpoint(cfg))]
+    callbacks: list[pl.Callback] = [batches, same_run, TypedPatience(), StopOnSignal(last_checkpoint(output_dir(), plain))]
     if cfg.model.get("compile"):
         callbacks.append(CompileFirst(sizes(data)["input_shape"], cfg.model.compile))
     with_data, with_step = has_loader(data, "val"), has_step(module, "validation_step")
@@ -77,14 +79,6 @@ def build_trainer(
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # neither one of the user's own nor one that the strategy needs
         trainer.strategy.checkpoint_io = SafeCheckpointIO()
     return trainer
-
-
-def _last_checkpoint(cfg: DictConfig) -> Path:
-    """Where the run saves its last checkpoint, and where a resume looks for it."""
-    last = OmegaConf.select(cfg, "callbacks.last")
-    own = last if isinstance(last, DictConfig) else OmegaConf.create({})
-    folder = Path(str(own.get("dirpath") or Path(str(cfg.output_dir)) / "checkpoints"))
-    return folder / f"{own.get('filename') or 'last'}.ckpt"
 
 
 def _chosen_callbacks(cfg: DictConfig) -> dict[str, pl.Callback]:

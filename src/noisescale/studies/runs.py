@@ -25,6 +25,8 @@ __all__ = [
     "is_choice",
     "is_held",
     "key_of",
+    "last_checkpoint",
+    "newest_of",
     "read_run",
     "runs_in",
     "what_differs",
@@ -73,16 +75,33 @@ class Run:
     @property
     def checkpoint(self) -> Path | None:
         """The checkpoint from which it can go on; None if there is none."""
-        last = ((self.config or {}).get("callbacks") or {}).get("last") or {}
-        where = str(last.get("dirpath") or "${output_dir}/checkpoints").replace("${output_dir}", str(self.folder))
-        saved = (Path(where) / name for name in (f"{last.get('filename') or 'last'}.ckpt", "previous.ckpt"))
-        return next((file for file in saved if file.is_file()), None)
+        return newest_of(last_checkpoint(self.folder, self.config))
 
     @property
     def config(self) -> dict[str, Any] | None:
         """Its composed config, with interpolations as they were written; None if it cannot be read."""
         found, _ = _read(self.folder / ".hydra" / "config.yaml")
         return found if isinstance(found, dict) else None
+
+
+def last_checkpoint(folder: Path, config: Mapping[str, Any] | None) -> Path:
+    """Where the run in `folder` saves its last checkpoint, and where a resume looks for it: `callbacks.last` of its config.
+
+    Args:
+        folder: the folder of the run.
+        config: its composed config, with its interpolations or without; None if it cannot be read.
+    """
+    found: Any = config
+    for key in ("callbacks", "last"):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    last: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
+    where = str(last.get("dirpath") or "${output_dir}/checkpoints").replace("${output_dir}", str(folder))
+    return Path(where) / f"{last.get('filename') or 'last'}.ckpt"
+
+
+def newest_of(last: Path) -> Path | None:
+    """The last checkpoint, or the one before: a kill between two renames may have left only that; None if there is neither."""
+    return next((file for file in (last, last.with_name("previous.ckpt")) if file.is_file()), None)
 
 
 def key_of(word: str) -> str:
