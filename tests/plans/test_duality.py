@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any, NamedTuple
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from noisescale import schedules
-from noisescale.app.config import build
-from noisescale.plans import strategies as batching
-from noisescale.plans.duality import CyclicBatch, Dual, Matched, counterpart, resolve_rule
+from noisescale.plans.duality import Dual, Matched
 from noisescale.plans.plan import Plan, Update
-from noisescale.plans.strategies import LAST_WINDOW, BatchStrategy, Fixed, Full
-from noisescale.schedules import Schedule, warmup_and_rest
-from tests.helpers.plans import duals, matched_plans, warmed, waves
-from tests.helpers.refusals import refusal_of
-from tests.helpers.repository import CONF
-
-many = settings(max_examples=250)
-CIFAR = 50_000
-POWER = {"sgd": 1.0, "adaptive": 0.5}
-TIGHT = 1e-12
+from noisescale.plans.strategies import BatchStrategy, Fixed
+from noisescale.schedules import warmup_and_rest
+from tests.helpers.duality import CIFAR, POWER, TIGHT, many, n_of, off, wave_at, whole
+from tests.helpers.plans import duals, matched_plans, warmed
 
 
 def strategy_of(plan: Plan) -> Matched:
@@ -43,19 +32,6 @@ def quoted(strategy: BatchStrategy, size: int) -> float:
     return ratio if strategy.lr_rule == "linear" else math.sqrt(ratio)
 
 
-def n_of(match: str, num_examples: int, size: int) -> float:
-    """N/B - 1 or N/B, computed with exact fractions."""
-    return float(Fraction(num_examples, size) - (match == "exact"))
-
-
-def wave_at(strategy: Matched, epoch: float) -> float:
-    """c(t), the wave of a cyclic batch; 1 for a dual."""
-    if not isinstance(strategy, CyclicBatch):
-        return 1.0
-    up, down, mode, gamma = strategy.step_size_up, strategy.step_size_down, strategy.mode, strategy.gamma
-    return schedules.Cyclic(up, down, mode, gamma, strategy.base_factor, wave=strategy.wave)(epoch)
-
-
 def noise_and_target(plan: Plan, update: Update) -> tuple[float, float]:
     """(lr n(B)^p of an update over lr0, and its target w s c n(B0)^p, with lr0 scaled for B0)."""
     strategy, n = strategy_of(plan), plan.num_examples
@@ -65,15 +41,6 @@ def noise_and_target(plan: Plan, update: Update) -> tuple[float, float]:
     level = warmup * factor * wave_at(strategy, update.epoch) * quoted(strategy, strategy.size)
     noise = update.lr_factor * math.pow(n_of(strategy.match, n, update.effective_batch_size), power)
     return noise, level * math.pow(n_of(strategy.match, n, strategy.size), power)
-
-
-def whole(update: Update) -> bool:
-    return update.effective_batch_size == update.planned_batch_size
-
-
-def off(found: float, wanted: float) -> float:
-    """The relative error; infinite if `wanted` is 0 and `found` is not."""
-    return abs(found - wanted) / abs(wanted) if wanted else math.inf if found else 0.0
 
 
 # -- the noise ----------------------------------------------------------------------------------------------------------------
@@ -290,308 +257,3 @@ def test_where_rate_and_batch_share_the_noise_the_rate_goes_to_0_with_it(rule: s
     dual = Dual(10, rule=rule, growth=growth, max_size=1000)
     assert dual(0.0, 1e-30, 1000).lr_factor < 0.01
     assert dual(0.0, 0.0, 1000).lr_factor == 0.0
-
-
-# -- through a plan -----------------------------------------------------------------------------------------------------------
-
-
-@many
-@given(plan=matched_plans(), world=st.integers(1, 8), limit=st.none() | st.integers(1, 20))
-def test_rate_and_batch_depend_on_neither_memory_nor_devices(plan: Plan, world: int, limit: int | None) -> None:
-    other = list(replace(plan, world_size=world, max_micro_batch_size=limit))
-    assert [replace(u, accumulate_grad_batches=0) for u in other] == [replace(u, accumulate_grad_batches=0) for u in plan]
-    limits = [value for value in (limit, plan.strategy.micro_batch_size) if value is not None]
-    for update in other:
-        needed = math.ceil(update.effective_batch_size / (world * min(limits))) if limits else 1
-        assert update.accumulate_grad_batches == needed
-
-
-@pytest.mark.parametrize("ghost", [4, 16])
-def test_ghost_batches_do_not_move_the_batch(ghost: int) -> None:
-    plan = Plan(schedules.Cosine(3), Dual(10, rule="sgd", max_size=500), 1000, 3, 2, 64)
-    cut = replace(plan, micro_batch_multiple=ghost)
-    assert [(u.effective_batch_size, u.lr_factor) for u in cut] == [(u.effective_batch_size, u.lr_factor) for u in plan]
-    for update in cut:
-        sizes = [size for rank in range(2) for _, size in cut.pieces(update, rank)]
-        assert sum(sizes) == update.effective_batch_size
-        assert max(sizes) <= 64
-        assert sum(size % ghost > 0 for size in sizes) <= 1
-
-
-SMITH = schedules.MultiStep([60, 120, 160], 0.2)
-IMAGENET = schedules.MultiStep([30, 60, 80], 0.1)
-RATIO = Dual(128, rule="sgd", match="ratio", max_size=5120)
-GOYAL = Dual(8192, rule="sgd", match="ratio", max_size=65_536)
-SQUARE = CyclicBatch(128, 5, wave="square", rule="sgd", match="ratio")
-
-
-@pytest.mark.parametrize(
-    ("schedule", "strategy", "num_examples", "epochs", "kept", "dropped"),
-    [
-        pytest.param(SMITH, Fixed(128), CIFAR, 200, 78_200, 78_000, id="decaying rate"),
-        pytest.param(SMITH, RATIO, CIFAR, 200, 29_240, 29_040, id="increasing batch"),
-        pytest.param(SMITH, replace(RATIO, size=640), CIFAR, 200, 6_500, 6_300, id="larger initial rate"),
-        pytest.param(SMITH, replace(RATIO, size=3200), CIFAR, 200, 2_360, 2_160, id="larger momentum"),
-        pytest.param(IMAGENET, Fixed(8192), 1_281_167, 90, 14_130, None, id="ImageNet, decaying rate"),
-        pytest.param(IMAGENET, GOYAL, 1_281_167, 90, 5_910, None, id="ImageNet, from 8192"),
-        pytest.param(IMAGENET, replace(GOYAL, size=16_384), 1_281_167, 90, 3_570, None, id="ImageNet, from 16384"),
-        pytest.param(IMAGENET, replace(GOYAL, size=32_768), 1_281_167, 90, 2_400, None, id="ImageNet, from 32768"),
-        pytest.param(schedules.Constant(), SQUARE, 45_000, 300, 63_450, None, id="Jastrzebski et al., cyclic batch"),
-        pytest.param(schedules.Constant(), Fixed(128), 45_000, 300, 105_600, None, id="Jastrzebski et al., cyclic rate"),
-    ],
-)
-def test_updates_of_published_runs(
-    schedule: Schedule, strategy: BatchStrategy, num_examples: int, epochs: int, kept: int, dropped: int | None
-) -> None:
-    plan = Plan(schedule, strategy, num_examples, epochs)
-    assert plan.total_updates() == kept
-    if dropped is not None:
-        assert replace(plan, strategy=replace(strategy, last="drop")).total_updates() == dropped
-
-
-@pytest.mark.parametrize(("shape", "mean"), [("half", 1 / 2), ("quarter", 2 / math.pi)])
-def test_the_dual_takes_the_mean_of_s_of_the_updates(shape: str, mean: float) -> None:
-    primal = Plan(schedules.Cosine(10, shape=shape), Fixed(50, last="carry"), CIFAR, 10)
-    dual = replace(primal, strategy=Dual(50, rule="sgd", max_size=CIFAR, last="carry"))
-    assert dual.total_updates() / primal.total_updates() == pytest.approx(mean, rel=0.01)
-
-
-# -- waves --------------------------------------------------------------------------------------------------------------------
-
-
-@many
-@given(data=st.data(), n=st.integers(2, 5000), peak=st.floats(1e-3, 10.0))
-def test_a_cyclic_batch_is_a_cyclic_rate_in_noise(data: st.DataObject, n: int, peak: float) -> None:
-    """With a constant learning rate, the cyclic batch has the same g as the cyclic learning rate, at every update of either plan."""
-    wave = replace(data.draw(waves(n)), rule="sgd", match="exact", lr_rule="none")
-    base = wave.base_factor * peak
-    schedule = schedules.Cyclic(wave.step_size_up, wave.step_size_down, wave.mode, wave.gamma, base, peak, wave.wave)
-    fixed = Fixed(wave.size, last=wave.last)
-    batch = Plan(schedules.Constant(), wave, n, 3, max_updates=60)
-    rate = replace(batch, schedule=schedule, strategy=fixed)
-    for epoch in [update.epoch for plan in (batch, rate) for update in plan]:
-        size, factor = wave(epoch, 1.0, n)
-        scaled = schedule(epoch) * (n - wave.size) / wave.size
-        assert off(factor * (n - size) / size, scaled) <= TIGHT
-
-
-def test_the_dual_of_a_triangle_is_a_hyperbola() -> None:
-    """lr .001 to .005 at B0 = 128: the middle, .003, becomes B = 213, not 384; the other end becomes 634, or 640 with match=ratio."""
-    wave = CyclicBatch(128, 5, rule="sgd")
-    assert [wave.size_at(epoch, 1.0, CIFAR) for epoch in (0, 2.5, 5, 7.5, 10)] == [634, 213, 128, 213, 634]
-    ratio = replace(wave, match="ratio")
-    assert [ratio.size_at(epoch, 1.0, CIFAR) for epoch in (0, 2.5, 5, 7.5, 10)] == [640, 213, 128, 213, 640]
-
-
-def test_a_square_wave_has_two_batches() -> None:
-    plan = Plan(schedules.Constant(), SQUARE, 45_000, 20)
-    assert {u.planned_batch_size for u in plan} == {128, 640}
-    assert {math.floor(u.epoch / 5) % 2 for u in plan if u.planned_batch_size == 128} == {0}
-    assert {u.lr_factor for u in plan if whole(u)} == {1.0}
-
-
-@pytest.mark.parametrize(("mode", "gamma"), [("triangular", 1.0), ("triangular2", 1.0), ("exp_range", 0.9)])
-@pytest.mark.parametrize("match", ["exact", "ratio"])
-def test_where_the_bound_of_the_rate_decays_the_smallest_batch_rises(mode: str, gamma: float, match: str) -> None:
-    wave = CyclicBatch(128, 2, mode=mode, gamma=gamma, rule="sgd", match=match)
-    smallest = [wave.size_at(2.0 + 4 * cycle, 1.0, CIFAR) for cycle in range(6)]
-    largest = {wave.size_at(4.0 * cycle, 1.0, CIFAR) for cycle in range(6)}
-    if mode == "triangular":
-        assert set(smallest) == {128}
-    else:
-        assert smallest == sorted(set(smallest))
-        assert smallest[-1] > 1.5 * smallest[0]
-    assert largest == {634 if match == "exact" else 640}
-
-
-# -- counterparts -------------------------------------------------------------------------------------------------------------
-
-
-@st.composite
-def any_strategy(draw: st.DrawFn, n: int) -> BatchStrategy:
-    """Any strategy, including those that scale the learning rate with the batch."""
-    keys: dict[str, Any] = {
-        "lr_rule": draw(st.sampled_from(["none", "linear", "sqrt"])),
-        "reference_size": draw(st.integers(1, 64)),
-        "last": draw(st.sampled_from(LAST_WINDOW)),
-    }
-    size = draw(st.integers(1, n - 1))
-    kinds: list[st.SearchStrategy[BatchStrategy]] = [
-        st.just(Fixed(size, **keys)),
-        st.just(batching.MultiStep(size, [0.4, 1, 2.5], draw(st.floats(1, 6)), **keys)),
-        st.just(batching.Linear(size, draw(st.integers(1, n)), draw(st.floats(0.2, 5)), **keys)),
-        duals(n),
-        waves(n),
-    ]
-    return draw(st.one_of(kinds))
-
-
-def noise_at(plan: Plan, epoch: float, power: float, match: str) -> float:
-    """lr n(B)^p over lr0, at any epoch."""
-    warmup, factor = warmup_and_rest(plan.schedule, epoch)
-    size, rate = plan.strategy(epoch, factor, plan.num_examples, warmup)
-    return rate * math.pow(n_of(match, plan.num_examples, size), power)
-
-
-@many
-@given(data=st.data(), n=st.integers(2, 5000), rule=st.sampled_from(["sgd", "adaptive"]), clock=st.lists(st.floats(0, 4), max_size=20))
-def test_a_counterpart_has_the_same_noise_and_so_has_its_own(data: st.DataObject, n: int, rule: str, clock: list[float]) -> None:
-    strategy = data.draw(any_strategy(n))
-    plan = Plan(data.draw(warmed()), strategy, n, 4, max_updates=50)
-    rule, match = (str(strategy.rule), strategy.match) if isinstance(strategy, Matched) else (rule, "exact")
-    other = counterpart(plan, rule)
-    assert other is not None
-    back = counterpart(other, rule)
-    assert back is not None
-    assert isinstance(other.strategy, Dual if isinstance(strategy, Fixed) else Fixed)
-    assert isinstance(back.strategy, Dual if isinstance(other.strategy, Fixed) else Fixed)
-    assert other.strategy.last == strategy.last
-    for epoch in [0.0, *clock, *(u.epoch for u in plan)]:
-        wanted = noise_at(plan, epoch, POWER[rule], match)
-        assert off(noise_at(other, epoch, POWER[rule], match), wanted) <= TIGHT
-    if match == "exact":
-        for epoch in [0.0, *clock]:
-            assert off(noise_at(back, epoch, POWER[rule], match), noise_at(plan, epoch, POWER[rule], match)) <= 4 * TIGHT
-
-
-def test_the_counterpart_of_a_constant_batch_is_its_dual() -> None:
-    plan = Plan(schedules.Cosine(20), Fixed(32, last="spread", match_last=True), 1293, 20, 2, 8)
-    assert counterpart(plan) == replace(plan, strategy=Dual(32, rule="sgd", last="spread", match_last=True))
-    assert counterpart(plan, "adaptive") == replace(plan, strategy=Dual(32, rule="adaptive", last="spread", match_last=True))
-
-
-def test_the_counterpart_of_a_dual_is_its_schedule_at_b0() -> None:
-    plan = Plan(schedules.Warmup(2, 0.1).before(schedules.Cosine(), 20), Dual(32, rule="sgd"), 1293, 20)
-    other = counterpart(plan)
-    assert other is not None
-    assert other.strategy == Fixed(32, match_last=plan.strategy.match_last)
-    assert [other.schedule(t / 7) for t in range(140)] == [plan.schedule(t / 7) for t in range(140)]
-    assert other.total_updates() == 820
-
-
-def test_there_and_back_the_warm_up_is_still_in_the_rate() -> None:
-    plan = Plan(schedules.Warmup(2, 0.1).before(schedules.Cosine(), 20), Dual(32, rule="sgd"), 1293, 20)
-    other = counterpart(plan)
-    assert other is not None
-    back = counterpart(other)
-    assert back is not None
-    assert [(u.start, u.effective_batch_size) for u in back] == [(u.start, u.effective_batch_size) for u in plan]
-    assert max(off(a.lr_factor, b.lr_factor) for a, b in zip(back, plan, strict=True)) <= TIGHT
-
-
-@pytest.mark.parametrize("strategy", [Full(), Fixed(50)])
-def test_a_full_batch_has_no_counterpart(strategy: BatchStrategy) -> None:
-    assert counterpart(Plan(schedules.Cosine(3), strategy, 50, 3)) is None
-
-
-@pytest.mark.parametrize(
-    ("optimizer", "rule"),
-    [("SGD", "sgd"), ("torch.optim.SGD", "sgd"), ("ASGD", "sgd"), ("Adam", "adaptive"), ("torch.optim.RMSprop", "adaptive")],
-)
-def test_a_rule_left_open_follows_the_optimizer(optimizer: str, rule: str) -> None:
-    assert resolve_rule(Dual(32), optimizer) == Dual(32, rule=rule)
-    assert resolve_rule(CyclicBatch(32, 2), optimizer) == CyclicBatch(32, 2, rule=rule)
-    for settled in (Dual(32, rule="sgd"), Dual(32, rule="adaptive"), Fixed(32), Full()):
-        assert resolve_rule(settled, optimizer) is settled
-
-
-# -- refusals -----------------------------------------------------------------------------------------------------------------
-
-
-GROWTH = "must be a finite number in [0, 1]; 0 decays the learning rate, 1 grows the batch"
-CAP = "must be a whole number of examples, at least 32; the batch starts at `size`; null for N/10"
-
-
-@pytest.mark.parametrize(
-    ("make", "line"),
-    [
-        (lambda: Dual(0), "size=0: must be a whole number of examples, at least 1"),
-        (lambda: Dual(32, growth=2), f"growth=2: {GROWTH}"),
-        (lambda: Dual(32, growth=-0.1), f"growth=-0.1: {GROWTH}"),
-        (lambda: Dual(32, growth=math.nan), f"growth=nan: {GROWTH}"),
-        (lambda: Dual(32, rule="x"), "rule=x: must be one of sgd, adaptive"),
-        (lambda: Dual(32, match="x"), "match=x: must be one of exact, ratio"),
-        (lambda: Dual(32, max_size=31), f"max_size=31: {CAP}"),
-        (lambda: Dual(32, max_size=64.0), f"max_size=64.0: {CAP}"),  # type: ignore[arg-type]
-        (lambda: Dual(32, match_last=3), "match_last=3: must be true or false"),  # type: ignore[arg-type]
-        (lambda: Dual(32, last="x"), "last=x: must be one of carry, partial, drop, spread"),
-        (
-            lambda: Dual(32, lr_rule="linear"),
-            "lr_rule=linear: needs a reference_size, the batch that lr is quoted for; for example reference_size=128",
-        ),
-        (lambda: CyclicBatch(32, 2, base_factor=0), "base_factor=0: must be a finite number in (0, 1]"),
-        (lambda: CyclicBatch(32, 2, base_factor=1.1), "base_factor=1.1: must be a finite number in (0, 1]"),
-        (lambda: CyclicBatch(32, 0), "step_size_up=0: must be a finite number in (0, inf), in epochs"),
-        (lambda: CyclicBatch(32, 2, -1), "step_size_down=-1: must be a finite number in (0, inf), in epochs"),
-        (lambda: CyclicBatch(32, 2, mode="x"), "mode=x: must be one of triangular, triangular2, exp_range"),
-        (lambda: CyclicBatch(32, 2, wave="x"), "wave=x: must be one of triangle, square"),
-        (lambda: CyclicBatch(32, 2, gamma=0), "gamma=0: must be a finite number in (0, 1]"),
-    ],
-)
-def test_refusals(make: Callable[[], Matched], line: str) -> None:
-    assert refusal_of(make) == line
-
-
-FULL = "must be below N = 100: a full batch has no noise to match; use batch=full"
-BEYOND = "must be at most N = 100, the examples of one pass; use batch=full for all of them"
-
-
-@pytest.mark.parametrize(
-    ("strategy", "line"),
-    [
-        (Dual(100, rule="sgd"), f"size=100: {FULL}"),
-        (CyclicBatch(100, 2, rule="adaptive"), f"size=100: {FULL}"),
-        (Dual(101, rule="sgd"), f"size=101: {BEYOND}"),
-        (Dual(32, rule="sgd", max_size=101), f"max_size=101: {BEYOND}"),
-        (Dual(32), "rule=null: there is no optimizer to take it from; set it to sgd or adaptive"),
-        (CyclicBatch(32, 2), "rule=null: there is no optimizer to take it from; set it to sgd or adaptive"),
-        (Dual(30, rule="sgd", micro_batch_size=16), "size=30: must be a multiple of micro_batch_size=16; for example 16"),
-        (Dual(32, rule="sgd", max_size=50, micro_batch_size=16), "max_size=50: must be a multiple of micro_batch_size=16; for example 48"),
-    ],
-)
-def test_what_n_examples_cannot_carry_is_refused_before_the_first_update(strategy: Matched, line: str) -> None:
-    assert refusal_of(lambda: Plan(schedules.Constant(), strategy, 100, 1)) == line
-
-
-def test_n_of_1_has_no_batch_that_could_carry_noise() -> None:
-    line = "size=1: must be below N = 1: a full batch has no noise to match; use batch=full"
-    assert refusal_of(lambda: Plan(schedules.Constant(), Dual(1, rule="sgd"), 1, 1)) == line
-
-
-# -- the table: every schedule with every dual, as conf/ has them -------------------------------------------------------------
-
-SCHEDULERS = sorted({file.stem for file in (CONF / "scheduler").glob("[!_]*.yaml")} - {"none"})  # which is not for a dual
-DUALS = ("dual", "hybrid", "split", "seesaw", "cyclic")
-
-
-class Options(NamedTuple):
-    schedules: dict[str, Schedule]
-    strategies: dict[str, BatchStrategy]
-
-
-@pytest.fixture(scope="module")
-def options() -> Iterator[Options]:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        made = {name: build(compose("config", ["output_dir=somewhere", f"scheduler={name}"]), "scheduler") for name in SCHEDULERS}
-        batches = {name: build(compose("config", ["output_dir=somewhere", f"batch={name}"]), "batch") for name in DUALS}
-        yield Options(made, {name: resolve_rule(strategy, "SGD") for name, strategy in batches.items()})
-
-
-@pytest.mark.parametrize("batch", DUALS)
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_every_schedule_has_its_noise_in_every_dual(scheduler: str, batch: str, options: Options) -> None:
-    n, epochs, lr = 1293, 20, 0.05
-    schedule, strategy = options.schedules[scheduler].with_horizon(epochs), options.strategies[batch]
-    assert isinstance(strategy, Matched)
-    plan = Plan(schedule, strategy, n, epochs)
-    full = [update for update in plan if whole(update) or strategy.match_last]
-    assert len(full) > 60
-    for update in full:
-        size, level = update.effective_batch_size, schedule(update.epoch) * wave_at(strategy, update.epoch)
-        if batch == "seesaw":
-            assert off(update.lr_factor / math.sqrt(size), level / math.sqrt(32)) <= TIGHT
-        else:
-            assert off(plan.noise(update, lr), level * lr * (n - 32) / 32) <= TIGHT
-    largest = max(update.effective_batch_size for update in full)
-    assert (largest > 32) == (scheduler != "constant" or batch == "cyclic")
-    assert largest == 129 or batch != "dual" or scheduler == "constant"
