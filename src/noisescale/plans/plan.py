@@ -253,7 +253,7 @@ class Plan:
         parts = update.accumulate_grad_batches * self.world_size
         sizes = cut(update.effective_batch_size, parts, self.micro_batch_multiple, self.min_micro_batch_size, self.limit)
         if not sizes:
-            raise uncuttable(self, update)
+            raise uncuttable(update, self.strategy, self.min_micro_batch_size, self.micro_batch_multiple, self.limit)
         return sizes
 
     @cached_property
