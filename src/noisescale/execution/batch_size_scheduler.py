@@ -16,6 +16,7 @@ from noisescale.execution.batch_norm import RunningStatistics, ghost_batch_size,
 from noisescale.execution.checkpoint import in_saving_order
 from noisescale.execution.compatibility import check_compatibility, check_optimizers, torch_name, untyped
 from noisescale.execution.cut_check import warn_about_cuts
+from noisescale.execution.decisions import Decisions
 from noisescale.execution.guards import Guards
 from noisescale.execution.horizons import horizon_warnings
 from noisescale.execution.installation import Installation
@@ -129,6 +130,7 @@ class BatchSizeScheduler(LeanCallback):
         self.examples_before = 0  # this fit: examples seen by the run that it resumes
         self._installation: Installation | None = None
         self._stops: Stops | None = None
+        self._decisions: Decisions | None = None
         self._resumed = Resumption()
         self._norms: RunningStatistics | None = None
         self._guards = Guards()
@@ -141,6 +143,11 @@ class BatchSizeScheduler(LeanCallback):
     def plan(self) -> Plan:
         """The plan that is carried out; known from `configure_optimizers` on."""
         return self._opened.plan
+
+    def measured(self, name: str, value: float) -> None:
+        """Let the plan go by a measurement, if it does: a callback calls it that has the name in `provides`."""
+        if self._decisions is not None:
+            self._decisions.measured[name] = value
 
     @property
     def restored_metrics(self) -> dict[str, torch.Tensor]:
@@ -186,7 +193,7 @@ class BatchSizeScheduler(LeanCallback):
         self._unplanned = Unplanned.of_trainer(trainer) if previous is None else None
         self._installation = Installation(trainer, make_plan, self.seed, previous=previous, sampling=self.sampling)
         self.loader = self._installation.loader
-        self._stops = Stops(trainer, self.loader)
+        self._stops, self._decisions = Stops(trainer, self.loader), Decisions(self.loader)
         untyped(trainer).callbacks = in_saving_order([self, *(each for each in untyped(trainer).callbacks if each is not self)])
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -202,6 +209,8 @@ class BatchSizeScheduler(LeanCallback):
         if self._unplanned is not None:
             self._unplanned.go_on(self._opened)
         check_interval(trainer, self._opened)
+        if self._decisions is not None:
+            self._decisions.check(trainer)
         if self._weights is not None:
             self._opened.weight = 0.0  # from here on a number, so that other callbacks know
         self._resumed.find_position(self._opened, self.seed, self._weights)
@@ -286,10 +295,14 @@ class BatchSizeScheduler(LeanCallback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._stops is not None:
             self._stops.end_validation()
+        if self._decisions is not None:
+            self._decisions.end_validation(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._stops is not None:
             self._stops.end_epoch()
+        if self._decisions is not None:
+            self._decisions.end_epoch(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._opened.close()
@@ -320,13 +333,16 @@ class BatchSizeScheduler(LeanCallback):
         """The position of the run, in plain values; `on_save_checkpoint` saves the partial gradient of an unfinished update."""
         if self.loader is None:
             return {}
-        return {**position(self.loader, self.seed, self._weights), "bases": self._rates.bases}
+        decisions = {} if self._decisions is None else self._decisions.state()
+        return {**position(self.loader, self.seed, self._weights), "bases": self._rates.bases, "decisions": decisions}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from `state_dict`, in a `fit`; the weights of a checkpoint can also be tested and validated."""
         if self._installation is not None:
             self._resumed.state = state_dict
             self._opened.restore(state_dict["loader"])
+            if self._decisions is not None and state_dict.get("decisions"):
+                self._decisions.restore(state_dict["decisions"])
             if self._has_optimizer:  # some strategies, such as FSDP, restore after on_fit_start
                 self._resumed.find_position(self._opened, self.seed, self._weights)
 
