@@ -41,7 +41,7 @@ class FollowNoise(BatchStrategy):
 
     Not to be confused with `Dual`, whose batch follows the SGD noise scale g of a schedule: B_simple is measured, and overestimates the
     batch up to which nothing is lost, see docs/gradient-noise.md.
-    Source: McCandlish et al. 1812.06162, section 2.3 and appendix C (sqrt).
+    Source: McCandlish et al. 1812.06162.
     """
 
     size_follows_clock: ClassVar[bool] = True
