@@ -12,6 +12,7 @@ from noisescale.execution.stop_on_signal import StopOnSignal
 from noisescale.measures.divergence import StopOnDivergence, TrainingDiverged
 from noisescale.measures.epochs import EpochRecorder
 from noisescale.measures.noise_scale import NoiseScaleMonitor
+from noisescale.measures.sharpness import Sharpness
 
 __all__ = [
     "BatchSizeScheduler",
@@ -20,6 +21,7 @@ __all__ = [
     "NoiseScaleMonitor",
     "SafeCheckpointIO",
     "SameRun",
+    "Sharpness",
     "StopOnDivergence",
     "StopOnSignal",
     "TimedProgressBar",
