@@ -20,6 +20,7 @@ from noisescale.files import read_rows
 from noisescale.measures.curvature import largest_eigenvalue
 from noisescale.measures.loss_surface import LossSurface
 from noisescale.plans.strategies import Fixed
+from tests.helpers.processes import results_of_ranks
 from tests.helpers.regression import N, Plain, Regression, network
 from tests.helpers.trainings import fit, ignored, weights
 
@@ -75,7 +76,7 @@ def test_training_with_it_is_bitwise_equal_to_training_without_it(planned: bool,
 
 
 def test_what_it_writes(tmp_path: Path) -> None:
-    trainer, module = trained(tmp_path / "c.csv", options={"radii": [1e-3, 5e-4], "examples": None})
+    trained(tmp_path / "c.csv", options={"radii": [1e-3, 5e-4], "examples": None})
     first, last = read_rows(tmp_path / "c.csv")
     assert list(first) == [
         *("update", "epoch", "seconds", "loss", "lambda_max", "lambda_max_residual"),
@@ -97,12 +98,20 @@ class Quiet(Plain):
         return loss
 
 
-@pytest.mark.parametrize("planned", [True, False])
+@pytest.mark.parametrize("planned", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_the_numbers_are_those_of_the_whole_training_loss(planned: bool, tmp_path: Path) -> None:
     """Of a user's own module and DataLoader, at the weights that the training has ended with."""
     module = Quiet(network())
     batches = [BatchSizeScheduler(Fixed(size=10), check_cuts=False)] if planned else []
-    options = {"examples": None, "chunk_size": 17, "batches": 2, "batch_size": N, "subspace": None, "radii": [], "tolerance": 1e-6}
+    options: dict[str, Any] = {
+        "examples": None,
+        "chunk_size": 17,
+        "batches": 2,
+        "batch_size": N,
+        "subspace": None,
+        "radii": [],
+        "tolerance": 1e-6,
+    }
     fit(module, *batches, Sharpness(path=tmp_path / "c.csv", **options), max_epochs=1)
     (row,) = read_rows(tmp_path / "c.csv")
     data = Regression()
@@ -121,24 +130,26 @@ class Tokens(Plain):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y, _ = batch
         kept = (x[:, 0] > 0).double()
-        return ((self.net(x) - y).square().mean(1) * kept).sum() / kept.sum()
+        loss: Tensor = ((self.net(x) - y).square().mean(1) * kept).sum() / kept.sum()
+        return loss
 
 
 def test_a_loss_with_another_denominator_is_weighted_as_in_the_training(tmp_path: Path) -> None:
     module, data = Tokens(network()), Regression()
     batches = BatchSizeScheduler(Fixed(size=10, last="drop"), weight=lambda batch: (batch[0][:, 0] > 0).sum(), check_cuts=False)
-    options = {"examples": None, "chunk_size": 30, "batches": 0, "radii": [], "tolerance": 1e-3}
+    options: dict[str, Any] = {"examples": None, "chunk_size": 30, "batches": 0, "radii": [], "tolerance": 1e-3}
     fit(module, batches, Sharpness(path=tmp_path / "c.csv", **options), max_epochs=1)
     kept = data.x[:, 0] > 0
     exact = float(F.mse_loss(module.net(data.x[kept]), data.y[kept]).detach())
     assert float(read_rows(tmp_path / "c.csv")[0]["loss"]) == pytest.approx(exact, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_eval_mode_is_the_function_that_is_used_and_train_mode_the_one_that_is_trained(tmp_path: Path) -> None:
     found = {}
     for mode in ("eval", "train"):
         module = Plain(network(norm=True))
-        options = {"examples": None, "chunk_size": N, "batches": 0, "radii": [], "mode": mode}
+        options: dict[str, Any] = {"examples": None, "chunk_size": N, "batches": 0, "radii": [], "mode": mode}
         fit(module, Sharpness(path=tmp_path / mode, **options), max_epochs=1)
         data = Regression()
         module.train(mode == "train")
@@ -147,19 +158,35 @@ def test_eval_mode_is_the_function_that_is_used_and_train_mode_the_one_that_is_t
     assert found["eval"] != pytest.approx(found["train"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_rows_of_the_whole(tmp_path: Path) -> None:
     def run(name: str, epochs: int, ckpt: Path | None = None) -> list[dict[str, str]]:
         torch.manual_seed(5)
         batches = BatchSizeScheduler(Fixed(size=14), check_cuts=False)
         last = Checkpoint(tmp_path / name, "last", save_on_train_epoch_end=True, enable_version_counter=False)
         sharpness = Sharpness(every_n_epochs=1, path=tmp_path / f"{name}.csv", **QUICK)
-        options = {"max_epochs": epochs, "enable_checkpointing": True, "default_root_dir": tmp_path}
+        options: dict[str, Any] = {"max_epochs": epochs, "enable_checkpointing": True, "default_root_dir": tmp_path}
         fit(Noisy(), batches, sharpness, last, data=Regression(torch.float32), ckpt_path=ckpt, **options)
         return [{key: value for key, value in row.items() if key != "seconds"} for row in read_rows(tmp_path / f"{name}.csv")]
 
     whole, _ = run("whole", 3), run("part", 2)
     assert run("part", 3, tmp_path / "part" / "last.ckpt") == whole
     assert [row["update"] for row in whole] == ["8", "16", "24"]
+
+
+@pytest.mark.slow
+def test_two_processes_measure_together_what_one_does(tmp_path: Path) -> None:
+    """They share the chunks and add up; both are at the same numbers, and the training does not notice."""
+    jobs = [{"world": 2, "csv": str(tmp_path / "two.csv")}, {"world": 2, "csv": ""}]
+    measured, without = results_of_ranks("tests.helpers.sharpness_job", jobs, 2)
+    ((one,),) = results_of_ranks("tests.helpers.sharpness_job", [{"world": 1, "csv": str(tmp_path / "one.csv")}], 1)
+    assert measured[0]["weights"] == measured[1]["weights"] == without[0]["weights"]
+    assert len(one["rows"]) == 2
+    for row, alone in zip(measured[0]["rows"], one["rows"], strict=True):
+        found, expected = (
+            {name: float(value) for name, value in each.items() if name not in ("seconds", "lambda_max_residual")} for each in (row, alone)
+        )
+        assert found == pytest.approx(expected, rel=1e-5)
 
 
 # -- what cannot be measured ---------------------------------------------------------------------------------------------------
@@ -177,7 +204,8 @@ class Counts(Plain):
 
 class Optimizers(Plain):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return super().training_step(batch, batch_idx) * self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
+        optimizer: Any = self.optimizers()
+        return super().training_step(batch, batch_idx) * float(optimizer.param_groups[0]["lr"])
 
 
 class Once(torch.autograd.Function):
@@ -201,8 +229,8 @@ class NotTwice(Plain):
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (Counts, "the loss is not a function of the weights"),
-        (Optimizers, "training_step or a hook uses trainer.strategy|uses trainer.optimizers"),
+        pytest.param(Counts, "the loss is not a function of the weights", marks=pytest.mark.slow),
+        pytest.param(Optimizers, "training_step or a hook uses trainer.strategy", marks=pytest.mark.slow),
         (NotTwice, "trying to differentiate twice a function that was marked with @once_differentiable"),
     ],
 )
@@ -218,6 +246,7 @@ class Stream(IterableDataset[Any]):
         return iter([(torch.ones(5).double(), torch.ones(2).double(), 0)] * 8)
 
 
+@pytest.mark.slow
 def test_examples_without_numbers_cannot_be_measured(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="the training examples are not those of one DataLoader"):
         fit(Plain(network()), Sharpness(path=tmp_path / "c.csv"), loader=DataLoader(Stream(), batch_size=4), max_epochs=1)

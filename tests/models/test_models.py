@@ -116,7 +116,7 @@ def test_without_batch_norm_micro_batches_are_exact(name: str) -> None:
 def test_batch_norm_of_the_mlp_is_that_of_vectors() -> None:
     """It is torch's BatchNorm1d between the linear layer and relu."""
     torch.manual_seed(0)
-    model = build("mlp", 1, 8, widths=[6], norm="batch").double()
+    model: Any = build("mlp", 1, 8, widths=[6], norm="batch").double()
     linear, norm = (next(m for m in model.modules() if isinstance(m, kind)) for kind in (nn.Linear, nn.BatchNorm2d))
     same = nn.BatchNorm1d(6).double()
     images = torch.randn(12, 1, 8, 8, dtype=torch.float64)

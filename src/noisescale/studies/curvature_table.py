@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
 from rich import box
@@ -23,6 +24,9 @@ OBJECTIONS = (
 )
 """What stands beside every number."""
 
+
+WIDTH = 140
+"""Columns of a table that goes to a file or a pipe."""
 
 _MODES = {
     "eval": "eval mode: the running statistics of batch norm, no dropout",
@@ -53,11 +57,17 @@ def print_curvature(found: Mapping[str, float], options: CurvatureOptions, check
     print(f"{checkpoint.name}: update {checkpoint.update}, {parameters} parameters; loss {found['loss']:.4g} on {examples}")
     print(_MODES[options.mode].format(options.chunk_size))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for column in ("", "value", ""):
-        table.add_column(column, justify="right" if column else "left")
+    for column in ("quantity", "value", "how it was measured"):
+        table.add_column(column, justify="right" if column == "value" else "left")
     for row in _rows(found, options, checkpoint):
         table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    if sys.stdout.isatty():
+        Console().print(table)
+    else:
+        console = Console(width=WIDTH, file=StringIO())
+        console.print(table)
+        assert isinstance(console.file, StringIO)
+        print("\n".join(filter(None, (line.rstrip() for line in console.file.getvalue().splitlines()))))
     print("\n".join(OBJECTIONS))
 
 
