@@ -84,7 +84,7 @@ def test_what_it_writes(tmp_path: Path) -> None:
         *("keskar_phi_0.001", "keskar_phi_0.0005", "keskar_phi_0.001_in_4", "keskar_phi_0.0005_in_4"),
     ]
     assert (int(first["update"]), int(last["update"]), float(last["epoch"])) == (8, 16, 2.0)
-    assert int(last["batch_size"]) == 5  # the last update of a pass is smaller
+    assert int(last["batch_size"]) == 14  # although the last update of a pass is smaller
     assert float(last["keskar_phi_0.001"]) > float(last["keskar_phi_0.0005"]) > 0
 
 
@@ -112,11 +112,12 @@ def test_the_numbers_are_those_of_the_whole_training_loss(planned: bool, tmp_pat
         "radii": [],
         "tolerance": 1e-6,
     }
-    fit(module, *batches, Sharpness(path=tmp_path / "c.csv", **options), max_epochs=1)
+    trainer = fit(module, *batches, Sharpness(path=tmp_path / "c.csv", **options), max_epochs=1)
     (row,) = read_rows(tmp_path / "c.csv")
     data = Regression()
     surface = LossSurface(lambda batch: F.mse_loss(module.net(batch[0]), batch[1]), list(module.parameters()), [(1.0, (data.x, data.y))])
     loss, gradient = surface.loss_and_gradient()
+    assert (float(row["epoch"]), int(row["update"])) == (1.0, trainer.global_step)
     assert float(row["loss"]) == pytest.approx(loss, rel=1e-9)
     assert float(row["lambda_max"]) == pytest.approx(largest_eigenvalue(surface.product, surface.size, tolerance=1e-6).value, rel=1e-5)
     along = float(gradient @ surface.product(gradient) / (gradient @ gradient))

@@ -68,7 +68,8 @@ def _refuse_other_words(words: Sequence[str]) -> None:
     for word in words:
         key, _, value = word.partition("=")
         key = key.lstrip("+~")
-        if word.startswith("-") or (key.partition(".")[0].partition("/")[0] in MAY_CHANGE and key != "data"):
+        flag = word.startswith("-") or ("=" not in word and not word.startswith("~"))  # Hydra's own, or the value of one
+        if flag or (key.partition(".")[0].partition("/")[0] in MAY_CHANGE and key != "data"):
             continue
         raise ConfigError(
             key, value, "is as the run of the checkpoint has recorded it", "leave it out; curvature.KEY says what is measured"

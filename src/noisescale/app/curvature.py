@@ -122,10 +122,10 @@ def _known(cfg: DictConfig, checkpoint: dict[str, Any], optimizer: str) -> Check
 
 
 def _batch_size(plan: Plan, updates: int) -> int | None:
-    """B of the last of the first `updates` updates, or of the first one."""
+    """B of the last of the first `updates` updates, or of the first one, before it was made to fit the end of a pass."""
     last = None
     for stretch in plan.sizes():
-        last = stretch.effective_batch_size
+        last = stretch.planned_batch_size
         if stretch.step + stretch.updates >= updates:
             break
     return last

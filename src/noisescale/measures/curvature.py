@@ -20,6 +20,9 @@ __all__ = ["BatchSharpness", "Eigenvalue", "batch_sharpness", "keskar_phi", "lar
 DENSE = 20
 """Up to so many parameters the Hessian is computed as a whole; Lanczos needs more dimensions than it keeps vectors."""
 
+ROWS = 1 << 16
+"""Rows of a matrix that are in float64 at a time."""
+
 START = 0.01
 """L-BFGS-B starts at a random point of the box that is so many times smaller, because y = 0 may be stationary."""
 
@@ -140,15 +143,15 @@ def keskar_phi(
     base, _ = loss_and_gradient(x)
     if not math.isfinite(base) or base <= -1:
         return math.nan
-    matrix = None if directions is None else directions.double()
-    box = radius * ((x if matrix is None else torch.linalg.solve(matrix.T @ matrix, matrix.T @ x)).abs() + 1)
+    center = x if directions is None else _pseudo_inverse(directions, x)
+    box = radius * (center.abs() + 1)
     highest, scale = base, 0.0
 
     def value(u: Any) -> tuple[float, Any]:
         nonlocal highest, scale
         y = torch.from_numpy(np.ascontiguousarray(u)) * box
-        loss, gradient = loss_and_gradient(x + (y if matrix is None else matrix @ y))
-        ascent = (gradient if matrix is None else matrix.T @ gradient) * box
+        loss, gradient = loss_and_gradient(x + (y if directions is None else (directions @ y.to(directions.dtype)).double()))
+        ascent = (gradient if directions is None else (directions.T @ gradient.to(directions.dtype)).double()) * box
         if not math.isfinite(loss) or not bool(torch.isfinite(ascent).all()):
             raise _NotFinite
         highest = max(highest, loss)
@@ -168,6 +171,18 @@ def keskar_phi(
     except _NotFinite:
         return math.nan
     return 100.0 * (highest - base) / (1.0 + base)
+
+
+def _pseudo_inverse(matrix: Tensor, x: Tensor) -> Tensor:
+    """A+ x = (A' A)^-1 A' x in float64, by blocks of rows, so that no second matrix of this size is needed."""
+    p = matrix.shape[1]
+    squares, image = torch.zeros(p, p, dtype=torch.float64), torch.zeros(p, dtype=torch.float64)
+    for part, of_x in zip(matrix.split(ROWS), x.split(ROWS), strict=True):
+        rows = part.double()
+        squares += rows.T @ rows
+        image += rows.T @ of_x
+    solved: Tensor = torch.linalg.solve(squares, image)
+    return solved
 
 
 def random_directions(size: int, dimensions: int, seed: int = 0) -> Tensor:

@@ -105,7 +105,7 @@ class Sharpness(LeanCallback):
 
     | where | keys |
     | --- | --- |
-    | curvature.csv | update, how many are done; epoch, the examples seen / N; seconds, of the measurement; loss, f on the examples; |
+    | curvature.csv | update, how many are done; epoch, as in steps.csv; seconds, of the measurement; loss, f on the examples; |
     | | lambda_max, and lambda_max_residual, relative, see `curvature.largest_eigenvalue`; |
     | | batch_size, batch_sharpness, batch_sharpness_error, batch_sharpness_of_means, see `curvature.batch_sharpness`; |
     | | keskar_phi_0.001 for epsilon = 0.001, keskar_phi_0.001_in_100 in a subspace of 100 dimensions, see `curvature.keskar_phi` |
@@ -160,12 +160,13 @@ class Sharpness(LeanCallback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         loader = trainer.train_dataloader
         is_over = not isinstance(loader, PlannedLoader) or loader.epoch_is_over
-        if self.every_n_epochs is not None and is_over and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            self._measure(trainer, pl_module)
+        done = trainer.current_epoch + 1
+        if self.every_n_epochs is not None and is_over and done % self.every_n_epochs == 0:
+            self._measure(trainer, pl_module, done)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.at_end and self._measured_at != trainer.global_step:
-            self._measure(trainer, pl_module)
+            self._measure(trainer, pl_module, trainer.current_epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """How far the file goes; all rows are in it."""
@@ -175,7 +176,8 @@ class Sharpness(LeanCallback):
         if self._fitting:
             self._saved = state_dict
 
-    def _measure(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def _measure(self, trainer: pl.Trainer, module: pl.LightningModule, epochs: int) -> None:
+        """Measure and write; `epochs` are done, as the trainer counts them."""
         self._measured_at, began = trainer.global_step, time.perf_counter()
         try:
             with measured(trainer, module, self.options) as found:
@@ -185,7 +187,7 @@ class Sharpness(LeanCallback):
             reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
             rank_zero_warn(f"Sharpness could not measure the curvature after {trainer.global_step} updates ({reason})")
             return
-        self._write(trainer, values, time.perf_counter() - began)
+        self._write(trainer, values, time.perf_counter() - began, epochs)
 
     def _announce(self, found: Measured) -> None:
         if self._announced:
@@ -197,12 +199,12 @@ class Sharpness(LeanCallback):
             f"{' and '.join([*when, *(['at the end'] if self.at_end else [])])}"
         )
 
-    def _write(self, trainer: pl.Trainer, values: dict[str, float], seconds: float) -> None:
+    def _write(self, trainer: pl.Trainer, values: dict[str, float], seconds: float, epochs: int) -> None:
         if not trainer.is_global_zero:
             return
         loader, updates = trainer.train_dataloader, trainer.global_step
         planned = isinstance(loader, PlannedLoader)
-        epoch = loader.cursor.position / loader.plan.num_examples if planned else trainer.current_epoch + 1  # type: ignore[union-attr]
+        epoch = loader.cursor.position / loader.plan.num_examples if planned else epochs  # type: ignore[union-attr]
         if self._file is not None:
             self._file.append([(updates, epoch, round(seconds, 3), *values.values())])
         tags = {f"curvature/{name}": float(value) for name, value in values.items()}
@@ -224,9 +226,9 @@ def _options(given: dict[str, Any]) -> CurvatureOptions:
 
 
 def _batch_size(trainer: pl.Trainer) -> int | None:
-    """The effective batch size of the last update; None if it is not known."""
+    """The effective batch size of the last update, before it was made to fit the end of a pass; None if it is not known."""
     loader = trainer.train_dataloader
     if isinstance(loader, PlannedLoader):
-        return None if loader.current is None else loader.current.update.effective_batch_size
+        return None if loader.current is None else loader.current.update.planned_batch_size
     size = getattr(getattr(loader, "batch_sampler", None), "batch_size", None)
     return None if not isinstance(size, int) else size * int(trainer.accumulate_grad_batches) * trainer.world_size
