@@ -123,6 +123,19 @@ def test_results_are_written_as_they_are_found(runs: Path, tmp_path: Path, monke
     assert "keskar_phi_0.001" not in found
 
 
+@pytest.mark.slow
+def test_a_run_is_measured_from_its_resume_on(tmp_path: Path) -> None:
+    """What only observes may be added; and a new run in the folder sets the file aside with the others."""
+    words = (*SMALL, f"hydra.run.dir={tmp_path}/run")
+    assert run(*words).status == 0
+    outcome = run(f"resume={tmp_path}/run", "epochs=2", *IN_RUN, "callbacks.sharpness.every_n_epochs=1")
+    assert outcome.status == 0, outcome.err
+    assert [row["update"] for row in read_rows(tmp_path / "run" / "curvature.csv")] == ["12"]
+    assert run(*words).status == 0
+    assert not (tmp_path / "run" / "curvature.csv").exists()
+    assert (tmp_path / "run" / "earlier-1" / "curvature.csv").exists()
+
+
 # -- bad input -----------------------------------------------------------------------------------------------------------------
 
 
