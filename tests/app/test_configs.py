@@ -306,6 +306,7 @@ def number(text: str) -> int:
     return int(text.replace(" ", ""))
 
 
+@pytest.mark.cases(10)
 @pytest.mark.parametrize("name", options("experiment"))
 def test_experiments(name: str) -> None:
     """The header states command, result and run time; later words of the command line override one choice and keep the others."""
@@ -334,6 +335,7 @@ def test_experiments(name: str) -> None:
     assert (later.data.root, later.data.val_fraction, later.data.augment) == ("pictures", cfg.data.val_fraction, cfg.data.augment)
 
 
+@pytest.mark.cases(10)
 @pytest.mark.parametrize("name", options("experiment"))
 def test_the_updates_that_an_experiment_states_are_those_of_its_plan(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     header = header_of(name)

@@ -46,8 +46,11 @@ def resume_command(run: Path) -> str:
     """
     if "ipykernel" in sys.modules:
         return f"run(resume={short_path(run)!r})"
-    program = sys.argv[0] if sys.argv[0].endswith("train.py") else "train.py"
-    return shlex.join([*_starter(), program, f"resume={short_path(run)}"])
+    return shlex.join([*_starter(), _program(), f"resume={short_path(run)}"])
+
+
+def _program() -> str:
+    return sys.argv[0] if sys.argv[0].endswith("train.py") else "train.py"
 
 
 def _starter() -> list[str]:
@@ -112,7 +115,7 @@ def _resumed(given: str, words: list[str], conf: Path) -> Start:
     checkpoint = newest_of(path)
     if checkpoint is None:
         problem = f"has no checkpoint to resume from ({os.path.relpath(path)})"
-        repeat = f"python train.py --config-path {shlex.quote(os.path.relpath(run / CONFIG))} --config-name config"
+        repeat = shlex.join(["python", _program(), "--config-path", os.path.relpath(run / CONFIG), "--config-name", "config"])
         raise ConfigError("resume", given, problem, f"train it anew: {repeat}")
     for key, value in paths_left_behind(record, Path.cwd()):
         print(f"note: {key}={value} is in {record.places[0]}, where the run was started, and not in {Path.cwd()}", file=sys.stderr)
