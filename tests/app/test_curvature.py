@@ -27,11 +27,10 @@ SMALL = ("model.widths=[8]", "logger=csv-only", *QUICK)
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs, which have measured their curvature, and a plan."""
+    """A run, which has measured its curvature, and a plan."""
     folder = tmp_path_factory.mktemp("runs")
-    for seed in range(2):
-        outcome = run(*SMALL, *IN_RUN, f"seed={seed}", "data.seed=0", f"hydra.run.dir={folder}/{seed}")
-        assert outcome.status == 0, outcome.err
+    outcome = run(*SMALL, *IN_RUN, f"hydra.run.dir={folder}/0")
+    assert outcome.status == 0, outcome.err
     assert plan(f"hydra.run.dir={folder}/plan").status == 0
     return folder
 
@@ -74,14 +73,15 @@ def test_a_file_of_the_run_other_data_keys_and_the_mode_can_be_given(runs: Path,
 
 @pytest.mark.slow
 def test_the_line_to_another_checkpoint(runs: Path, tmp_path: Path) -> None:
+    assert run(*SMALL, "seed=1", "data.seed=0", f"hydra.run.dir={tmp_path}/other").status == 0
     ends = {}
-    for seed in range(2):
+    for seed, folder in enumerate((runs / "0", tmp_path / "other")):
         words = ("curvature.radii=[]", "curvature.batches=0", "curvature.tolerance=0.5", "curvature.examples=60")
-        assert curvature(f"ckpt={runs}/{seed}", *words, f"hydra.run.dir={tmp_path}/{seed}").status == 0
+        assert curvature(f"ckpt={folder}", *words, f"hydra.run.dir={tmp_path}/{seed}").status == 0
         ends[float(seed)] = json.loads((tmp_path / str(seed) / "curvature.json").read_text())["loss"]
     line = (
         f"ckpt={runs}/0",
-        f"to={runs}/1/checkpoints/last.ckpt",
+        f"to={tmp_path}/other/checkpoints/last.ckpt",
         "curvature.examples=60",
         "curvature.points=5",
         "curvature.span=[-1,1.5]",
@@ -139,6 +139,11 @@ def test_a_run_is_measured_from_its_resume_on(tmp_path: Path) -> None:
 # -- bad input -----------------------------------------------------------------------------------------------------------------
 
 
+def slow(*values: Any) -> Any:
+    """A case of `make test-slow`; another one of its kind is in the default suite."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
@@ -159,14 +164,14 @@ def test_a_run_is_measured_from_its_resume_on(tmp_path: Path) -> None:
             "data=mnist: is as the run of the checkpoint has recorded it; leave it out; curvature.KEY says what is measured",
         ),
         (["ckpt={runs}/0", "curvature.examples=0"], "curvature.examples=0: must be a whole number of examples, at least 1; null for all"),
-        (["ckpt={runs}/0", "curvature.mode=both"], "curvature.mode=both: must be one of eval, train"),
-        (["ckpt={runs}/0", "curvature.points=1"], "curvature.points=1: must be a whole number, at least 2"),
-        (
+        slow(["ckpt={runs}/0", "curvature.mode=both"], "curvature.mode=both: must be one of eval, train"),
+        slow(["ckpt={runs}/0", "curvature.points=1"], "curvature.points=1: must be a whole number, at least 2"),
+        slow(
             ["ckpt={runs}/0", "curvature.span=2"],
             "curvature.span=2: must be two numbers, from and to; for example curvature.span=[-0.5,1.5]",
         ),
-        (["ckpt={runs}/0", "curvature.span=[1,0]"], "curvature.span=[1, 0]: must be increasing; for example curvature.span=[-0.5,1.5]"),
-        (["ckpt={runs}/0", "curvature.span=[0,nan]"], "curvature.span=nan: must be a finite number in (-inf, inf); given: [0, nan]"),
+        slow(["ckpt={runs}/0", "curvature.span=[1,0]"], "curvature.span=[1, 0]: must be increasing; for example curvature.span=[-0.5,1.5]"),
+        slow(["ckpt={runs}/0", "curvature.span=[0,nan]"], "curvature.span=nan: must be a finite number in (-inf, inf); given: [0, nan]"),
         (
             ["ckpt={runs}/0", "curvature.epsilon=1"],
             "curvature.epsilon: unknown key; keys of curvature: examples, chunk_size, mode, tolerance, batches, batch_size, radii, "
