@@ -13,6 +13,7 @@ from noisescale.measures.divergence import StopOnDivergence, TrainingDiverged
 from noisescale.measures.epochs import EpochRecorder
 from noisescale.measures.gradient_noise import GradientNoiseScale
 from noisescale.measures.noise_scale import NoiseScaleMonitor
+from noisescale.measures.sharpness import Sharpness
 
 __all__ = [
     "BatchSizeScheduler",
@@ -22,6 +23,7 @@ __all__ = [
     "NoiseScaleMonitor",
     "SafeCheckpointIO",
     "SameRun",
+    "Sharpness",
     "StopOnDivergence",
     "StopOnSignal",
     "TimedProgressBar",
