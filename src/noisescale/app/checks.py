@@ -168,8 +168,8 @@ def _check_run(cfg: DictConfig) -> None:
         check_count("max_micro_batch_size", cfg.max_micro_batch_size, unit="examples", remedy="null for no limit")
         check_ghost_multiple("max_micro_batch_size", cfg.max_micro_batch_size, ghost_batch_size(cfg))
         check_smallest_micro_batch("max_micro_batch_size", cfg.max_micro_batch_size, min_micro_batch_size(cfg))
-    if cfg.split_every is not None:
-        check_count("split_every", cfg.split_every, unit="updates", remedy="null for none")
+    if cfg.get("split_every") is not None:
+        check_count("split_every", cfg.get("split_every"), unit="updates", remedy="null for none")
     if cfg.plan_csv_rows is not None:
         check_count("plan_csv_rows", cfg.plan_csv_rows, at_least=0, unit="updates", remedy="null for any number")
     if cfg.ckpt_path is not None:
@@ -240,8 +240,8 @@ def _check_gradient_noise(cfg: DictConfig) -> None:
             with errors_under(f"callbacks.{name}"):
                 every = node.get("every_n_updates")
                 check_gradient_noise(every, node.get("decay"), node.get("confidence"))
-                if every is not None and isinstance(cfg.split_every, int) and cfg.split_every > 0:
-                    check_measured_updates(every, cfg.split_every)
+                if every is not None and isinstance(cfg.get("split_every"), int) and cfg.get("split_every") > 0:
+                    check_measured_updates(every, cfg.get("split_every"))
 
 
 def _check_curvature(cfg: DictConfig) -> None:
