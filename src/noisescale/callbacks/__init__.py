@@ -11,6 +11,7 @@ from noisescale.execution.same_run import SameRun
 from noisescale.execution.stop_on_signal import StopOnSignal
 from noisescale.measures.divergence import StopOnDivergence, TrainingDiverged
 from noisescale.measures.epochs import EpochRecorder
+from noisescale.measures.gradient_noise import GradientNoiseScale
 from noisescale.measures.noise_scale import NoiseScaleMonitor
 from noisescale.measures.sharpness import Sharpness
 
@@ -18,6 +19,7 @@ __all__ = [
     "BatchSizeScheduler",
     "Checkpoint",
     "EpochRecorder",
+    "GradientNoiseScale",
     "NoiseScaleMonitor",
     "SafeCheckpointIO",
     "SameRun",
