@@ -35,7 +35,7 @@ def loss_along_line(found: Measured, other: Mapping[str, Tensor], places: Sequen
     """
     weights = {name for name, _ in found.module.named_parameters(remove_duplicate=False)}
     states = [
-        (value, value.detach().clone(), other[name].to(value.device), name in weights)
+        (value, value.detach().cpu().clone(), other[name].cpu(), name in weights)
         for name, value in found.module.state_dict().items()
         if value.is_floating_point()
     ]
@@ -43,5 +43,5 @@ def loss_along_line(found: Measured, other: Mapping[str, Tensor], places: Sequen
         with torch.no_grad():
             for value, a, b, is_weight in states:
                 at = t if is_weight else min(max(t, 0.0), 1.0)
-                value.copy_(a if at == 0 else b if at == 1 else torch.lerp(a.double(), b.double(), at))
+                value.copy_(a if at == 0 else b if at == 1 else torch.lerp(a.double(), b.double(), at).to(a.dtype))
         yield t, found.surface.loss()
