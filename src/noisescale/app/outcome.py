@@ -20,6 +20,7 @@ from noisescale.app.own_data import explain, has_loader, has_step
 from noisescale.callbacks import BatchSizeScheduler, StopOnSignal, TrainingDiverged
 from noisescale.errors import ConfigError
 from noisescale.execution.checkpoint_io import whole_checkpoint
+from noisescale.execution.out_of_memory import fault_of
 from noisescale.models.tasks import Task
 from noisescale.signals import Interrupted
 
@@ -53,7 +54,7 @@ class Outcome:
     exit: SystemExit | None = None
     failure: RunFailed | None = None
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """Take note of an error of the machine; any other one is raised."""
         self.failure = failure_of(error)
         if self.failure is None:
@@ -85,9 +86,12 @@ def fit_and_test(
     except TrainingDiverged as error:
         outcome.status, outcome.reason = "diverged", str(error)
     except (KeyboardInterrupt, SystemExit) as stop:
-        _interrupt(outcome, stop, f"at update {trainer.global_step}")
+        if fault_of(stop) is not None:
+            outcome.fail(stop)
+        else:
+            _interrupt(outcome, stop, f"at update {trainer.global_step}")
     except Exception as error:
-        if (lost := lost_process(error) or _without_workers(error, trainer, module)) is not None:
+        if fault_of(error) is None and (lost := lost_process(error) or _without_workers(error, trainer, module)) is not None:
             _interrupt(outcome, lost, f"at update {trainer.global_step}")
             return _counted(outcome, started, trainer, batches)
         refused = _as_config_error(error, cfg, data, batches) or missing_metric(error, cfg, trainer)

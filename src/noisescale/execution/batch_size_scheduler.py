@@ -300,11 +300,20 @@ class BatchSizeScheduler(LeanCallback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self._listen_again()
-        if self._guards.inside_batch and self._guards.has_stepped(trainer.global_step):  # the update is done
-            self._opened.advance()
-            self._guards.inside_batch = False
+        self.note_step(trainer)
         self.teardown(trainer, pl_module, "fit")
         remove_searches(trainer)
+
+    @property
+    def inside_micro_batch(self) -> bool:
+        """Whether a micro-batch has been started that is not done."""
+        return self._guards.inside_batch
+
+    def note_step(self, trainer: pl.Trainer) -> None:
+        """After an exception: count an update as done if its optimizer has stepped, even if the hooks behind that were not called."""
+        if self._guards.inside_batch and self._guards.has_stepped(trainer.global_step):
+            self._opened.advance()
+            self._guards.inside_batch = False
 
     # -- state ----------------------------------------------------------------------------------------------------------------
 
