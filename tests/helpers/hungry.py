@@ -59,8 +59,9 @@ class Hungry(Module):
         self.large = 0
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        self.large += len(batch[0]) > self.limit
-        if not self._runs_out("forward", "backward", "step"):
+        large = len(batch[0]) > self.limit
+        self.large += large
+        if not large or not self._runs_out("forward", "backward", "step"):
             return self.error(batch)
         error = ERRORS[self.error_name]()
         if self.place == "forward":

@@ -37,6 +37,7 @@ class Outcome:
         metrics: tag -> value, from the last epoch and from the test.
         updates, examples: totals of the run, including those before it was resumed.
         seconds: time of training and validation in this process.
+        micro_batch_limit: the most examples that a device has processed at once; None: no limit.
         examples_per_second: throughput in this process, without the examples before the run was resumed.
         interrupted: what has interrupted it, if a signal or the end of another process has.
         exit: the exit that someone else's handler of a signal asked for, with its status, which may tell a cluster to start the job again.
@@ -48,6 +49,7 @@ class Outcome:
     metrics: dict[str, float] = field(default_factory=dict)
     updates: int = 0
     examples: int = 0
+    micro_batch_limit: int | None = None
     seconds: float = 0.0
     examples_per_second: float = 0.0
     interrupted: Interrupted | None = None
@@ -112,7 +114,7 @@ def fit_and_test(
 def _counted(outcome: Outcome, started: float, trainer: pl.Trainer, batches: BatchSizeScheduler) -> Outcome:
     """`outcome` with the time and the totals of the training."""
     outcome.seconds = time.perf_counter() - started
-    outcome.updates = trainer.global_step
+    outcome.updates, outcome.micro_batch_limit = trainer.global_step, batches.limit.value
     if batches.loader is not None:
         outcome.examples = batches.loader.cursor.examples_seen
     if _has_started(batches):

@@ -17,6 +17,7 @@ from noisescale.app.recorded import CONFIG, write_record
 from noisescale.app.run_folder import refuse_plan_in_training
 from noisescale.errors import ConfigError
 from noisescale.files import set_aside
+from noisescale.plans.checks import AUTO
 from noisescale.plans.summary import summarize, write_plan
 from noisescale.plans.warnings import plan_warnings
 
@@ -54,6 +55,8 @@ def preview(cfg: DictConfig) -> int:
     if run.own_optimizer:
         note = "makes its own optimizer, known only when it runs: lr and g are those of SGD with a learning rate of 1"
         print(f"note: {run.own_optimizer} {note}", file=sys.stderr)
+    if cfg.max_micro_batch_size == AUTO:
+        print(f"note: max_micro_batch_size={AUTO} is found where the training starts; this plan has no limit", file=sys.stderr)
     for note in (*run.notes, *plan_warnings(summary, run.optimizer, run.weight_decay)):
         print(f"note: {note}", file=sys.stderr)
 

@@ -21,6 +21,7 @@ from noisescale.execution.horizons import horizon_warnings
 from noisescale.execution.installation import Installation
 from noisescale.execution.lean import LeanCallback
 from noisescale.execution.loader import MicroBatch, PlannedLoader
+from noisescale.execution.micro_batch_limit import MicroBatchLimit
 from noisescale.execution.parameter_groups import GroupRates
 from noisescale.execution.partial_gradient import save_gradient
 from noisescale.execution.random_generators import seed_random_generators
@@ -62,7 +63,9 @@ class BatchSizeScheduler(LeanCallback):
         strategy: the batch strategy: clock -> B.
         schedule: clock -> lr / lr0 of every parameter group, where lr0 is its learning rate at the start of training, or that it is added
             with later, see `GroupRates`; None: the learning rate is left to whoever sets it, unless the strategy changes it.
-        max_micro_batch_size: the most examples that one device processes at once; a memory limit that does not change the result.
+        max_micro_batch_size: the most examples that one device processes at once; a memory limit that does not change the result. "auto":
+            the most that fit, found before the first update; a checkpoint has it, so that a run that goes on does not search again.
+        micro_batch_margin: for "auto", the share of the largest micro-batch that fits which is left free, in [0, 1).
         micro_batch_multiple: micro-batches are multiples of it, in examples, so that ghost batch norm sees the same examples together.
             None: the `ghost_batch_size` of the module's layers, if there are any.
         min_micro_batch_size: the fewest examples of a forward pass; None: 2 if the module has a batch norm in training, otherwise 1. Give 1
@@ -91,7 +94,8 @@ class BatchSizeScheduler(LeanCallback):
         strategy: BatchStrategy,
         schedule: Schedule | None = None,
         *,
-        max_micro_batch_size: int | None = None,
+        max_micro_batch_size: int | str | None = None,
+        micro_batch_margin: float = 0.1,
         micro_batch_multiple: int | None = None,
         min_micro_batch_size: int | None = None,
         seed: int = 0,
@@ -100,8 +104,6 @@ class BatchSizeScheduler(LeanCallback):
         weight: Callable[[Any], Any] | None = None,
         check_cuts: bool = True,
     ) -> None:
-        if max_micro_batch_size is not None:
-            check_count("max_micro_batch_size", max_micro_batch_size, unit="examples", remedy="None for no limit")
         for name, value in (("micro_batch_multiple", micro_batch_multiple), ("min_micro_batch_size", min_micro_batch_size)):
             if value is not None:
                 check_count(name, value, unit="examples", remedy="None for what the module needs")
@@ -111,7 +113,8 @@ class BatchSizeScheduler(LeanCallback):
         self.strategy = strategy
         self.writes_rate = schedule is not None or strategy.moves_rate
         self.schedule = schedule if schedule is not None else Constant()
-        self.max_micro_batch_size, self.micro_batch_multiple = max_micro_batch_size, micro_batch_multiple
+        self.limit = MicroBatchLimit(max_micro_batch_size, micro_batch_margin)
+        self.micro_batch_multiple = micro_batch_multiple
         self.min_micro_batch_size = min_micro_batch_size
         self.seed = seed
         self.sampling = chosen_sampling(sampling_weights, replacement)
@@ -156,6 +159,7 @@ class BatchSizeScheduler(LeanCallback):
         check_trainer_limits(trainer.max_steps, trainer.limit_train_batches)
         limit = trainer.limit_train_batches  # read here, because Installation removes the limit from the trainer
         self._resumed, self._has_optimizer = Resumption(), False  # an earlier `fit` may have left them
+        self.limit.start()
         self._rates = GroupRates(relative=any(isinstance(callback, BaseFinetuning) for callback in untyped(trainer).callbacks))
 
         def make_plan(num_examples: int) -> Plan:
@@ -168,7 +172,7 @@ class BatchSizeScheduler(LeanCallback):
                 max_steps=trainer.max_steps,
                 limit_train_batches=limit,
                 world_size=trainer.world_size,
-                max_micro_batch_size=self.max_micro_batch_size,
+                max_micro_batch_size=self.limit.value,
                 micro_batch_multiple=self.micro_batch_multiple or ghost_batch_size(pl_module),
                 # here and not in `setup`, because the module may build its layers after that
                 min_micro_batch_size=self.min_micro_batch_size or min_micro_batch_size(pl_module, trainer.world_size),
@@ -186,6 +190,7 @@ class BatchSizeScheduler(LeanCallback):
         self._has_optimizer = True
         check_optimizers(trainer)
         self._opened.open()
+        self.limit.find(trainer, pl_module, self._opened)
         if self._installation is not None:
             self._installation.forget_length(trainer)
             for note in self._installation.notes(trainer.optimizers[0]):
@@ -321,12 +326,13 @@ class BatchSizeScheduler(LeanCallback):
         """The position of the run, in plain values; `on_save_checkpoint` saves the partial gradient of an unfinished update."""
         if self.loader is None:
             return {}
-        return {**position(self.loader, self.seed, self._weights), "bases": self._rates.bases}
+        return {**position(self.loader, self.seed, self._weights), "bases": self._rates.bases, **self.limit.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from `state_dict`, in a `fit`; the weights of a checkpoint can also be tested and validated."""
         if self._installation is not None:
             self._resumed.state = state_dict
+            self.limit.restore(state_dict)
             self._opened.restore(state_dict["loader"])
             if self._has_optimizer:  # some strategies, such as FSDP, restore after on_fit_start
                 self._resumed.find_position(self._opened, self.seed, self._weights)
