@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import zlib
 from collections.abc import Iterator
 
 import pytest
@@ -24,6 +25,21 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     capability = torch.backends.cpu.get_cpu_capability()
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(config.cache.mkdir(f"torch-compile-{capability}"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow all but n cases of each test with `cases(n)`.
+
+    Which ones is decided by a checksum of their names, because cases at equal distances could have a parameter in common.
+    """
+    tests: dict[tuple[str, int], list[pytest.Item]] = {}
+    for item in items:
+        if (mark := item.get_closest_marker("cases")) is not None:
+            tests.setdefault((item.nodeid.partition("[")[0], mark.args[0]), []).append(item)
+    for (_, number), cases in tests.items():
+        for item in sorted(cases, key=lambda item: zlib.crc32(item.nodeid.encode()))[number:]:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

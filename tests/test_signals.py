@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import signal
 import threading
 
@@ -79,3 +80,9 @@ def test_another_thread_can_end_what_the_main_thread_does() -> None:
     assert caught.value.code == 1
     with pytest.raises(Interrupted, match="SIGTERM"), raised_at_once():
         signal.raise_signal(signal.SIGTERM)
+
+
+def test_an_interruption_travels_between_processes() -> None:
+    sent = Interrupted(signal.SIGTERM, "a reason", saved="a.ckpt", again=True)
+    got = pickle.loads(pickle.dumps(sent))
+    assert (type(got), got.code, vars(got)) == (Interrupted, 143, vars(sent))

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -37,6 +38,9 @@ class Interrupted(SystemExit):
 
     def __str__(self) -> str:
         return self.reason
+
+    def __reduce__(self) -> tuple[Callable[..., Interrupted], tuple[()]]:
+        return partial(Interrupted, self.number, self.reason, saved=self.saved, again=self.again), ()
 
 
 class Handlers:

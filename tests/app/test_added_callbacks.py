@@ -63,6 +63,7 @@ def test_a_run_that_stopped_early_goes_on_with_more_patience(tmp_path: Path) -> 
     assert len(read_rows(tmp_path / "epochs.csv")) == 5
 
 
+@pytest.mark.cases(1)
 @pytest.mark.filterwarnings("ignore:.*was not created with WeightAveraging.*")
 @pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint need to be provided.*")
 @pytest.mark.parametrize(

@@ -103,6 +103,7 @@ def test_bad_input_is_one_line_before_data_are_touched(
     assert not (tmp / "made").exists(), "what the config names was called"
 
 
+@pytest.mark.cases(8)
 @pytest.mark.parametrize("case", cases("before_training"))
 def test_bad_input_found_late_is_one_line_before_training(
     case: dict[str, str], tmp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

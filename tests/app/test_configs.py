@@ -46,7 +46,7 @@ PROMISED = {
     "model": "logistic mlp cnn resnet9 resnet18 wrn vgg11 own",
     "module": "none own",
     "trainer": "auto cpu gpu ddp ddp_cpu",
-    "callbacks": "light full none",
+    "callbacks": "light full none gns",
     "early_stopping": "none val_acc val_loss",
     "averaging": "none ema",
     "logger": "tensorboard csv wandb mlflow other csv-only",
@@ -102,7 +102,7 @@ def test_every_file_says_first_what_it_is(file: Path) -> None:
 def test_no_reference_computes_anything(file: Path) -> None:
     """`${...}` only copies a value; derived numbers are computed in Python."""
     for reference in re.findall(r"\$\{([^}]*)\}", file.read_text()):
-        assert re.fullmatch(r"[\w.]+|hydra:[\w.]+|now:[%\w-]+|oc.env:\w+,[\w./:]+", reference)
+        assert re.fullmatch(r"[\w.]+|hydra:[\w.]+|oc.select:[\w.]+,null|now:[%\w-]+|oc.env:\w+,[\w./:]+", reference)
 
 
 def test_the_defaults_are_a_run() -> None:
@@ -247,7 +247,8 @@ def test_callbacks(name: str) -> None:
     callbacks = {key: build(cfg, f"callbacks.{key}") for key in cfg.callbacks}
     assert all(isinstance(callback, pl.Callback) for callback in callbacks.values())
     light = {"noise_scale", "epochs", "divergence"}
-    assert set(callbacks) == {"none": set(), "light": light, "full": light | {"last", "best", "progress_bar"}}[name]
+    full = light | {"last", "best", "progress_bar"}
+    assert set(callbacks) == {"none": set(), "light": light, "full": full, "gns": {"gradient_noise"}}[name]
 
 
 @pytest.mark.parametrize("name", options("early_stopping"))
@@ -305,6 +306,7 @@ def number(text: str) -> int:
     return int(text.replace(" ", ""))
 
 
+@pytest.mark.cases(10)
 @pytest.mark.parametrize("name", options("experiment"))
 def test_experiments(name: str) -> None:
     """The header states command, result and run time; later words of the command line override one choice and keep the others."""
@@ -333,6 +335,7 @@ def test_experiments(name: str) -> None:
     assert (later.data.root, later.data.val_fraction, later.data.augment) == ("pictures", cfg.data.val_fraction, cfg.data.augment)
 
 
+@pytest.mark.cases(10)
 @pytest.mark.parametrize("name", options("experiment"))
 def test_the_updates_that_an_experiment_states_are_those_of_its_plan(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     header = header_of(name)

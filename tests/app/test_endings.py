@@ -39,6 +39,7 @@ def test_a_limit_that_reaches_to_the_plans_end_changes_nothing(steps: int, tmp_p
     assert "stopped" not in outcome.err
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("steps", [2, 8])
 def test_a_stopped_run_says_so_and_goes_on_as_if_it_had_not_been(steps: int, whole: Path, tmp_path: Path) -> None:
     outcome, results = ended(tmp_path, f"trainer.max_steps={steps}")
@@ -96,6 +97,7 @@ def test_a_callback_that_stops_a_run(tmp_path: Path) -> None:
     assert results["reason"] == "a callback or the module has set trainer.should_stop"
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("limits", [("trainer.max_steps=8",), ("trainer.max_steps=8", "trainer.limit_train_batches=3"), ("batch=dual",)])
 def test_the_plan_and_the_training_have_as_many_updates(limits: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

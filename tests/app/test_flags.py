@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from noisescale.app.flags import flags_first
-from tests.helpers.front_door import plan
+from tests.helpers.front_door import plan, process
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,13 @@ def test_a_sweep_whose_flag_stands_in_the_middle(tmp_path: Path) -> None:
     outcome = plan("epochs=1", "-m", "batch=small,large", f"hydra.sweep.dir={tmp_path}")
     assert outcome.status == 0, outcome.err
     assert sorted(folder.name for folder in tmp_path.iterdir() if folder.is_dir()) == ["0", "1"]
+
+
+@pytest.mark.slow
+def test_a_config_of_hydras_own_that_logging_refuses_is_named(tmp_path: Path) -> None:
+    (tmp_path / "hydra" / "job_logging").mkdir(parents=True)
+    (tmp_path / "hydra" / "job_logging" / "mine.yaml").write_text("version: 1\nroot: {handlers: [nope]}\n")
+    done = process("--config-dir", str(tmp_path), "hydra/job_logging=mine", f"hydra.run.dir={tmp_path}/run")
+    assert done.returncode == 2
+    expected = "error: hydra.job_logging or hydra.hydra_logging: Unable to configure root logger (Unable to add handler 'nope')"
+    assert done.stderr.splitlines() == [expected]

@@ -354,6 +354,7 @@ def test_from_any_folder_in_a_process_of_its_own_and_on_two_devices(tmp_path: Pa
     assert json.loads(results.read_text())["updates"] == 7
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize(
     ("words", "noted"),
     [

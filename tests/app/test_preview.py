@@ -93,6 +93,7 @@ def row_of(part: list[Update], plan: Plan) -> list[str]:
     ]
 
 
+@pytest.mark.cases(5)
 @pytest.mark.parametrize("case", CASES)
 def test_a_plan_is_seen_before_training(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The table, the totals and plan.csv are those of a plan that is built by hand, and plan.png is a figure."""
@@ -162,6 +163,7 @@ WIDE = (
 )
 
 
+@pytest.mark.cases(4)
 @pytest.mark.parametrize("words", [words for words, _ in WIDE], ids=" ".join)
 def test_a_plan_fits_80_columns_when_it_is_piped(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
@@ -175,6 +177,7 @@ def test_a_plan_fits_80_columns_when_it_is_piped(words: list[str], tmp_path: Pat
 SHORT = ("data.subset_size=200", "epochs=2", "threads=1", "callbacks=light", "logger=csv-only", "seed=3")
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize(
     "words",
     [
@@ -378,6 +381,7 @@ TABLE: list[tuple[str, str]] = [
 ]
 
 
+@pytest.mark.cases(15)
 @pytest.mark.parametrize(("typed", "line"), TABLE, ids=[typed for typed, _ in TABLE])
 def test_bad_input_is_one_line(typed: str, line: str, tmp_path: Path) -> None:
     outcome = plan(*typed.split(), run_dir(tmp_path))

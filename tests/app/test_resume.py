@@ -165,6 +165,15 @@ def test_so_is_one_with_averaged_weights_or_that_stopped_early(
 
 
 @pytest.mark.slow
+def test_a_limit_below_the_place_where_a_run_was_killed_is_not_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed_in_the_test(monkeypatch, *SHORT, run_dir(tmp_path))
+    before = files(tmp_path)
+    line = refusal(resumed(tmp_path, "trainer.max_steps=4"))
+    assert line == f"resume={tmp_path}: is at update 18, and trainer.max_steps=4 allows no more; raise trainer.max_steps to go on"
+    assert files(tmp_path) == before
+
+
+@pytest.mark.slow
 def test_a_run_that_stopped_early_goes_on_with_more_patience(tmp_path: Path) -> None:
     stops = ("early_stopping=val_loss", "early_stopping.min_delta=100", "early_stopping.patience=1", "scheduler=constant", "epochs=9")
     assert run(*SHORT, *stops, run_dir(tmp_path)).status == 0

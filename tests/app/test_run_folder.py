@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,13 @@ def test_a_folder_is_for_one_run_at_a_time(stopped: Path) -> None:
     (stopped / ".lock").write_text("1 elsewhere long ago\n")  # left behind by a kill
     assert resumed(stopped, "trainer.max_steps=9").status == 0
     assert not (stopped / ".lock").exists()
+
+
+def test_a_resume_that_is_interrupted_before_its_first_update_changes_no_file(part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupts(*_: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("noisescale.app.train._fit_and_report", interrupts)
+    before = files(part)
+    assert resumed(part, "trainer.max_steps=9").status == 143
+    assert files(part) == before

@@ -160,6 +160,20 @@ def test_an_interrupted_pool_ends_and_starts_nothing_more(group: bool, tmp_path:
 
 
 @pytest.mark.slow
+def test_a_signal_to_one_process_of_a_pool_is_that_of_the_sweep(tmp_path: Path) -> None:
+    with started("train.py", *ENDLESS, "seed=0,1", f"hydra.sweep.dir={tmp_path}") as running:
+        try:
+            wait_until(lambda: all(read_rows(tmp_path / number / "epochs.csv") for number in ("0", "1")), running)
+            os.kill(int((tmp_path / "1" / ".lock").read_text().split()[0]), signal.SIGTERM)
+            _, said = running.communicate(timeout=PATIENCE)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
+    assert running.returncode == 143, said
+    assert [results_of(tmp_path / number)["reason"].split()[0] for number in ("0", "1")] == ["SIGTERM", "SIGTERM"]
+
+
+@pytest.mark.slow
 def test_a_pool_whose_sweep_is_killed_ends_too(tmp_path: Path) -> None:
     with started("train.py", *ENDLESS, "seed=0,1", f"hydra.sweep.dir={tmp_path}") as running:
         wait_until(lambda: read_rows(tmp_path / "0" / "epochs.csv"), running)

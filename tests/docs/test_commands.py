@@ -231,6 +231,7 @@ def composed(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> DictConfi
     return cfg
 
 
+@pytest.mark.cases(30)
 @pytest.mark.parametrize("command", marked(REST))
 def test_up_to_the_start_of_training(command: Command, saved: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for arguments in samples(concrete(command, saved, pictures)):

@@ -71,6 +71,7 @@ def reference(scheduler: BatchSizeScheduler, dtype: torch.dtype, epochs: int, cl
     return torch.cat([p.detach().flatten() for p in net.parameters()])
 
 
+@pytest.mark.cases(16)
 @pytest.mark.parametrize("last", LAST)
 @pytest.mark.parametrize("name", STRATEGIES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -87,6 +88,7 @@ def test_every_update_has_the_gradient_of_one_big_batch(name: str, last: str, dt
     assert float((weights(module) - expected).norm() / expected.norm()) <= 20 * tolerance
 
 
+@pytest.mark.cases(12)
 @pytest.mark.parametrize("last", LAST)
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_update_has_the_planned_examples_each_once_per_pass(name: str, last: str) -> None:

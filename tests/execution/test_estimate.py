@@ -46,6 +46,7 @@ def planned(strategy: batching.BatchStrategy = GROWING, **options: Any) -> Batch
     return BatchSizeScheduler(strategy, max_micro_batch_size=4, **options)
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize(
     ("limits", "strategy", "updates"),
     [
@@ -95,6 +96,7 @@ def test_the_number_is_known_during_training_too() -> None:
     assert asks.answers == {23}
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("where", ["batch_end", "inside"])
 @pytest.mark.parametrize("at", [2, 27, 33])
 def test_asking_does_not_disturb_a_resumed_run(tmp_path: Path, at: int, where: str) -> None:

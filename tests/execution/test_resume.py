@@ -34,6 +34,7 @@ def uninterrupted(module: Plain, strategy: batching.BatchStrategy) -> torch.Tens
     return weights(module)
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize("epoch", [0, 1])
 @pytest.mark.parametrize(
     ("kind", "strategy", "workers"),
@@ -49,6 +50,7 @@ def test_from_an_epochs_end(tmp_path: Path, kind: type[Plain], epoch: int, strat
     assert trainer.current_epoch == 3
 
 
+@pytest.mark.cases(8)
 @pytest.mark.parametrize("at", [1, 2, 3, 5, 7, 28, 29, 30, 31, 60])
 @pytest.mark.parametrize("norm", [False, True], ids=["", "batch norm"])
 @pytest.mark.parametrize("strategy", [GROWING, CARRIED], ids=["partial", "carry"])
@@ -71,6 +73,7 @@ def test_those_checkpoints_really_lie_inside_windows(tmp_path: Path) -> None:
     assert inside == [True, True, False]  # 11 examples in 3 micro-batches of at most 4
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("at", [0, 1, 2, 4, 29])
 def test_from_an_exception_inside_a_micro_batch(tmp_path: Path, at: int) -> None:
     """The gradient may have been added in part, so the update is repeated from its first micro-batch."""

@@ -207,6 +207,7 @@ def test_the_number_of_workers_does_not_change_a_bit(workers: int) -> None:
     assert results[0] == results[1]
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("replacement", [True, False])
 @pytest.mark.parametrize("at", [1, 31])
 def test_a_resumed_run_is_bit_for_bit_the_whole_one(tmp_path: Path, at: int, replacement: bool) -> None:
@@ -248,6 +249,7 @@ def seen_with(loader: DataLoader[Any], **options: Any) -> list[list[int]]:
     return module.seen
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize(
     ("torchs", "ours"),
     [

@@ -217,6 +217,7 @@ CAUSES: dict[str, tuple[Job, list[Callable[[], pl.Callback]], dict[str, Any]]] =
 }
 
 
+@pytest.mark.cases(4)
 @pytest.mark.parametrize(
     ("cause", "saved"),
     [
@@ -231,6 +232,7 @@ def test_a_run_that_was_stopped_and_resumed_is_the_whole_run(cause: str, saved: 
     assert result(*job.fit(tmp_path, ckpt_path=path), tmp_path) == whole(job)
 
 
+@pytest.mark.cases(2)
 @pytest.mark.filterwarnings("ignore:ReduceLROnPlateau conditioned on metric val/loss which is not available")
 @pytest.mark.parametrize("scheduler", ["epoch", "step", "plateau of each epoch", "plateau of each step"])
 def test_a_scheduler_of_the_module_takes_no_step_for_a_part_of_an_epoch(scheduler: str, tmp_path: Path) -> None:
@@ -239,6 +241,7 @@ def test_a_scheduler_of_the_module_takes_no_step_for_a_part_of_an_epoch(schedule
     assert result(*job.fit(tmp_path, ckpt_path=path), tmp_path) == whole(job)
 
 
+@pytest.mark.cases(3)
 @pytest.mark.filterwarnings("ignore:ReduceLROnPlateau conditioned on metric val/loss which is not available")
 @pytest.mark.parametrize("scheduler", ["epoch", "step", "plateau of each epoch", "plateau of each step"])
 @pytest.mark.parametrize(
@@ -270,6 +273,7 @@ def test_a_run_is_stopped_and_resumed_again_and_again(tmp_path: Path) -> None:
     assert result(*job.fit(tmp_path, ckpt_path=path), tmp_path) == whole(job)
 
 
+@pytest.mark.cases(4)
 @pytest.mark.parametrize(("hook", "count"), [(hook, 1 + i % 2) for i, hook in enumerate(HOOKS)])
 def test_a_run_that_failed_anywhere_and_was_resumed_is_the_whole_run(hook: str, count: int, tmp_path: Path) -> None:
     per_update = "validation" in hook or hook in ("on_before_zero_grad", "on_before_optimizer_step")
@@ -330,6 +334,7 @@ def test_a_signal_while_the_averaged_weights_are_validated(hook: str, tmp_path: 
     assert result(*job.fit(tmp_path, averaging(), ckpt_path=path), tmp_path) == expected
 
 
+@pytest.mark.cases(5)
 @pytest.mark.parametrize("hook", ["on_train_batch_start", "on_before_backward", "on_after_backward", "on_train_batch_end"])
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_a_stop_waits_for_the_end_of_the_update(hook: str, count: int) -> None:
@@ -357,6 +362,7 @@ def test_the_validation_at_a_stop_is_not_counted_by_the_resumed_run(tmp_path: Pa
     assert float(trainer.callback_metrics["val/loss"]) == seen[2][2]
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("at", [3, 9, 10])
 def test_the_same_trainer_goes_on_without_a_checkpoint(at: int) -> None:
     expected = Plain(network(dropout=0.3))
@@ -374,6 +380,7 @@ def test_the_same_trainer_goes_on_without_a_checkpoint(at: int) -> None:
     assert torch.equal(weights(module), weights(expected))
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("at", [5, 9, 10])
 def test_the_same_trainer_goes_on_from_a_checkpoint(at: int, tmp_path: Path) -> None:
     """Also one of the last update of an epoch (9), which is validated before Lightning stops."""

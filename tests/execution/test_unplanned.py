@@ -73,6 +73,7 @@ def by_hand(checkpoint: dict[str, Any], batches: BatchSizeScheduler) -> torch.Te
     return torch.cat([p.detach().flatten() for p in net.parameters()])
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize("late", [False, True], ids=["", "restored after on_fit_start"])
 @pytest.mark.parametrize(
     ("kind", "saver"),

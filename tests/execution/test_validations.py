@@ -40,6 +40,7 @@ def validated(strategy: batching.BatchStrategy, limit: int | None = None, **opti
     return times.at
 
 
+@pytest.mark.cases(5)
 @pytest.mark.parametrize("limit", [None, 4, 1])
 @pytest.mark.parametrize(
     ("interval", "every", "expected"),

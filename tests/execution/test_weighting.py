@@ -39,6 +39,7 @@ def scheduler(problem: str = "token mean", limit: int | None = 4, **options: Any
     )
 
 
+@pytest.mark.cases(6)
 @pytest.mark.parametrize("limit", [64, 16, 4, 1])
 @pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -104,6 +105,7 @@ def test_clipping_is_that_of_the_big_batch() -> None:
     torch.testing.assert_close(weights(cut), weights(whole), rtol=1e-11, atol=1e-13)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_a_micro_batch_of_weight_0_adds_nothing_though_its_loss_is_nan(problem: str, tmp_path: Path) -> None:
     """With micro-batches of one, each sequence of one token is 0/0."""
@@ -150,6 +152,7 @@ def test_a_column_for_the_weight_only_where_there_is_one(tmp_path: Path) -> None
     assert "weight" not in read_rows(tmp_path / "steps.csv")[0]
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("at", [1, 6, 30, 31, 45])
 def test_a_run_that_is_saved_inside_an_update_resumes_bit_for_bit(at: int, tmp_path: Path) -> None:
     whole, resumed = NextToken("mask", torch.float32), NextToken("mask", torch.float32)
@@ -167,6 +170,7 @@ def test_a_run_that_is_saved_inside_an_update_resumes_bit_for_bit(at: int, tmp_p
     assert (tmp_path / "steps.csv").read_text() == (tmp_path / "whole.csv").read_text()
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("limits", [(3, 5), (5, 3), (3, None)])
 def test_a_run_that_is_resumed_with_another_limit_repeats_the_update(limits: tuple[int, int | None], tmp_path: Path) -> None:
     first, second = limits

@@ -56,6 +56,7 @@ def recorded(folder: Path, monkeypatch: pytest.MonkeyPatch, start: float = 0.0, 
     return fit(Validated(network()), clock, batches, EpochRecorder(folder / "epochs.csv"), *callbacks, **options)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("how", ["stopped", "failed"])
 @pytest.mark.parametrize("interval", [1.0, 4])
 def test_seconds_are_those_of_both_runs(how: str, interval: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

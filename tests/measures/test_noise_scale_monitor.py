@@ -147,6 +147,7 @@ def strategies() -> dict[str, batching.BatchStrategy]:
         }
 
 
+@pytest.mark.cases(8)
 @pytest.mark.filterwarnings("ignore:.* which is not the noise of .*")
 @pytest.mark.parametrize("match_last", [False, True])
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam], ids=["SGD", "Adam"])

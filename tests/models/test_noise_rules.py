@@ -74,6 +74,7 @@ def exponent_of(name: str) -> float:
     return NOISE_RULES[noise_rule_of(optimizer)] if noise_depends_on_batch(optimizer) else 0.0
 
 
+@pytest.mark.cases(5)
 @pytest.mark.parametrize("name", NAMES)
 def test_four_times_the_batch_has_less_noise_by_the_rule(name: str) -> None:
     """At the same learning rate the risk falls by 4^p: by 4 for SGD, by 2 for adaptive optimizers, and not at all for Adagrad."""

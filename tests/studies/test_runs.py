@@ -101,6 +101,11 @@ def test_a_run_without_results_has_the_state_in_which_it_was_left(tmp_path: Path
         assert state_of(leave(tmp_path / status, started={"status": status, "words": [*WORDS]})) == status
     # An interrupted run that was continued, and then failed:
     assert state_of(leave(tmp_path / "again", results={"status": "interrupted"}, started={"status": "failed", "words": []})) == "failed"
+    run = read_run(
+        leave(tmp_path / "reasons", results={"status": "failed", "reason": "no space"}, started={"status": "failed", "reason": "x"})
+    )
+    assert run is not None
+    assert run.reason == "no space"
     # A complete run whose logger failed afterwards:
     assert state_of(leave(tmp_path / "after", results={"status": "completed"}, started={"status": "failed", "words": []})) == "completed"
 

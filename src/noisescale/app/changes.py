@@ -170,6 +170,7 @@ def _at(now: Schedule, was: Schedule, epoch: int) -> str:
 
 def cuts_differ(plan: Plan, limit: int | None) -> bool:
     """Whether another memory limit divides any update into other micro-batches."""
+    plan = replace(plan, split_every=None)  # which updates are cut for a measurement does not depend on the limit
     here, there = (
         {update.effective_batch_size: each.pieces(update, 0) for update in map(each.update_in, stretches_of_every_size(each))}
         for each in (plan, replace(plan, max_micro_batch_size=limit))

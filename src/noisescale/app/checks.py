@@ -20,7 +20,9 @@ from noisescale.checkpoint_files import damage_of, substitutes_of
 from noisescale.errors import ConfigError, check_count, check_number
 from noisescale.plans.checks import (
     check_ghost_multiple,
+    check_gradient_noise,
     check_label_smoothing,
+    check_measured_updates,
     check_micro_batch_limit,
     check_micro_batch_margin,
     check_optimizer_options,
@@ -36,6 +38,8 @@ __all__ = ["check_config", "check_precision", "check_targets", "ghost_batch_size
 TEN_DAYS = 10 * 24 * 3600
 """The longest `rank_timeout`, in seconds."""
 
+GRADIENT_NOISE = "noisescale.callbacks.GradientNoiseScale"
+
 COMPILE_MODES = ("reduce-overhead", "max-autotune")
 """Values of `model.compile` other than true and false: modes of torch.compile."""
 
@@ -50,6 +54,7 @@ def check_config(cfg: DictConfig) -> None:
     _check_groups(cfg)
     _check_interpolations(cfg)
     _check_added_keys(cfg)
+    _check_gradient_noise(cfg)
     _check_run(cfg)
     _check_trainer(cfg)
     _check_model(cfg)
@@ -165,6 +170,8 @@ def _check_run(cfg: DictConfig) -> None:
     if isinstance(cfg.max_micro_batch_size, int):
         check_ghost_multiple("max_micro_batch_size", cfg.max_micro_batch_size, ghost_batch_size(cfg))
         check_smallest_micro_batch("max_micro_batch_size", cfg.max_micro_batch_size, min_micro_batch_size(cfg))
+    if cfg.split_every is not None:
+        check_count("split_every", cfg.split_every, unit="updates", remedy="null for none")
     if cfg.plan_csv_rows is not None:
         check_count("plan_csv_rows", cfg.plan_csv_rows, at_least=0, unit="updates", remedy="null for any number")
     if cfg.ckpt_path is not None:
@@ -221,9 +228,22 @@ def _check_early_stopping(cfg: DictConfig) -> None:
 def _check_saving(cfg: DictConfig) -> None:
     """Check how often checkpoints are saved between the ends of epochs."""
     for name, node in cfg.callbacks.items():
-        if isinstance(node, DictConfig) and ("every_n_updates" in node or "every_n_minutes" in node):
+        if not isinstance(node, DictConfig) or node.get("_target_") == GRADIENT_NOISE:
+            continue
+        if "every_n_updates" in node or "every_n_minutes" in node:
             with errors_under(f"callbacks.{name}"):
                 check_saving_intervals(node.get("every_n_updates"), node.get("every_n_minutes"), node.get("monitor"))
+
+
+def _check_gradient_noise(cfg: DictConfig) -> None:
+    """Check what is measured of gradients, and that the plan cuts those updates."""
+    for name, node in cfg.callbacks.items():
+        if isinstance(node, DictConfig) and node.get("_target_") == GRADIENT_NOISE:
+            with errors_under(f"callbacks.{name}"):
+                every = node.get("every_n_updates")
+                check_gradient_noise(every, node.get("decay"), node.get("confidence"))
+                if every is not None and isinstance(cfg.split_every, int) and cfg.split_every > 0:
+                    check_measured_updates(every, cfg.split_every)
 
 
 def check_precision(cfg: DictConfig, accelerator: str) -> None:

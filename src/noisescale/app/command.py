@@ -213,7 +213,7 @@ class Command:
         but no longer once the function has started. An error of a run in another process comes with its traceback, as its cause (joblib)
         or as a note (pool).
         """
-        elsewhere = error.__cause__ is not None or bool(getattr(error, "__notes__", ()))
+        elsewhere = type(error.__cause__).__name__.endswith("RemoteTraceback") or bool(getattr(error, "__notes__", ()))
         return not isinstance(error, INPUT_ERRORS) and (self._in_function or elsewhere)
 
     def _leave(self) -> None:

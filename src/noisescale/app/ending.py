@@ -12,7 +12,7 @@ from noisescale.callbacks import BatchSizeScheduler
 from noisescale.errors import ConfigError
 from noisescale.execution.checkpoint_io import SafeCheckpointIO, whole_checkpoint
 
-__all__ = ["PLANS_END", "as_saved", "ending", "nothing_left"]
+__all__ = ["PLANS_END", "as_saved", "ending", "is_past_its_end", "nothing_left"]
 
 PLANS_END = "the plan's end"
 """The reason of a run that was trained to its end."""
@@ -38,6 +38,14 @@ def ending(cfg: DictConfig, trainer: pl.Trainer, batches: BatchSizeScheduler) ->
         if isinstance(callback, EarlyStopping) and (said := callback.stopping_reason_message):
             return "completed", f"early stopping: {' '.join(said.split()).removesuffix(' Signaling Trainer to stop.')}"
     return "stopped", "a callback or the module has set trainer.should_stop"
+
+
+def is_past_its_end(batches: BatchSizeScheduler) -> bool:
+    """Whether a run has trained more than the plan allows; a limit that was lowered for its resuming does that."""
+    assert batches.loader is not None
+    plan, cursor = batches.plan, batches.loader.cursor
+    updates, examples = plan.max_updates, None if plan.epochs is None else plan.epochs * plan.num_examples
+    return (updates is not None and cursor.step > updates) or (examples is not None and cursor.position > examples)
 
 
 def nothing_left(cfg: DictConfig, trainer: pl.Trainer, batches: BatchSizeScheduler) -> ConfigError:

@@ -147,6 +147,8 @@ def composition_line(error: Exception, conf: Path, words: Sequence[str] | None =
     """
     if isinstance(error, (*INPUT_ERRORS, OSError)):
         return _no_such_option(error, conf) or line(error, conf)
+    if str(error).startswith("Unable to configure"):  # of logging.config
+        return f"hydra.job_logging or hydra.hydra_logging: {error} ({error.__cause__})"
     return _not_an_option(conf, sys.argv[1:] if words is None else words) or line(error)
 
 
@@ -165,8 +167,8 @@ def _no_such_option(error: BaseException, conf: Path) -> str:
 def _not_an_option(conf: Path, words: Sequence[str]) -> str:
     """The message for a group that is set to null or a number, which Hydra does not name in its error; empty if there is none."""
     for argument in words:
-        group, _, option = argument.partition("=")
-        valid = options_of(group, conf) if group else []
+        group, given, option = argument.partition("=")
+        valid = options_of(group, conf) if group and given else []
         if valid and not {*option.strip("[]").split(",")} <= {*valid}:
             return f"{argument}: no such option{_meant(group, option, valid)}; valid: {', '.join(valid)}"
     return ""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
-from noisescale.app.ending import PLANS_END, as_saved, ending, nothing_left
+from noisescale.app.ending import PLANS_END, as_saved, ending, is_past_its_end, nothing_left
 from noisescale.app.faults import RunFailed, failure_of
 from noisescale.app.launchers.ranks import lost_process
 from noisescale.app.monitors import missing_metric
@@ -103,7 +103,7 @@ def fit_and_test(
     _counted(outcome, started, trainer, batches)
     if outcome.status == "completed":
         if cfg.ckpt_path is not None and not _has_started(batches):
-            if not trainer.strategy.broadcast(untested):  # only the first process knows
+            if is_past_its_end(batches) or not trainer.strategy.broadcast(untested):  # only the first process knows what is untested
                 raise nothing_left(cfg, trainer, batches)
             outcome.metrics = as_saved(cfg, module, batches)
         outcome.status, outcome.reason = ending(cfg, trainer, batches)

@@ -70,7 +70,7 @@ class RunFolder:
         write_record(self.record, cfg)
 
     def take_back(self) -> None:
-        """Undo `begin` for a run that continues, and that was refused before its first update."""
+        """Undo `begin` for a run that continues, and that was refused or interrupted before its first update."""
         if not self.goes_on or not is_first() or not self.record.is_dir():
             return
         if (self.record / "results.json").exists():
@@ -102,8 +102,9 @@ def run_folder(cfg: DictConfig) -> Iterator[RunFolder]:
     with held(path, "resume" if cfg.get("resume") is not None else "hydra.run.dir"):
         try:
             yield folder
-        except ConfigError:
-            folder.take_back()
+        except (ConfigError, KeyboardInterrupt, SystemExit):
+            if not (path / "results.json").exists():  # a training that was interrupted has written its own
+                folder.take_back()
             raise
 
 

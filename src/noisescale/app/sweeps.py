@@ -95,7 +95,7 @@ def recorded_run(goes_on: bool = False) -> Iterator[None]:
     folder = output_dir()
     if in_sweep():
         _note_one_more(folder)
-    before = _ending_in(folder)
+    before, results = _ending_in(folder), _results_of(folder)
     words = _words_of(before) if goes_on else None
     added = {*overrides()} - {*words} if words is not None else ()
     if words is not None and any(is_choice(key_of(word)) and not continues(word, folder) and key_of(word) not in SAME for word in added):
@@ -107,14 +107,16 @@ def recorded_run(goes_on: bool = False) -> Iterator[None]:
         if before is None:
             leave_ending(folder, "refused", line(error))
         else:  # what is refused changes nothing of the run that is there
-            with suppress(OSError):
-                write_atomically(folder / STARTED, before, durable=False)
+            _leave_as_it_was(folder, before)
         raise
     except Exception as error:
         leave_ending(folder, "failed", f"{type(error).__name__}: {' '.join(str(error).split())}", words)
         raise
     except BaseException:
-        leave_ending(folder, "interrupted", "a signal", words)
+        if before is not None and goes_on and _results_of(folder) == results:  # nothing was trained
+            _leave_as_it_was(folder, before)
+        else:
+            leave_ending(folder, "interrupted", "a signal", words)
         raise
 
 
@@ -124,6 +126,20 @@ def _ending_in(folder: Path) -> str | None:
         return (folder / STARTED).read_text()
     except (OSError, ValueError):
         return None
+
+
+def _leave_as_it_was(folder: Path, before: str) -> None:
+    with suppress(OSError):
+        write_atomically(folder / STARTED, before, durable=False)
+
+
+def _results_of(folder: Path) -> tuple[int, int] | None:
+    """What tells one results.json from another; None if there is none."""
+    try:
+        found = (folder / "results.json").stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 SAME = ("max_micro_batch_size",)

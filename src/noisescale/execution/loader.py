@@ -234,7 +234,7 @@ class PlannedLoader:
         if self._to_come is None or self._to_come[0] != place:  # Lightning asks for the length several times in each epoch.
             plan = self._whole_epochs()
             found = plan.sizes_of_epoch(self.epoch, self.cursor)
-            self._to_come = place, sum(stretch.updates * plan.update_in(stretch).accumulate_grad_batches for stretch in found)
+            self._to_come = place, sum(map(plan.micro_batches_in, found))
         return self._to_come[1]
 
     def _whole_epochs(self) -> Plan:

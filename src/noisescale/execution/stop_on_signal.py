@@ -57,6 +57,7 @@ class StopOnSignal(LeanCallback):
         self._handlers = Handlers(self._receive)
         self._theirs: dict[int, Callable[..., Any]] = {}  # the handlers of libraries and the user
         self._sigterm_before: Any = None
+        self._sigchld_before: Any = None
         self._agreement: Agreement | None = None
         self._loader: PlannedLoader | None = None
         self._has_begun = False
@@ -107,10 +108,29 @@ class StopOnSignal(LeanCallback):
             self._theirs[number](number, None)
         elif self.received is None:
             self.received, self._received_at = number, now
+            self._expect_workers_to_end()
             if number == signal.SIGINT and sys.stderr.isatty():
                 os.write(2, b"\nstopping after this update; Ctrl-C again stops at once, without saving\n")
         elif number == signal.SIGINT and not ("TORCHELASTIC_RUN_ID" in os.environ and now - self._received_at < _ECHO):
             raise Interrupted(number, again=True)
+
+    def _expect_workers_to_end(self) -> None:
+        """Do without torch's handler of SIGCHLD, which raises at the next bytecode, wherever that is, when a DataLoader worker has died.
+
+        A cluster sends its signals to the workers as well. Without the handler the DataLoader notices five seconds after it has begun to
+        wait for a batch, and raises there.
+        """
+        if not hasattr(signal, "SIGCHLD") or not self._handlers.possible:
+            return
+        if callable(handler := signal.getsignal(signal.SIGCHLD)):
+            self._sigchld_before = handler
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+    def _mind_workers(self) -> None:
+        """Undo `_expect_workers_to_end`."""
+        if self._sigchld_before is not None and self._handlers.possible:
+            signal.signal(signal.SIGCHLD, self._sigchld_before)
+            self._sigchld_before = None
 
     # -- where the training can stop ------------------------------------------------------------------------------------------
 
@@ -147,6 +167,7 @@ class StopOnSignal(LeanCallback):
         if asked > _STOP:
             raise Interrupted(asked - _STOP, saved=None if path is None else str(path))
         mine, self.received = self.received, None
+        self._mind_workers()
         if mine is not None:
             self._theirs[mine](mine, None)
 
@@ -190,6 +211,7 @@ class StopOnSignal(LeanCallback):
 
     def _leave(self, trainer: pl.Trainer) -> None:
         self._handlers.remove()
+        self._mind_workers()
         _attributes(trainer.fit_loop.epoch_loop).pop("_broadcast_sigterm_tensor", None)
         if self._agreement is not None:
             self._agreement.close()

@@ -198,7 +198,7 @@ def _state(folder: Path, results: Mapping[str, Any], started: Mapping[str, Any],
         return "running", ""
     if wrong:
         return "half-written", wrong
-    if started.get("status") in ("failed", "refused", "interrupted"):
+    if started.get("status") in ("failed", "refused", "interrupted") and started["status"] != status:
         return str(started["status"]), str(started.get("reason") or "")
     if status in STATES:
         return str(status), str(reason or "")
@@ -207,8 +207,10 @@ def _state(folder: Path, results: Mapping[str, Any], started: Mapping[str, Any],
 
 def is_held(lock: Path) -> bool:
     """Whether a process of this machine, or of any that shares the file system, holds the lock of a run."""
-    import fcntl
-
+    try:
+        import fcntl
+    except ImportError:  # Windows, where no run holds one
+        return False
     try:
         with lock.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

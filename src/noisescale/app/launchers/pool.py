@@ -27,6 +27,7 @@ from noisescale.app.libraries import import_libraries
 from noisescale.app.messages import say
 from noisescale.app.sweeps import RunDied, in_short, leave_ending
 from noisescale.errors import ConfigError, check_count
+from noisescale.signals import Interrupted
 
 __all__ = ["Sweep", "launch"]
 
@@ -163,7 +164,7 @@ class _Workers:
         """Wait until some of the runs have ended.
 
         Raises:
-            KeyboardInterrupt: one of them was interrupted.
+            Interrupted: one of them was interrupted.
         """
         wait([worker.pipe for worker in self.busy], timeout=LOOK)
         for worker, job in list(self.busy.items()):
@@ -190,9 +191,14 @@ def _serve(pipe: Connection, parent: int) -> None:
         while (job := pipe.recv()) is not None:
             try:
                 pipe.send(_run(job))
-            except (KeyboardInterrupt, SystemExit):  # the run has written its files
-                pipe.send(KeyboardInterrupt())
+            except (KeyboardInterrupt, SystemExit) as stop:  # the run has written its files
+                pipe.send(Interrupted(_signal_of(stop)))
                 return
+
+
+def _signal_of(stop: BaseException) -> int:
+    status = getattr(stop, "status", None) or getattr(stop, "code", None)  # of a RunInterrupted, of a SystemExit
+    return status - 128 if isinstance(status, int) and status > 128 else signal.SIGINT
 
 
 def _run(job: _Job) -> JobReturn:
