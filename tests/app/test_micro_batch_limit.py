@@ -42,6 +42,7 @@ def test_what_is_found_is_recorded_and_taken_by_a_run_that_goes_on(tmp_path: Pat
     assert {int(row["effective_batch_size"]) for row in read_rows(cut / "steps.csv")} == {20}
 
 
+@pytest.mark.slow
 def test_on_the_cpu_there_is_no_limit_and_the_plan_shows_none(tmp_path: Path) -> None:
     outcome = run(*QUICK, "max_micro_batch_size=auto", "callbacks=light", "logger=csv-only", run_dir(tmp_path / "run"))
     assert outcome.status == 0, outcome.err

@@ -167,7 +167,7 @@ def test_ghost_batches_stay_whole(searched: list[int]) -> None:
     assert set(searched) <= {4, 8, 12, 16}
 
 
-@pytest.mark.parametrize("at", [2, 3])
+@pytest.mark.parametrize("at", [3, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_that_goes_on_uses_the_same_number_and_does_not_search(at: int, searched: list[int], said: list[str], tmp_path: Path) -> None:
     whole = Small()
     fit(whole, planned("auto"), Saved(at, tmp_path / "in.ckpt"))

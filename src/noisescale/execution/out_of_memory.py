@@ -95,6 +95,7 @@ class SaveOnOutOfMemory(LeanCallback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # first among the callbacks, so that the state is saved before the others wind it up
         untyped(trainer).callbacks = [self, *(callback for callback in untyped(trainer).callbacks if callback is not self)]
+        _forget(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         batches = next((each for each in untyped(trainer).callbacks if isinstance(each, BatchSizeScheduler)), None)
@@ -172,6 +173,7 @@ def _in_optimizer_step(error: BaseException) -> bool:
 def _first_sentences(error: BaseException) -> str:
     """What an error says, without torch's advice: `CUDA out of memory. Tried to allocate 2.00 GiB`."""
     words = " ".join(str(error).split()) or type(error).__name__
+    words = words[max(words.find("DefaultCPUAllocator"), 0) :]  # without the line of torch's code
     return ". ".join(words.split(". ")[:2])[:200].removesuffix(".")
 
 
@@ -196,6 +198,13 @@ def _tell(trainer: pl.Trainer, fault: MemoryFault) -> None:
     with suppress(Exception):  # the first process, which has the store, may be gone
         if trainer.world_size > 1 and (store := _store()) is not None:
             store.set(_TOLD, json.dumps(asdict(fault)))
+
+
+def _forget(trainer: pl.Trainer) -> None:
+    """Forget what was told in an earlier `fit` of the same processes."""
+    with suppress(Exception):
+        if trainer.world_size > 1 and trainer.is_global_zero and (store := _store()) is not None:
+            store.delete_key(_TOLD)
 
 
 def _told(trainer: pl.Trainer, error: BaseException) -> MemoryFault | None:
