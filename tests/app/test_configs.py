@@ -46,7 +46,7 @@ PROMISED = {
     "model": "logistic mlp cnn resnet9 resnet18 wrn vgg11 own",
     "module": "none own",
     "trainer": "auto cpu gpu ddp ddp_cpu",
-    "callbacks": "light full none gns",
+    "callbacks": "light full none gns sharpness",
     "early_stopping": "none val_acc val_loss",
     "averaging": "none ema",
     "logger": "tensorboard csv wandb mlflow other csv-only",
@@ -224,7 +224,7 @@ def test_that_a_model_has_batch_norm_is_known_from_its_config(name: str) -> None
     """plan.py has only the config, and training has the network; both must refuse the same single examples."""
     small = {"resnet9": ["model.width=4"], "resnet18": ["model.width=8"], "wrn": ["model.width=1"]}
     for norm in ("none", "batch"):
-        cfg = composed(f"model={name}", *small.get(name, []), *([f"model.norm={norm}"] if name in ("cnn", "vgg11") else []))
+        cfg = composed(f"model={name}", *small.get(name, []), *([f"model.norm={norm}"] if name in ("mlp", "cnn", "vgg11") else []))
         net = network_of(cfg.model, 3, 32, 32, outputs=7)
         assert min_micro_batch_size_of_config(cfg) == min_micro_batch_size(net, 1)
 
@@ -248,7 +248,7 @@ def test_callbacks(name: str) -> None:
     assert all(isinstance(callback, pl.Callback) for callback in callbacks.values())
     light = {"noise_scale", "epochs", "divergence"}
     full = light | {"last", "best", "progress_bar"}
-    assert set(callbacks) == {"none": set(), "light": light, "full": full, "gns": {"gradient_noise"}}[name]
+    assert set(callbacks) == {"none": set(), "light": light, "full": full, "gns": {"gradient_noise"}, "sharpness": {"sharpness"}}[name]
 
 
 @pytest.mark.parametrize("name", options("early_stopping"))

@@ -40,7 +40,7 @@ HARMLESS = (
     *("threads", "full_error", "check_cuts", "rank_timeout", "plan_csv_rows"),
     *("ckpt_path", "resume", "output_dir", "epochs", "max_micro_batch_size", "micro_batch_margin"),
     *("logger", "logger.*", "early_stopping", "early_stopping.*", "callbacks.*.patience", "callbacks.last.*"),
-    *("callbacks.progress_bar", "callbacks.progress_bar.*"),
+    *("callbacks.progress_bar", "callbacks.progress_bar.*", "callbacks.sharpness", "callbacks.sharpness.*"),
     *("trainer.accelerator", "trainer.strategy", "trainer.devices", "trainer.num_nodes", "trainer.max_steps", "trainer.max_time"),
     *("trainer.profiler", "trainer.enable_model_summary", "trainer.log_every_n_steps"),
     *("model.channels_last", "model.compile", "optimizer.fused", "optimizer.foreach"),

@@ -5,7 +5,7 @@ A check that concerns one class belongs to the room of that class; here all of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,11 @@ from noisescale.plans.checks import (
     check_saving_intervals,
     check_smallest_micro_batch,
 )
+from noisescale.plans.curvature_options import CurvatureOptions, check_when
 from noisescale.plans.trainer_limits import check_max_time, check_trainer_limits
 from noisescale.plans.validations import check_val_check_interval
 
-__all__ = ["check_config", "check_precision", "check_targets", "ghost_batch_size", "min_micro_batch_size"]
+__all__ = ["check_config", "check_precision", "check_targets", "curvature_options", "ghost_batch_size", "min_micro_batch_size"]
 
 TEN_DAYS = 10 * 24 * 3600
 """The longest `rank_timeout`, in seconds."""
@@ -60,6 +61,7 @@ def check_config(cfg: DictConfig) -> None:
     _check_model(cfg)
     _check_early_stopping(cfg)
     _check_saving(cfg)
+    _check_curvature(cfg)
     if is_ours(cfg, "data"):
         _check_bool("data.balanced", cfg.data.get("balanced", False))
     with errors_under("optimizer"):
@@ -244,6 +246,21 @@ def _check_gradient_noise(cfg: DictConfig) -> None:
                 check_gradient_noise(every, node.get("decay"), node.get("confidence"))
                 if every is not None and isinstance(cfg.split_every, int) and cfg.split_every > 0:
                     check_measured_updates(every, cfg.split_every)
+
+
+def _check_curvature(cfg: DictConfig) -> None:
+    """Check what `Sharpness` measures, and when."""
+    for name, node in cfg.callbacks.items():
+        if isinstance(node, DictConfig) and str(node.get("_target_")) == "noisescale.callbacks.Sharpness":
+            with errors_under(f"callbacks.{name}"):
+                given = as_plain(node)
+                check_when(given.get("every_n_epochs"), given.get("at_end", True))
+                curvature_options(given)
+
+
+def curvature_options(given: Mapping[str, Any]) -> CurvatureOptions:
+    """The keys of a config that say what is measured of the curvature, checked; other keys are left to whoever knows them."""
+    return CurvatureOptions(**{key: value for key, value in given.items() if key in CurvatureOptions.__dataclass_fields__})
 
 
 def check_precision(cfg: DictConfig, accelerator: str) -> None:

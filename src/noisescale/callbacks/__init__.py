@@ -14,6 +14,7 @@ from noisescale.measures.divergence import StopOnDivergence, TrainingDiverged
 from noisescale.measures.epochs import EpochRecorder
 from noisescale.measures.gradient_noise import GradientNoiseScale
 from noisescale.measures.noise_scale import NoiseScaleMonitor
+from noisescale.measures.sharpness import Sharpness
 
 __all__ = [
     "BatchSizeScheduler",
@@ -24,6 +25,7 @@ __all__ = [
     "SafeCheckpointIO",
     "SameRun",
     "SaveOnOutOfMemory",
+    "Sharpness",
     "StopOnDivergence",
     "StopOnSignal",
     "TimedProgressBar",
