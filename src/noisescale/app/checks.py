@@ -23,6 +23,8 @@ from noisescale.plans.checks import (
     check_gradient_noise,
     check_label_smoothing,
     check_measured_updates,
+    check_micro_batch_limit,
+    check_micro_batch_margin,
     check_optimizer_options,
     check_processes,
     check_saving_intervals,
@@ -164,8 +166,10 @@ def _check_run(cfg: DictConfig) -> None:
             check_label_smoothing(cfg.task.label_smoothing)
     if cfg.threads is not None:
         check_processes("threads", cfg.threads, at_least=1, unit="threads", remedy="null for torch's default")
+    check_micro_batch_margin("micro_batch_margin", cfg.micro_batch_margin)
     if cfg.max_micro_batch_size is not None:
-        check_count("max_micro_batch_size", cfg.max_micro_batch_size, unit="examples", remedy="null for no limit")
+        check_micro_batch_limit("max_micro_batch_size", cfg.max_micro_batch_size, remedy="auto for the most that fit, null for no limit")
+    if isinstance(cfg.max_micro_batch_size, int):
         check_ghost_multiple("max_micro_batch_size", cfg.max_micro_batch_size, ghost_batch_size(cfg))
         check_smallest_micro_batch("max_micro_batch_size", cfg.max_micro_batch_size, min_micro_batch_size(cfg))
     if cfg.split_every is not None:

@@ -29,7 +29,7 @@ from noisescale.app.monitors import (
 )
 from noisescale.app.own_data import free_on_resume, has_loader, has_step, sizes
 from noisescale.app.spelling import as_typed
-from noisescale.callbacks import BatchSizeScheduler, SafeCheckpointIO, SameRun, StopOnSignal
+from noisescale.callbacks import BatchSizeScheduler, SafeCheckpointIO, SameRun, SaveOnOutOfMemory, StopOnSignal
 from noisescale.errors import ConfigError
 from noisescale.execution.compile_first import CompileFirst
 from noisescale.execution.lean import NoProfiler
@@ -61,7 +61,8 @@ def build_trainer(
     quiet_lightning()
     plain: Any = {"callbacks": as_plain(cfg.callbacks)}
     same_run = SameRun(_choices_of_run(cfg, data), plan_of_run(cfg, batches))
-    callbacks: list[pl.Callback] = [batches, same_run, TypedPatience(), StopOnSignal(last_checkpoint(output_dir(), plain))]
+    last = last_checkpoint(output_dir(), plain)
+    callbacks: list[pl.Callback] = [batches, same_run, TypedPatience(), StopOnSignal(last), SaveOnOutOfMemory(last)]
     if cfg.model.get("compile"):
         callbacks.append(CompileFirst(sizes(data)["input_shape"], cfg.model.compile))
     with_data, with_step = has_loader(data, "val"), has_step(module, "validation_step")
