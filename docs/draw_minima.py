@@ -61,7 +61,8 @@ def table(arms: Mapping[str, Sequence[Mapping[str, float]]]) -> Iterable[str]:
         for runs in arms.values():
             found = [run[name] for run in runs]
             spread = statistics.stdev(found) if len(found) > 1 else math.nan
-            cells.append(f"{statistics.mean(found):.3g} ± {spread:.1g}")
+            digits = 4 if name == "test/acc" else 3
+            cells.append(f"{statistics.mean(found):.{digits}g} ± {spread:.2g}")
         yield f"| {words} | {' | '.join(cells)} |"
 
 
