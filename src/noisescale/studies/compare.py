@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from noisescale.studies.folding import Curve, Spread, spread
 from noisescale.studies.groups import Group, grouped, seed_of
 from noisescale.studies.headline import headline
 from noisescale.studies.runs import STATES, Run
-from noisescale.studies.series import Series, binned_means, read_series, without_spikes
+from noisescale.studies.series import Series, means_over_epochs, read_series, without_spikes
 
 __all__ = ["CLOCKS", "SCHEDULED", "Arm", "Comparison", "Member", "compare", "in_words"]
 
@@ -33,7 +34,6 @@ _NO_METRIC = ("epoch", "updates", "examples_seen", "seconds", "examples_per_seco
 _STAGES = {"train": "training", "val": "validation", "valid": "validation", "test": "test"}
 _WORDS = {"acc": "accuracy", "rmse": "RMSE", "mae": "MAE", "mse": "MSE"}
 _STEP_GROUPS = 300
-_LOSS_BINS = 200
 _PANELS = 4
 
 
@@ -98,7 +98,7 @@ class Member:
         return "; ".join(filter(None, [ended, self.steps.damage, self.epochs.damage]))
 
     def curve(self, tag: str, clock: str) -> Curve:
-        """A metric over a clock of `CLOCKS`. Without epochs.csv the training loss is that of the updates, as means over some of them."""
+        """A metric over a clock of `CLOCKS`. Without epochs.csv the training loss is made from steps.csv."""
         of_epochs, of_steps = CLOCKS[clock]
         found = self.epochs.pairs(of_epochs, tag)
         if not found[0] and tag in TRAIN_LOSS:
@@ -112,11 +112,7 @@ class Member:
 
     @cached_property
     def _loss_of_updates(self) -> Series:
-        every = read_series(self.run.folder / "steps.csv")
-        columns = {}
-        for clock in ("epoch", "step", "examples_seen"):
-            columns[clock], columns["loss"] = binned_means(*every.pairs(clock, "loss"), _LOSS_BINS)
-        return Series(columns)
+        return means_over_epochs(read_series(self.run.folder / "steps.csv"))
 
 
 @dataclass(frozen=True)
@@ -179,7 +175,7 @@ class Comparison:
 
     @property
     def lasts(self) -> list[str]:
-        """Tags of which the last value stands in the table: the training loss, and what is monitored if a run that counts was not tested."""
+        """Tags whose last values stand in the table: the training loss, and what is monitored if a run that counts was not tested."""
         tested = all(member.test is not None for member in self.members if member.counts)
         return [tag for tag in self.panels if tag in TRAIN_LOSS or (not tested and not tag.endswith("loss"))]
 
@@ -233,7 +229,7 @@ def _panels(members: Sequence[Member]) -> list[str]:
 def _notes(arms: Sequence[Arm]) -> list[str]:
     notes = []
     for arm in arms:
-        finished = sorted((member.seed for member in arm.members if member.run.state in FINISHED and member.seed is not None))
+        finished = sorted(member.seed for member in arm.members if member.run.state in FINISHED and member.seed is not None)
         for seed, same in groupby(finished):
             if (times := len([*same])) > 1:
                 kept = next(member.run.folder.name for member in arm.counted if member.seed == seed)
@@ -241,8 +237,12 @@ def _notes(arms: Sequence[Arm]) -> list[str]:
         lengths = {member.updates for member in arm.counted}
         if len(lengths) > 1:
             notes.append(f"{arm.group.name}: its runs differ in their updates, and curves of means end with the shortest run")
-        if arm.counted and len(arm.counted) < len(arm.members):
-            notes.append(f"{arm.group.name}: {len(arm.counted)} of {len(arm.members)} runs count ({arm.status})")
+        notes += [
+            f"{os.path.relpath(member.run.folder)} counts, but {damage}"
+            for member in arm.counted
+            for damage in (member.steps.damage, member.epochs.damage)
+            if damage
+        ]
     commits = {member.run.commit[:7] for arm in arms for member in arm.members if member.run.commit}
     if len(commits) > 1:
         notes.append(f"the runs were begun by {len(commits)} commits: {', '.join(sorted(commits))}")

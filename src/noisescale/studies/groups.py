@@ -44,7 +44,7 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
     known = {each.words: each.config for each in settings if each.config is not None and each.words is not None}
     members: dict[Any, list[_Settings]] = {}
     for each in settings:
-        config = each.config or known.get(each.words)
+        config = each.config or (None if each.words is None else known.get(each.words))
         key = config or each.words or str(each.run.folder)
         members.setdefault((key, each.added), []).append(each)
     firsts = [next((each for each in group if each.config is not None), group[0]) for group in members.values()]
@@ -109,7 +109,7 @@ def _labels(firsts: Sequence[_Settings], everyone: Iterable[_Settings]) -> list[
     """What distinguishes the groups: every key that was typed for one of them and differs, then as few others as tell all of them apart."""
     typed = list(dict.fromkeys(key for each in everyone for key in each.typed))
     keys = [key for key in typed if _differs(key, firsts)]
-    others = [key for key in dict.fromkeys(key for each in firsts for key in reversed(each.values)) if key not in typed]
+    others = [key for key in dict.fromkeys(key for each in firsts for key in each.values) if key not in typed]
     for key in sorted(others, key=lambda key: "." in key):  # the options of groups first
         parts = {tuple(each.values.get(shown, "") for shown in keys) for each in firsts}
         if len(parts) == len(firsts):

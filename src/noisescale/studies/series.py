@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby
 from pathlib import Path
 from statistics import median
 
-__all__ = ["Series", "binned_means", "read_series", "without_spikes"]
+__all__ = ["Series", "means_over_epochs", "read_series", "without_spikes"]
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,23 @@ def without_spikes(values: Sequence[float]) -> list[float]:
     return [values[0], *middle, median(values[-3:])]
 
 
-def binned_means(x: Sequence[float], y: Sequence[float], bins: int) -> tuple[list[float], list[float]]:
-    """The means of y in up to `bins` runs of consecutive points of equal number, each at the x where its last point is."""
-    edges = sorted({round(i * len(x) / bins) for i in range(bins + 1)})
-    ranges = list(pairwise(edges))
-    return [x[end - 1] for _, end in ranges], [math.fsum(y[start:end]) / (end - start) for start, end in ranges]
+def means_over_epochs(steps: Series) -> Series:
+    """The mean loss of the examples of each epoch, from the rows of all updates: `epoch`, `step`, `examples_seen` at its end, and `loss`.
+
+    An update belongs to the epoch in which it starts, and counts with its batch size. Of a training of less than two epochs, fiftieths take
+    the place of epochs, and so they are no epoch means.
+    """
+    names = ("epoch", "step", "examples_seen", "effective_batch_size", "loss")
+    rows = [row for row in zip(*(steps.columns.get(name, []) for name in names), strict=False) if all(map(math.isfinite, row))]
+    if not rows:
+        return Series()
+    width = 1.0 if rows[-1][0] >= 1 else max(rows[-1][0], 1e-9) / 50
+    found: dict[str, list[float]] = {"epoch": [], "step": [], "examples_seen": [], "loss": []}
+    for _, group in groupby(rows, key=lambda row: math.floor(row[0] / width + 1e-9)):
+        part = list(group)
+        epoch, step, seen, size, _ = part[-1]
+        share = size / (seen / epoch) if epoch > 0 else 0.0  # of an epoch: N is examples seen / epoch
+        for name, value in (("epoch", epoch + share), ("step", step + 1), ("examples_seen", seen + size)):
+            found[name].append(value)
+        found["loss"].append(math.fsum(row[3] * row[4] for row in part) / math.fsum(row[3] for row in part))
+    return Series(found)
