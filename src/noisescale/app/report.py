@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not runs:
             raise _BadInput(f"{_some(given.folders)}: no training was started there")
         out = given.out or Path("outputs", "report", datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f"))
-        _report(runs, list(_without_runs(folders)), " ".join(given.folders), out)
+        _report(runs, list(_without_runs(folders)), _some(given.folders), out)
     except _BadInput as bad:
         print(f"error: {bad.line}", file=sys.stderr)
         return BAD_INPUT

@@ -15,10 +15,10 @@ from typing import Any
 from noisescale.studies.folding import Curve, Spread, spread
 from noisescale.studies.groups import Group, grouped, seed_of
 from noisescale.studies.headline import headline
-from noisescale.studies.runs import STATES, Run
+from noisescale.studies.runs import COMPLETE, STATES, Run
 from noisescale.studies.series import Series, means_over_epochs, read_series, without_spikes
 
-__all__ = ["CLOCKS", "SCHEDULED", "Arm", "Comparison", "Member", "compare", "in_words"]
+__all__ = ["CLOCKS", "SCHEDULED", "Arm", "Comparison", "Member", "compare", "counts_in_words"]
 
 CLOCKS = {"epochs": ("epoch", "epoch"), "updates": ("updates", "step"), "examples": ("examples_seen", "examples_seen")}
 """Name of a clock -> its column in epochs.csv and in steps.csv."""
@@ -31,16 +31,8 @@ FINISHED = ("completed", "stopped")
 
 TRAIN_LOSS = ("train/loss", "train_loss", "loss")
 _NO_METRIC = ("epoch", "updates", "examples_seen", "seconds", "examples_per_second")
-_STAGES = {"train": "training", "val": "validation", "valid": "validation", "test": "test"}
-_WORDS = {"acc": "accuracy", "rmse": "RMSE", "mae": "MAE", "mse": "MSE"}
 _STEP_GROUPS = 300
 _PANELS = 4
-
-
-def in_words(tag: str) -> str:
-    """`val/acc` -> `validation accuracy`; a tag of another form is left as it is."""
-    found = re.fullmatch(r"(train|val|valid|test)[/_](.+)", tag)
-    return f"{_STAGES[found[1]]} {_WORDS.get(found[2], found[2])}" if found else tag
 
 
 @dataclass(frozen=True)
@@ -63,12 +55,15 @@ class Member:
 
     @cached_property
     def test(self) -> tuple[str, float] | None:
-        """(name, value) of the metric of its test, if that is a finite number."""
+        """(name, value) of the metric of its test, which may be nan; None if it was not tested."""
         try:
-            found = headline(self.run.results)
+            return headline(self.run.results)
         except (TypeError, ValueError):  # results.json is not ours, or is damaged
             return None
-        return found if found is not None and math.isfinite(found[1]) else None
+
+    def tested(self, name: str) -> float | None:
+        """The value of this metric of its test, if it has one that is finite."""
+        return self.test[1] if self.test is not None and self.test[0] == name and math.isfinite(self.test[1]) else None
 
     @property
     def monitored(self) -> tuple[str, str]:
@@ -79,14 +74,16 @@ class Member:
 
     @property
     def updates(self) -> int | None:
-        """The updates that it has done, as far as its files say."""
-        return _whole(self.run.results.get("updates")) or _whole(self.steps.last.get("step"), 1) or _whole(self.epochs.last.get("updates"))
+        """The updates that it has done, as far as its files say. The results of a run that has gone on since are older than its rows."""
+        rows = _whole(self.steps.last.get("step"), 1) or _whole(self.epochs.last.get("updates"))
+        results = _whole(self.run.results.get("updates"))
+        return results if results is not None and (self.run.state in COMPLETE or rows is None) else rows
 
     @property
     def seconds(self) -> float | None:
-        """The seconds of its training; those of the epochs that it has done, if it has no results."""
+        """The seconds of its training; those of its whole epochs, if it is not complete."""
         found = self.run.results.get("seconds")
-        if isinstance(found, (int, float)) and math.isfinite(found):
+        if self.run.state in COMPLETE and isinstance(found, (int, float)) and math.isfinite(found):
             return float(found)
         _, seconds = self.epochs.pairs("epoch", "seconds")
         return math.fsum(seconds) if seconds else None
@@ -95,7 +92,13 @@ class Member:
     def remark(self) -> str:
         """Why it has not ended as planned, and what is wrong with its files."""
         ended = self.run.reason if self.run.state != "completed" else ""
-        return "; ".join(filter(None, [ended, self.steps.damage, self.epochs.damage]))
+        return "; ".join(filter(None, [ended, *self.damage]))
+
+    @property
+    def damage(self) -> list[str]:
+        """What is wrong with its files; of a run that is carried out, only what has not been begun: it may be writing a line."""
+        files = (self.steps, self.epochs)
+        return [file.damage for file in files if file.damage and not (self.run.state == "running" and len(file))]
 
     def curve(self, tag: str, clock: str) -> Curve:
         """A metric over a clock of `CLOCKS`. Without epochs.csv the training loss is made from steps.csv."""
@@ -133,7 +136,7 @@ class Arm:
 
     def final(self, name: str) -> Spread | None:
         """Mean and standard deviation of a metric of the test over the runs that count."""
-        return spread([member.test[1] for member in self.counted if member.test is not None and member.test[0] == name])
+        return spread([value for member in self.counted if (value := member.tested(name)) is not None])
 
     def last(self, tag: str) -> Spread | None:
         """The same of the last value of a metric of epochs.csv."""
@@ -237,12 +240,7 @@ def _notes(arms: Sequence[Arm]) -> list[str]:
         lengths = {member.updates for member in arm.counted}
         if len(lengths) > 1:
             notes.append(f"{arm.group.name}: its runs differ in their updates, and curves of means end with the shortest run")
-        notes += [
-            f"{os.path.relpath(member.run.folder)} counts, but {damage}"
-            for member in arm.counted
-            for damage in (member.steps.damage, member.epochs.damage)
-            if damage
-        ]
+        notes += [f"{os.path.relpath(member.run.folder)} counts, but {damage}" for member in arm.counted for damage in member.damage]
     commits = {member.run.commit[:7] for arm in arms for member in arm.members if member.run.commit}
     if len(commits) > 1:
         notes.append(f"the runs were begun by {len(commits)} commits: {', '.join(sorted(commits))}")

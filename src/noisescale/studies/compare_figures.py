@@ -12,8 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from noisescale.studies.compare import CLOCKS, SCHEDULED, Arm, Comparison, Member, in_words
+from noisescale.studies.compare import CLOCKS, SCHEDULED, Arm, Comparison, Member
 from noisescale.studies.folding import Curve, fold
+from noisescale.studies.headline import in_words
 
 __all__ = ["PER_PICTURE", "draw_curves", "draw_finals", "draw_schedules"]
 
@@ -46,7 +47,7 @@ def draw_curves(comparison: Comparison, arms: Sequence[Arm], path: Path) -> None
         limits = _Limits.of([member.curve(tag, "epochs")[1] for member in _shown(comparison.members)], tag.endswith("loss"))
         for axis, clock in zip(row, CLOCKS, strict=True):
             for index, arm in enumerate(arms):
-                _draw_arm(axis, arm, tag, clock, index)
+                _draw_arm(axis, arm, tag, clock, index, opacity=0.18 if len(arms) <= 4 else 0.1)
             limits.apply(axis)
             axis.set_xlim(left=0)
             axis.grid(alpha=0.3)
@@ -90,7 +91,7 @@ def draw_finals(arms: Sequence[Arm], metrics: Sequence[str], path: Path) -> None
     for axis, metric in zip(axes[0], metrics, strict=True):
         for row, arm in enumerate(arms):
             color = COLORS[row % PER_PICTURE]
-            values = [member.test[1] for member in arm.counted if member.test is not None and member.test[0] == metric]
+            values = [value for member in arm.counted if (value := member.tested(metric)) is not None]
             axis.plot(values, [row + 0.15] * len(values), "o", color=color, markersize=4, alpha=0.6, markeredgewidth=0)
             if (found := arm.final(metric)) is not None:
                 axis.errorbar(found.mean, row - 0.15, xerr=found.std, fmt="D", color=color, markersize=4, capsize=3, linewidth=1.3)
@@ -114,14 +115,14 @@ def _shown(members: Sequence[Member]) -> list[Member]:
     return [member for member in members if member.counts] or list(members)
 
 
-def _draw_arm(axis: Axes, arm: Arm, tag: str, clock: str, index: int) -> None:
+def _draw_arm(axis: Axes, arm: Arm, tag: str, clock: str, index: int, opacity: float) -> None:
     color, style = COLORS[index], STYLES[index]
     curves = [curve for curve in (member.curve(tag, clock) for member in arm.counted) if curve[0]]
     band = fold(curves)
     if band is not None:
         marker = "o" if len(band.x) == 1 else None
         axis.plot(band.x, band.mean, color=color, linestyle=style, linewidth=1.6, marker=marker, markersize=4)
-        axis.fill_between(band.x, band.low, band.high, color=color, alpha=0.18, linewidth=0)
+        axis.fill_between(band.x, band.low, band.high, color=color, alpha=opacity, linewidth=0)
         for x, y in curves:
             if x[-1] > band.x[-1]:
                 axis.plot(x, y, color=color, linestyle=style, linewidth=0.6)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from noisescale.studies.compare import Arm, Comparison, in_words
+from noisescale.studies.compare import Arm, Comparison
 from noisescale.studies.compare_figures import PER_PICTURE, draw_curves, draw_finals, draw_schedules
 from noisescale.studies.compare_page import Picture
+from noisescale.studies.headline import in_words
 
 __all__ = ["draw", "drawn_arms"]
 

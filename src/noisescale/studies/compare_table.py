@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from html import escape
 from typing import NamedTuple
 
-from noisescale.studies.compare import Arm, Comparison, Member, in_words
+from noisescale.studies.compare import Arm, Comparison, Member
 from noisescale.studies.folding import Spread
+from noisescale.studies.headline import in_words
 
 __all__ = ["Cell", "Table", "arms_of", "as_html", "as_markdown", "print_table", "runs_of"]
 
