@@ -90,9 +90,9 @@ def kind(command: Command) -> str:
     """The kind of test below that checks the command; empty if there is none."""
     if command in PLANS or command in TRAININGS or command in PRINTS:
         return "front door"
-    if command.words[0] == "make" or command.starts_with("python", "report.py"):
-        return command.words[0]
-    if command.starts_with("python", "-m") or (command.words[0] == "python" and command.words[1].startswith("docs/")):
+    if command.words[0] == "make":
+        return "make"
+    if command.starts_with("python", "-m") or (command.words[0] == "python" and command.words[1].startswith(("docs/", "report.py"))):
         return "script"
     return "other" if command.words in OTHERS else ""
 

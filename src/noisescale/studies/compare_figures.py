@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,9 @@ def draw_schedules(arms: Sequence[Arm], path: Path) -> None:
 
 def draw_finals(arms: Sequence[Arm], metrics: Sequence[str], path: Path) -> None:
     """A panel per metric of the test, a row per arm: every seed as a point, mean and standard deviation beside it."""
-    figure, axes = _figure((8, 1.2 + 0.32 * len(arms)), 1, len(metrics))
+    names = [_short(arm.group.name, 45) for arm in arms]
+    lines = max(name.count("\n") + 1 for name in names)
+    figure, axes = _figure((9 + 2 * (len(metrics) - 1), 1.2 + (0.16 + 0.16 * lines) * len(arms)), 1, len(metrics))
     for axis, metric in zip(axes[0], metrics, strict=True):
         for row, arm in enumerate(arms):
             color = COLORS[row % PER_PICTURE]
@@ -95,7 +98,7 @@ def draw_finals(arms: Sequence[Arm], metrics: Sequence[str], path: Path) -> None
             axis.plot(values, [row + 0.15] * len(values), "o", color=color, markersize=4, alpha=0.6, markeredgewidth=0)
             if (found := arm.final(metric)) is not None:
                 axis.errorbar(found.mean, row - 0.15, xerr=found.std, fmt="D", color=color, markersize=4, capsize=3, linewidth=1.3)
-        axis.set_yticks(range(len(arms)), [_short(arm.group.name) for arm in arms] if axis is axes[0][0] else [""] * len(arms))
+        axis.set_yticks(range(len(arms)), names if axis is axes[0][0] else [""] * len(arms))
         for label in axis.get_yticklabels():
             label.set_parse_math(False)
         axis.set_ylim(len(arms) - 0.5, -0.5)
@@ -182,8 +185,10 @@ def _runs(arm: Arm) -> str:
     return f"n = {counted}" if counted == every else f"n = {counted} of {every}"
 
 
-def _short(name: str, longest: int = 100) -> str:
-    return name if len(name) <= longest else f"{name[: longest - 3]}..."
+def _short(name: str, width: int = 90, lines: int = 3) -> str:
+    """The name in lines of this width; of a very long one the beginning and the end, where names of arms differ."""
+    longest = width * lines - 5
+    return textwrap.fill(name if len(name) <= longest else f"{name[: longest // 2]} ... {name[-longest // 2 :]}", width)
 
 
 def _save(figure: Figure, path: Path) -> None:
