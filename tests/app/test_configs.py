@@ -46,7 +46,7 @@ PROMISED = {
     "model": "logistic mlp cnn resnet9 resnet18 wrn vgg11 own",
     "module": "none own",
     "trainer": "auto cpu gpu ddp ddp_cpu",
-    "callbacks": "light full none",
+    "callbacks": "light full none gns sharpness",
     "early_stopping": "none val_acc val_loss",
     "averaging": "none ema",
     "logger": "tensorboard csv wandb mlflow other csv-only",
@@ -102,7 +102,7 @@ def test_every_file_says_first_what_it_is(file: Path) -> None:
 def test_no_reference_computes_anything(file: Path) -> None:
     """`${...}` only copies a value; derived numbers are computed in Python."""
     for reference in re.findall(r"\$\{([^}]*)\}", file.read_text()):
-        assert re.fullmatch(r"[\w.]+|hydra:[\w.]+|now:[%\w-]+|oc.env:\w+,[\w./:]+", reference)
+        assert re.fullmatch(r"[\w.]+|hydra:[\w.]+|oc.select:[\w.]+,null|now:[%\w-]+|oc.env:\w+,[\w./:]+", reference)
 
 
 def test_the_defaults_are_a_run() -> None:
@@ -224,7 +224,7 @@ def test_that_a_model_has_batch_norm_is_known_from_its_config(name: str) -> None
     """plan.py has only the config, and training has the network; both must refuse the same single examples."""
     small = {"resnet9": ["model.width=4"], "resnet18": ["model.width=8"], "wrn": ["model.width=1"]}
     for norm in ("none", "batch"):
-        cfg = composed(f"model={name}", *small.get(name, []), *([f"model.norm={norm}"] if name in ("cnn", "vgg11") else []))
+        cfg = composed(f"model={name}", *small.get(name, []), *([f"model.norm={norm}"] if name in ("mlp", "cnn", "vgg11") else []))
         net = network_of(cfg.model, 3, 32, 32, outputs=7)
         assert min_micro_batch_size_of_config(cfg) == min_micro_batch_size(net, 1)
 
@@ -247,7 +247,8 @@ def test_callbacks(name: str) -> None:
     callbacks = {key: build(cfg, f"callbacks.{key}") for key in cfg.callbacks}
     assert all(isinstance(callback, pl.Callback) for callback in callbacks.values())
     light = {"noise_scale", "epochs", "divergence"}
-    assert set(callbacks) == {"none": set(), "light": light, "full": light | {"last", "best", "progress_bar"}}[name]
+    full = light | {"last", "best", "progress_bar"}
+    assert set(callbacks) == {"none": set(), "light": light, "full": full, "gns": {"gradient_noise"}, "sharpness": {"sharpness"}}[name]
 
 
 @pytest.mark.parametrize("name", options("early_stopping"))

@@ -40,7 +40,7 @@ HARMLESS = (
     *("threads", "full_error", "check_cuts", "rank_timeout", "plan_csv_rows"),
     *("ckpt_path", "resume", "output_dir", "epochs", "max_micro_batch_size"),
     *("logger", "logger.*", "early_stopping", "early_stopping.*", "callbacks.*.patience", "callbacks.last.*"),
-    *("callbacks.progress_bar", "callbacks.progress_bar.*"),
+    *("callbacks.progress_bar", "callbacks.progress_bar.*", "callbacks.sharpness", "callbacks.sharpness.*"),
     *("trainer.accelerator", "trainer.strategy", "trainer.devices", "trainer.num_nodes", "trainer.max_steps", "trainer.max_time"),
     *("trainer.profiler", "trainer.enable_model_summary", "trainer.log_every_n_steps"),
     *("model.channels_last", "model.compile", "optimizer.fused", "optimizer.foreach"),
@@ -169,6 +169,7 @@ def _at(now: Schedule, was: Schedule, epoch: int) -> str:
 
 def cuts_differ(plan: Plan, limit: int | None) -> bool:
     """Whether another memory limit divides any update into other micro-batches."""
+    plan = replace(plan, split_every=None)  # which updates are cut for a measurement does not depend on the limit
     here, there = (
         {update.effective_batch_size: each.pieces(update, 0) for update in map(each.update_in, stretches_of_every_size(each))}
         for each in (plan, replace(plan, max_micro_batch_size=limit))

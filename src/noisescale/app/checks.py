@@ -5,7 +5,7 @@ A check that concerns one class belongs to the room of that class; here all of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,24 @@ from noisescale.checkpoint_files import damage_of, substitutes_of
 from noisescale.errors import ConfigError, check_count, check_number
 from noisescale.plans.checks import (
     check_ghost_multiple,
+    check_gradient_noise,
     check_label_smoothing,
+    check_measured_updates,
     check_optimizer_options,
     check_processes,
     check_saving_intervals,
     check_smallest_micro_batch,
 )
+from noisescale.plans.curvature_options import CurvatureOptions, check_when
 from noisescale.plans.trainer_limits import check_max_time, check_trainer_limits
 from noisescale.plans.validations import check_val_check_interval
 
-__all__ = ["check_config", "check_precision", "check_targets", "ghost_batch_size", "min_micro_batch_size"]
+__all__ = ["check_config", "check_precision", "check_targets", "curvature_options", "ghost_batch_size", "min_micro_batch_size"]
 
 TEN_DAYS = 10 * 24 * 3600
 """The longest `rank_timeout`, in seconds."""
+
+GRADIENT_NOISE = "noisescale.callbacks.GradientNoiseScale"
 
 COMPILE_MODES = ("reduce-overhead", "max-autotune")
 """Values of `model.compile` other than true and false: modes of torch.compile."""
@@ -48,11 +53,13 @@ def check_config(cfg: DictConfig) -> None:
     _check_groups(cfg)
     _check_interpolations(cfg)
     _check_added_keys(cfg)
+    _check_gradient_noise(cfg)
     _check_run(cfg)
     _check_trainer(cfg)
     _check_model(cfg)
     _check_early_stopping(cfg)
     _check_saving(cfg)
+    _check_curvature(cfg)
     if is_ours(cfg, "data"):
         _check_bool("data.balanced", cfg.data.get("balanced", False))
     with errors_under("optimizer"):
@@ -161,6 +168,8 @@ def _check_run(cfg: DictConfig) -> None:
         check_count("max_micro_batch_size", cfg.max_micro_batch_size, unit="examples", remedy="null for no limit")
         check_ghost_multiple("max_micro_batch_size", cfg.max_micro_batch_size, ghost_batch_size(cfg))
         check_smallest_micro_batch("max_micro_batch_size", cfg.max_micro_batch_size, min_micro_batch_size(cfg))
+    if cfg.split_every is not None:
+        check_count("split_every", cfg.split_every, unit="updates", remedy="null for none")
     if cfg.plan_csv_rows is not None:
         check_count("plan_csv_rows", cfg.plan_csv_rows, at_least=0, unit="updates", remedy="null for any number")
     if cfg.ckpt_path is not None:
@@ -217,9 +226,37 @@ def _check_early_stopping(cfg: DictConfig) -> None:
 def _check_saving(cfg: DictConfig) -> None:
     """Check how often checkpoints are saved between the ends of epochs."""
     for name, node in cfg.callbacks.items():
-        if isinstance(node, DictConfig) and ("every_n_updates" in node or "every_n_minutes" in node):
+        if not isinstance(node, DictConfig) or node.get("_target_") == GRADIENT_NOISE:
+            continue
+        if "every_n_updates" in node or "every_n_minutes" in node:
             with errors_under(f"callbacks.{name}"):
                 check_saving_intervals(node.get("every_n_updates"), node.get("every_n_minutes"), node.get("monitor"))
+
+
+def _check_gradient_noise(cfg: DictConfig) -> None:
+    """Check what is measured of gradients, and that the plan cuts those updates."""
+    for name, node in cfg.callbacks.items():
+        if isinstance(node, DictConfig) and node.get("_target_") == GRADIENT_NOISE:
+            with errors_under(f"callbacks.{name}"):
+                every = node.get("every_n_updates")
+                check_gradient_noise(every, node.get("decay"), node.get("confidence"))
+                if every is not None and isinstance(cfg.split_every, int) and cfg.split_every > 0:
+                    check_measured_updates(every, cfg.split_every)
+
+
+def _check_curvature(cfg: DictConfig) -> None:
+    """Check what `Sharpness` measures, and when."""
+    for name, node in cfg.callbacks.items():
+        if isinstance(node, DictConfig) and str(node.get("_target_")) == "noisescale.callbacks.Sharpness":
+            with errors_under(f"callbacks.{name}"):
+                given = as_plain(node)
+                check_when(given.get("every_n_epochs"), given.get("at_end", True))
+                curvature_options(given)
+
+
+def curvature_options(given: Mapping[str, Any]) -> CurvatureOptions:
+    """The keys of a config that say what is measured of the curvature, checked; other keys are left to whoever knows them."""
+    return CurvatureOptions(**{key: value for key, value in given.items() if key in CurvatureOptions.__dataclass_fields__})
 
 
 def check_precision(cfg: DictConfig, accelerator: str) -> None:

@@ -11,15 +11,19 @@ from noisescale.execution.same_run import SameRun
 from noisescale.execution.stop_on_signal import StopOnSignal
 from noisescale.measures.divergence import StopOnDivergence, TrainingDiverged
 from noisescale.measures.epochs import EpochRecorder
+from noisescale.measures.gradient_noise import GradientNoiseScale
 from noisescale.measures.noise_scale import NoiseScaleMonitor
+from noisescale.measures.sharpness import Sharpness
 
 __all__ = [
     "BatchSizeScheduler",
     "Checkpoint",
     "EpochRecorder",
+    "GradientNoiseScale",
     "NoiseScaleMonitor",
     "SafeCheckpointIO",
     "SameRun",
+    "Sharpness",
     "StopOnDivergence",
     "StopOnSignal",
     "TimedProgressBar",

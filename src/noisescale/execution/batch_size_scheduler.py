@@ -74,6 +74,8 @@ class BatchSizeScheduler(LeanCallback):
         weight: batch, as `training_step` gets it -> w, the denominator of its loss: the number of target tokens, the sum of the class
             weights. The gradient of an update is then sum(w_j grad_j) / sum(w_j), see `MicroBatchWeights`; B stays in examples. None: the
             loss is a mean over examples.
+        split_every: n: every n-th update is cut in two where it would be a single piece, see `Plan`; it is what `GradientNoiseScale` needs.
+            None: no update is cut for that.
         check_cuts: whether to check before training, on a copy of the module, that the gradient of a batch does not depend on how the
             batch is cut; only if the plan accumulates. Training is bitwise the same with it and without it, unless the code keeps a
             state outside of the module and the trainer: in the data set, the datamodule, a class or a global variable.
@@ -98,6 +100,7 @@ class BatchSizeScheduler(LeanCallback):
         sampling_weights: Sequence[float] | torch.Tensor | None = None,
         replacement: bool | None = None,
         weight: Callable[[Any], Any] | None = None,
+        split_every: int | None = None,
         check_cuts: bool = True,
     ) -> None:
         if max_micro_batch_size is not None:
@@ -105,6 +108,8 @@ class BatchSizeScheduler(LeanCallback):
         for name, value in (("micro_batch_multiple", micro_batch_multiple), ("min_micro_batch_size", min_micro_batch_size)):
             if value is not None:
                 check_count(name, value, unit="examples", remedy="None for what the module needs")
+        if split_every is not None:
+            check_count("split_every", split_every, unit="updates", remedy="None for none")
         check_count("seed", seed, at_least=0)
         if not isinstance(strategy, BatchStrategy):
             raise ConfigError("strategy", strategy, "must be a batch strategy", "for example plans.Fixed(size=64)")
@@ -112,7 +117,7 @@ class BatchSizeScheduler(LeanCallback):
         self.writes_rate = schedule is not None or strategy.moves_rate
         self.schedule = schedule if schedule is not None else Constant()
         self.max_micro_batch_size, self.micro_batch_multiple = max_micro_batch_size, micro_batch_multiple
-        self.min_micro_batch_size = min_micro_batch_size
+        self.min_micro_batch_size, self.split_every = min_micro_batch_size, split_every
         self.seed = seed
         self.sampling = chosen_sampling(sampling_weights, replacement)
         self.check_cuts = check_cuts
@@ -120,6 +125,7 @@ class BatchSizeScheduler(LeanCallback):
         if weight is None:
             self.on_before_optimizer_step = None  # type: ignore[method-assign,assignment]  # so that it costs nothing
         self.loader: PlannedLoader | None = None
+        self.loss_factor = 1.0  # what the loss of the current micro-batch is multiplied by, before Lightning divides it by k
         self.examples_before = 0  # this fit: examples seen by the run that it resumes
         self._installation: Installation | None = None
         self._stops: Stops | None = None
@@ -135,6 +141,11 @@ class BatchSizeScheduler(LeanCallback):
     def plan(self) -> Plan:
         """The plan that is carried out; known from `configure_optimizers` on."""
         return self._opened.plan
+
+    @property
+    def weight(self) -> Callable[[Any], float] | None:
+        """Batch -> the denominator of its loss, checked; None: its number of examples."""
+        return None if self._weights is None else self._weights.of
 
     @property
     def restored_metrics(self) -> dict[str, torch.Tensor]:
@@ -172,6 +183,7 @@ class BatchSizeScheduler(LeanCallback):
                 micro_batch_multiple=self.micro_batch_multiple or ghost_batch_size(pl_module),
                 # here and not in `setup`, because the module may build its layers after that
                 min_micro_batch_size=self.min_micro_batch_size or min_micro_batch_size(pl_module, trainer.world_size),
+                split_every=self.split_every,
             )
 
         # It may have been used in another trainer.
@@ -250,6 +262,7 @@ class BatchSizeScheduler(LeanCallback):
             factor = self._weights.factor(self._opened.weight, update.accumulate_grad_batches)
         else:
             factor = micro.size * parts / update.effective_batch_size
+        self.loss_factor = factor
         if factor == 0.0:
             self._silenced = without_gradient(_parameters(trainer))
         elif factor != 1.0:

@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from noisescale.execution.batched import BatchedDataset
-from noisescale.execution.fetching import CountingCollate, SeededDataset, SeededList, as_fetched, length_of
+from noisescale.execution.fetching import CountingCollate, SeededDataset, SeededList, as_fetched, fetched_apart, length_of
 from noisescale.execution.sampling import Sampling, sampling_of
 from noisescale.plans.plan import Cursor, Plan, Stretch, Update
 from noisescale.seeding import derive_seed
@@ -191,6 +191,12 @@ class PlannedLoader:
                 raise TypeError("the data set returns whole batches")
             yield each.batch
 
+    def fetched_apart(self, lists: Sequence[SeededList]) -> Iterator[tuple[int, Any]]:
+        """(number of examples, batch) of some lists of indices; nothing is handed out, see `fetching.fetched_apart`."""
+        self.open()
+        assert self._loader is not None
+        return fetched_apart(self._loader, lists)
+
     @property
     def collate(self) -> Callable[[Any], Any]:
         """The user's collate function."""
@@ -230,7 +236,7 @@ class PlannedLoader:
         if self._to_come is None or self._to_come[0] != place:  # Lightning asks for the length several times in each epoch.
             plan = self._whole_epochs()
             found = plan.sizes_of_epoch(self.epoch, self.cursor)
-            self._to_come = place, sum(stretch.updates * plan.update_in(stretch).accumulate_grad_batches for stretch in found)
+            self._to_come = place, sum(map(plan.micro_batches_in, found))
         return self._to_come[1]
 
     def _whole_epochs(self) -> Plan:

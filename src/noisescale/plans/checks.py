@@ -14,7 +14,9 @@ from noisescale.errors import ConfigError, check_count, check_number
 
 __all__ = [
     "check_ghost_multiple",
+    "check_gradient_noise",
     "check_label_smoothing",
+    "check_measured_updates",
     "check_optimizer_options",
     "check_processes",
     "check_saving_intervals",
@@ -95,6 +97,20 @@ def check_smallest_micro_batch(key: str, size: int | None, at_least: int) -> Non
     """
     if size is not None and size < at_least:
         raise ConfigError(key, size, f"batch norm needs at least {at_least} examples in a micro-batch", f"use {2 * at_least - 1} or more")
+
+
+def check_gradient_noise(every_n_updates: Any, decay: Any, confidence: Any) -> None:
+    """Check the arguments of `callbacks.GradientNoiseScale`: a number of updates or None, a number in [0, 1) and one in (0, 1)."""
+    if every_n_updates is not None:
+        check_count("every_n_updates", every_n_updates, unit="updates", remedy="null for the split_every of the plan")
+    check_number("decay", decay, at_least=0.0, below=1.0)
+    check_number("confidence", confidence, above=0.0, below=1.0)
+
+
+def check_measured_updates(every_n_updates: int, split_every: int | None) -> None:
+    """Check that the plan cuts the updates that are measured, if it cuts any for that."""
+    if split_every is not None and every_n_updates % split_every:
+        raise ConfigError("every_n_updates", every_n_updates, f"must be a multiple of split_every={split_every}", "null for the same")
 
 
 def check_saving_intervals(every_n_updates: Any, every_n_minutes: Any, monitor: str | None) -> None:

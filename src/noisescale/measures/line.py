@@ -1,0 +1,41 @@
+"""The loss along the straight line from one set of weights to another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from noisescale.measures.module_surface import Measured
+
+__all__ = ["line_places", "loss_along_line"]
+
+
+def line_places(first: float, last: float, count: int) -> list[float]:
+    """`count` equally distant places from `first` to `last`, and the two ends of the line, 0 and 1, if they lie between."""
+    step = (last - first) / (count - 1)
+    return sorted({*(first + i * step for i in range(count)), *(end for end in (0.0, 1.0) if first <= end <= last)})
+
+
+def loss_along_line(found: Measured, other: Mapping[str, Tensor], places: Sequence[float]) -> Iterator[tuple[float, float]]:
+    """(t, f((1 - t) a + t b)) for each place t, where a is the state of the module that is measured, and b that of another.
+
+    Weights and all floating-point buffers are interpolated, so the running statistics of batch norm are, too, in mode `eval`; other buffers
+    are those of a. At t = 0 and 1 the states are exactly a and b.
+
+    Args:
+        found: the module.
+        other: the state_dict of a module of the same kind.
+        places: any numbers; 0 is a, and 1 is b.
+
+    Not to be confused with a path of low loss between the two: there may be one where the line goes over a hill (1802.10026).
+    Sources: Goodfellow et al. 1412.6544; Keskar et al. 1609.04836, figure 3.
+    """
+    states = [(value, value.detach().clone(), other[name].to(value.device)) for name, value in found.module.state_dict().items()]
+    for t in places:
+        with torch.no_grad():
+            for value, a, b in states:
+                if value.is_floating_point():
+                    value.copy_(a if t == 0 else b if t == 1 else torch.lerp(a.double(), b.double(), t))
+        yield t, found.surface.loss()
