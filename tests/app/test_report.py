@@ -121,12 +121,9 @@ def test_the_markdown_has_the_same_rows(report: tuple[Path, str, str]) -> None:
     assert sum(token.type == "tr_open" for token in tokens) == 1 + 3 + 1 + 6
 
 
-def test_nothing_else_is_left_in_its_folder(report: tuple[Path, str, str]) -> None:
-    """A picture of an earlier report there is removed, and the runs are only read."""
+def test_the_runs_are_only_read_and_nothing_else_is_left(report: tuple[Path, str, str], sweep: Path) -> None:
+    """A picture of an earlier report in the same folder is removed."""
     assert sorted(path.name for path in report[0].iterdir()) == ["curves.png", "finals.png", "report.html", "report.md", "schedules.png"]
-
-
-def test_the_runs_are_only_read(report: tuple[Path, str, str], sweep: Path) -> None:
     assert sorted(path.name for path in sweep.iterdir()) == [*map(str, range(8)), "multirun.yaml"]
     assert {path.name for path in (sweep / "0").iterdir()} == {".hydra", ".run.json", "epochs.csv", "results.json", "steps.csv"}
 

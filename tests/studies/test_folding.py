@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from noisescale.studies.folding import Curve, fold, spread
@@ -14,6 +14,7 @@ ys = st.lists(st.lists(st.floats(-1e6, 1e6), min_size=4, max_size=4), min_size=1
 xs = st.lists(st.floats(0, 100), min_size=2, max_size=12, unique=True).map(sorted)
 
 
+@settings(max_examples=40)
 @given(ys)
 def test_curves_with_the_same_x_are_folded_point_by_point(columns: list[list[float]]) -> None:
     band = fold([([0, 1, 2, 3], y) for y in columns])
@@ -24,6 +25,7 @@ def test_curves_with_the_same_x_are_folded_point_by_point(columns: list[list[flo
         assert (band.low[i], band.high[i]) == (min(values), max(values))
 
 
+@settings(max_examples=40)
 @given(xs, xs, st.floats(-10, 10), st.floats(-10, 10))
 def test_lines_stay_lines_and_end_with_the_shortest(one: list[float], other: list[float], slope: float, more: float) -> None:
     curves: list[Curve] = [(one, [slope * x for x in one]), (other, [slope * x + more for x in other])]

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from noisescale.studies.series import Series, means_over_epochs, read_series, without_spikes
@@ -59,6 +59,7 @@ def test_of_a_long_file_groups_of_three_rows_are_kept_from_the_first_to_the_last
 numbers = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30)
 
 
+@settings(max_examples=40)
 @given(numbers)
 def test_slopes_and_steps_stay_and_single_spikes_go(values: list[float]) -> None:
     slope = sorted(values)
@@ -70,6 +71,7 @@ def test_slopes_and_steps_stay_and_single_spikes_go(values: list[float]) -> None
     assert without_spikes(steps) == steps
 
 
+@settings(max_examples=40)
 @given(st.integers(1, 9), st.integers(2, 5), st.integers(1, 40))
 def test_means_over_epochs_are_those_of_the_examples(size: int, epochs: int, n: int) -> None:
     """Against a twin that counts examples one by one; B may divide N or not."""
