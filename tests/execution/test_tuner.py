@@ -53,7 +53,7 @@ def settings(trainer: Any) -> dict[str, Any]:
     ("search", "words"),
     [
         ("lr_find", ("another Trainer, without BatchSizeScheduler", "DataLoader of the planned batch size")),
-        ("scale_batch_size", ("another Trainer, without BatchSizeScheduler", "max_micro_batch_size")),
+        ("scale_batch_size", ('max_micro_batch_size="auto"',)),
     ],
 )
 def test_a_search_is_refused_and_the_training_after_it_is_as_without_it(tmp_path: Any, search: str, words: tuple[str, ...]) -> None:

@@ -65,9 +65,9 @@ def assert_within_three_errors(rows: list[dict[str, float]], squared: float, tra
     ("options", "trainer"),
     [
         ({"split_every": 1}, {}),
-        ({"max_micro_batch_size": 3}, {}),
         ({"max_micro_batch_size": 4, "split_every": 2}, {"gradient_clip_val": 1e-3}),
-        ({"split_every": 3}, {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"}),
+        pytest.param({"max_micro_batch_size": 3}, {}, marks=pytest.mark.slow),
+        pytest.param({"split_every": 3}, {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"}, marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize("task", ["examples", "tokens"])
@@ -85,6 +85,7 @@ def test_each_update_has_the_gradients_of_its_pieces(options: dict[str, Any], tr
         assert (row["grad_sq_norm"], row["grad_cov_trace"]) == pytest.approx((squared, trace), rel=1e-8, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_without_a_plan_it_measures_lightnings_own_accumulation(tmp_path: Path) -> None:
     """Also where an epoch ends with fewer micro-batches than the others, and with a smaller one: 103 = 25 x 4 + 3."""
     problem = PROBLEMS["tanh"]
@@ -150,8 +151,14 @@ def test_cutting_updates_in_two_changes_only_the_rounding() -> None:
 # -- resume ---------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("at", [4, 5, 6, 7, 33])
-@pytest.mark.parametrize("where", ["batch_end", "inside"])
+@pytest.mark.parametrize(
+    ("at", "where"),
+    [
+        (5, "batch_end"),
+        *(pytest.param(at, "batch_end", marks=pytest.mark.slow) for at in (4, 6, 7, 33)),
+        *(pytest.param(at, "inside", marks=pytest.mark.slow) for at in (4, 5, 6, 7, 33)),
+    ],
+)
 def test_a_resumed_run_measures_what_it_would_have_measured(at: int, where: str, tmp_path: Path) -> None:
     def train(path: Path, *more: pl.Callback, **options: Any) -> GradientNoiseScale:
         callback = GradientNoiseScale(path=path)

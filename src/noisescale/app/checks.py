@@ -23,6 +23,8 @@ from noisescale.plans.checks import (
     check_gradient_noise,
     check_label_smoothing,
     check_measured_updates,
+    check_micro_batch_limit,
+    check_micro_batch_margin,
     check_optimizer_options,
     check_processes,
     check_saving_intervals,
@@ -164,8 +166,10 @@ def _check_run(cfg: DictConfig) -> None:
             check_label_smoothing(cfg.task.label_smoothing)
     if cfg.threads is not None:
         check_processes("threads", cfg.threads, at_least=1, unit="threads", remedy="null for torch's default")
+    check_micro_batch_margin("micro_batch_margin", cfg.micro_batch_margin)
     if cfg.max_micro_batch_size is not None:
-        check_count("max_micro_batch_size", cfg.max_micro_batch_size, unit="examples", remedy="null for no limit")
+        check_micro_batch_limit("max_micro_batch_size", cfg.max_micro_batch_size, remedy="auto for the most that fit, null for no limit")
+    if isinstance(cfg.max_micro_batch_size, int):
         check_ghost_multiple("max_micro_batch_size", cfg.max_micro_batch_size, ghost_batch_size(cfg))
         check_smallest_micro_batch("max_micro_batch_size", cfg.max_micro_batch_size, min_micro_batch_size(cfg))
     if cfg.split_every is not None:
@@ -233,6 +237,17 @@ def _check_saving(cfg: DictConfig) -> None:
                 check_saving_intervals(node.get("every_n_updates"), node.get("every_n_minutes"), node.get("monitor"))
 
 
+def _check_gradient_noise(cfg: DictConfig) -> None:
+    """Check what is measured of gradients, and that the plan cuts those updates."""
+    for name, node in cfg.callbacks.items():
+        if isinstance(node, DictConfig) and node.get("_target_") == GRADIENT_NOISE:
+            with errors_under(f"callbacks.{name}"):
+                every = node.get("every_n_updates")
+                check_gradient_noise(every, node.get("decay"), node.get("confidence"))
+                if every is not None and isinstance(cfg.split_every, int) and cfg.split_every > 0:
+                    check_measured_updates(every, cfg.split_every)
+
+
 def _check_curvature(cfg: DictConfig) -> None:
     """Check what `Sharpness` measures, and when."""
     for name, node in cfg.callbacks.items():
@@ -246,17 +261,6 @@ def _check_curvature(cfg: DictConfig) -> None:
 def curvature_options(given: Mapping[str, Any]) -> CurvatureOptions:
     """The keys of a config that say what is measured of the curvature, checked; other keys are left to whoever knows them."""
     return CurvatureOptions(**{key: value for key, value in given.items() if key in CurvatureOptions.__dataclass_fields__})
-
-
-def _check_gradient_noise(cfg: DictConfig) -> None:
-    """Check what is measured of gradients, and that the plan cuts those updates."""
-    for name, node in cfg.callbacks.items():
-        if isinstance(node, DictConfig) and node.get("_target_") == GRADIENT_NOISE:
-            with errors_under(f"callbacks.{name}"):
-                every = node.get("every_n_updates")
-                check_gradient_noise(every, node.get("decay"), node.get("confidence"))
-                if every is not None and isinstance(cfg.split_every, int) and cfg.split_every > 0:
-                    check_measured_updates(every, cfg.split_every)
 
 
 def check_precision(cfg: DictConfig, accelerator: str) -> None:

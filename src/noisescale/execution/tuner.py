@@ -20,7 +20,7 @@ _SEARCHES: dict[type[pl.Callback], tuple[str, str, str]] = {
     BatchSizeFinder: (
         "scale_batch_size",
         "would search with other batches than the plan's",
-        "search with another Trainer, without BatchSizeScheduler, and give the result as max_micro_batch_size",
+        'give BatchSizeScheduler(..., max_micro_batch_size="auto"), which runs the size that it returns',
     ),
 }
 

@@ -15,12 +15,15 @@ from pytorch_lightning.utilities.data import extract_batch_size
 
 from noisescale.errors import ConfigError
 from noisescale.execution.batch_norm import pieces_share_statistics
+from noisescale.execution.batch_size_scheduler import BatchSizeScheduler
+from noisescale.execution.compatibility import untyped
 from noisescale.execution.lean import LeanCallback
 from noisescale.execution.loader import PlannedLoader
 from noisescale.files import AppendedRows, Extent
 from noisescale.measures.dashboards import Scalars, log_scalars
 from noisescale.measures.gradients import NoiseAverage, NoiseEstimate, batch_efficiency, estimate
 from noisescale.measures.piece_norms import PieceNorms
+from noisescale.plans.adaptive import GRADIENT_NOISE_SCALE
 from noisescale.plans.checks import check_gradient_noise, check_measured_updates
 from noisescale.plans.plan import Plan
 from noisescale.plans.trainer_limits import stretches_of_every_size
@@ -75,6 +78,9 @@ class GradientNoiseScale(LeanCallback):
     Source: McCandlish et al. 1812.06162.
     """
 
+    provides = frozenset({GRADIENT_NOISE_SCALE})
+    """What a plan may go by, see `plans.adaptive.FollowNoise`."""
+
     def __init__(
         self,
         every_n_updates: int | None = None,
@@ -117,6 +123,7 @@ class GradientNoiseScale(LeanCallback):
         if not saved and trainer.global_step == 0:  # the callback may have been used in another run
             self.average = self._empty
         self._open(trainer, saved)
+        self._tell(trainer)
         self._suffix = "_batch_norm" if pieces_share_statistics(pl_module) else ""
         if self._suffix:
             rank_zero_info(
@@ -192,7 +199,14 @@ class GradientNoiseScale(LeanCallback):
         found = estimate(*sums)
         if found is not None:
             self.average = self.average.with_estimate(found)
+            self._tell(trainer)
             self._report(trainer, found)
+
+    def _tell(self, trainer: pl.Trainer) -> None:
+        """Let a plan that goes by it know B_simple."""
+        for callback in untyped(trainer).callbacks:
+            if isinstance(callback, BatchSizeScheduler):
+                callback.measured(GRADIENT_NOISE_SCALE, self.average.noise_scale)
 
     def _say_parts(self) -> None:
         if not self._said:

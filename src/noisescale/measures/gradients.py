@@ -79,7 +79,7 @@ def estimate(sums: Sums, squared_norm: float) -> NoiseEstimate | None:
     Returns:
         The estimate; None if there are fewer than two pieces, or if a number is nan or infinite.
 
-    Source: McCandlish et al. 1812.06162, appendix A.1, for two batch sizes.
+    Source: McCandlish et al. 1812.06162, for two batch sizes.
     """
     if sums.pieces < 2 or not all(map(math.isfinite, (*sums, squared_norm))):
         return None
@@ -177,7 +177,7 @@ class NoiseAverage:
 def batch_efficiency(size: float, noise_scale: float) -> float:
     """1 / (1 + B / B_simple): how much each example adds, relative to a batch much smaller than B_simple; nan if that is nan.
 
-    It is E_min/E of McCandlish et al. 1812.06162, equation 2.11, with B_simple in place of the critical batch size, for one update and to
+    It is E_min/E of McCandlish et al. 1812.06162, with B_simple in place of the critical batch size, for one update and to
     second order in it. It says nothing about a whole training: B_simple overestimates the critical batch on images, and rises during it.
     """
     return noise_scale / (noise_scale + size)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import takewhile
@@ -20,7 +20,7 @@ from noisescale.plans.noise import sgd_noise_scale
 from noisescale.plans.strategies import BatchChoice, BatchStrategy, sizes_follow_clock
 from noisescale.plans.stretches import Cursor, Stretch, Update, stretches
 from noisescale.plans.uncuttable import uncuttable
-from noisescale.schedules import Constant, warmup_and_rest
+from noisescale.schedules import Constant, Schedule, warmup_and_rest
 
 __all__ = ["Cursor", "Plan", "Stretch", "Update"]
 
@@ -150,6 +150,16 @@ class Plan:
         """The whole epoch that an update starting at `cursor` belongs to."""
         return cursor.position // self.num_examples
 
+    @property
+    def monitors(self) -> frozenset[str]:
+        """What has to be measured during the training for the plan to be known further than to the end of an epoch; empty for most."""
+        return self.strategy.monitors | (self.schedule.monitors if isinstance(self.schedule, Schedule) else frozenset())
+
+    def observed(self, epoch: float, values: Mapping[str, float]) -> Plan:
+        """The plan after the values of `monitors` were read between two passes: no update that starts before `epoch` is another."""
+        schedule = self.schedule.observed(epoch, values) if isinstance(self.schedule, Schedule) else self.schedule
+        return replace(self, schedule=schedule, strategy=self.strategy.observed(epoch, values))
+
     def choice_at(self, epoch: float) -> BatchChoice:
         """B and lr / lr0 at the time `epoch`, whether or not an update starts there."""
         warmup, factor = warmup_and_rest(self.schedule, epoch)
@@ -278,13 +288,9 @@ class Plan:
         devices = "1 device" if self.world_size == 1 else f"{self.world_size} devices"
         return f"effective {size} {equal} {micro} micro x {k} accumulate x {devices}"
 
-    def accumulate(self, size: int) -> int:
-        """k, the micro-batches of each device in an update of `size` examples, unless `split_every` has its turn."""
-        return count_parts(size, self.world_size, self.micro_batch_multiple, self.limit)
-
     def ways_to_cut(self, size: int) -> tuple[int, int]:
         """k of an update of `size` examples, usually and where `split_every` has its turn."""
-        usual = self.accumulate(size)
+        usual = count_parts(size, self.world_size, self.micro_batch_multiple, self.limit)
         if self.split_every is None or usual * self.world_size > 1:
             return usual, usual
         return usual, 1 + can_be_halved(size, self.micro_batch_multiple, self.min_micro_batch_size, self.limit)

@@ -69,7 +69,7 @@ def _cells(summary: PlanSummary, phase: Phase) -> tuple[str, ...]:
     cells = [
         _range([summary.rate(update) for update in ends]),
         _range([update.effective_batch_size for update in ends]),
-        _range([summary.plan.accumulate(update.effective_batch_size) for update in ends]),
+        _range([summary.plan.ways_to_cut(update.effective_batch_size)[0] for update in ends]),
         _range([summary.noise(update) for update in ends]),
     ]
     if not summary.keeps_g:
