@@ -20,6 +20,7 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
+import branches as branches_script
 import plan as plan_script
 import train as train_script
 from noisescale.app.composed import num_examples, read_config
@@ -92,6 +93,11 @@ def run(*arguments: str) -> Outcome:
 def plan(*arguments: str) -> Outcome:
     """Run `python plan.py ARGUMENTS` in this process until it exits."""
     return outcome_of(plan_script, *arguments)
+
+
+def branches(*arguments: str) -> Outcome:
+    """Run `python branches.py ARGUMENTS` in this process until it exits."""
+    return outcome_of(branches_script, *arguments)
 
 
 def planned(cfg: DictConfig) -> Plan:

@@ -18,6 +18,7 @@ from noisescale.app.own import is_ours
 from noisescale.app.targets import BASES, check_nested, checked
 from noisescale.checkpoint_files import damage_of, substitutes_of
 from noisescale.errors import ConfigError, check_count, check_number
+from noisescale.measures.branch_options import BranchOptions
 from noisescale.plans.checks import (
     check_ghost_multiple,
     check_label_smoothing,
@@ -29,7 +30,7 @@ from noisescale.plans.checks import (
 from noisescale.plans.trainer_limits import check_max_time, check_trainer_limits
 from noisescale.plans.validations import check_val_check_interval
 
-__all__ = ["check_config", "check_precision", "check_targets", "ghost_batch_size", "min_micro_batch_size"]
+__all__ = ["branch_options", "check_config", "check_precision", "check_targets", "ghost_batch_size", "min_micro_batch_size"]
 
 TEN_DAYS = 10 * 24 * 3600
 """The longest `rank_timeout`, in seconds."""
@@ -53,6 +54,7 @@ def check_config(cfg: DictConfig) -> None:
     _check_model(cfg)
     _check_early_stopping(cfg)
     _check_saving(cfg)
+    branch_options(cfg)
     if is_ours(cfg, "data"):
         _check_bool("data.balanced", cfg.data.get("balanced", False))
     with errors_under("optimizer"):
@@ -220,6 +222,12 @@ def _check_saving(cfg: DictConfig) -> None:
         if isinstance(node, DictConfig) and ("every_n_updates" in node or "every_n_minutes" in node):
             with errors_under(f"callbacks.{name}"):
                 check_saving_intervals(node.get("every_n_updates"), node.get("every_n_minutes"), node.get("monitor"))
+
+
+def branch_options(cfg: DictConfig) -> BranchOptions:
+    """What `branches` says, checked; keys that it does not have are refused."""
+    with errors_under("branches"):
+        return BranchOptions(**as_plain(cfg.branches))
 
 
 def check_precision(cfg: DictConfig, accelerator: str) -> None:
