@@ -19,6 +19,7 @@ from noisescale.app.targets import BASES, check_nested, checked
 from noisescale.checkpoint_files import damage_of, substitutes_of
 from noisescale.errors import ConfigError, check_count, check_number
 from noisescale.measures.branch_options import BranchOptions
+from noisescale.measures.range_test import RangeOptions
 from noisescale.plans.checks import (
     check_ghost_multiple,
     check_label_smoothing,
@@ -30,7 +31,15 @@ from noisescale.plans.checks import (
 from noisescale.plans.trainer_limits import check_max_time, check_trainer_limits
 from noisescale.plans.validations import check_val_check_interval
 
-__all__ = ["branch_options", "check_config", "check_precision", "check_targets", "ghost_batch_size", "min_micro_batch_size"]
+__all__ = [
+    "branch_options",
+    "check_config",
+    "check_precision",
+    "check_targets",
+    "ghost_batch_size",
+    "min_micro_batch_size",
+    "range_options",
+]
 
 TEN_DAYS = 10 * 24 * 3600
 """The longest `rank_timeout`, in seconds."""
@@ -55,6 +64,7 @@ def check_config(cfg: DictConfig) -> None:
     _check_early_stopping(cfg)
     _check_saving(cfg)
     branch_options(cfg)
+    range_options(cfg)
     if is_ours(cfg, "data"):
         _check_bool("data.balanced", cfg.data.get("balanced", False))
     with errors_under("optimizer"):
@@ -228,6 +238,12 @@ def branch_options(cfg: DictConfig) -> BranchOptions:
     """What `branches` says, checked; keys that it does not have are refused."""
     with errors_under("branches"):
         return BranchOptions(**as_plain(cfg.branches))
+
+
+def range_options(cfg: DictConfig) -> RangeOptions:
+    """What `range_test` says, checked."""
+    with errors_under("range_test"):
+        return RangeOptions(**as_plain(cfg.range_test))
 
 
 def check_precision(cfg: DictConfig, accelerator: str) -> None:
