@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from noisescale.app.checks import check_targets, curvature_options
+from noisescale.app.checks import check_targets
 from noisescale.app.composed import read_config
 from noisescale.app.config import as_plain, errors_under, output_dir
 from noisescale.app.devices import accelerator_of
 from noisescale.app.libraries import import_libraries
+from noisescale.app.measurement_checks import curvature_options
 from noisescale.app.progress import progress_bar
 from noisescale.errors import ConfigError, check_count, check_number
 from noisescale.files import write_atomically, write_rows

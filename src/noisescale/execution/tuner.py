@@ -15,7 +15,7 @@ _SEARCHES: dict[type[pl.Callback], tuple[str, str, str]] = {
     LearningRateFinder: (
         "lr_find",
         "would search while the batch size changes as planned",
-        "search with another Trainer, without BatchSizeScheduler, and a DataLoader of the planned batch size",
+        "call noisescale.studies.range_test(module, datamodule, batch), which searches at the planned batch size",
     ),
     BatchSizeFinder: (
         "scale_batch_size",
