@@ -50,6 +50,8 @@ PROMISED = {
     "early_stopping": "none val_acc val_loss",
     "averaging": "none ema",
     "logger": "tensorboard csv wandb mlflow other csv-only",
+    "branches": "default",
+    "range_test": "default",
     "debug": "fast overfit",
     "experiment": "step_gamma065 alexnet_multistep exponential_098 cosine_tmax150 constant_too_small constant_good constant_too_large "
     "smith2017/decay smith2017/hybrid smith2017/increase smith2017/increase_lr smith2017/increase_momentum smith2017_imagenet/decay "
@@ -250,7 +252,8 @@ def test_callbacks(name: str) -> None:
     assert all(isinstance(callback, pl.Callback) for callback in callbacks.values())
     light = {"noise_scale", "epochs", "divergence"}
     full = light | {"last", "best", "progress_bar"}
-    assert set(callbacks) == {"none": set(), "light": light, "full": full, "gns": {"gradient_noise"}, "sharpness": {"sharpness"}}[name]
+    added = {"gns": {"gradient_noise"}, "sharpness": {"sharpness"}}
+    assert set(callbacks) == {"none": set(), "light": light, "full": full, **added}[name]
 
 
 @pytest.mark.parametrize("name", options("early_stopping"))

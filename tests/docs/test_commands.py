@@ -6,6 +6,7 @@
 - any other python train.py: Hydra composes it, and everything that train.py checks before it reads data is checked, including the plan.
   Of a sweep as many runs are checked as it takes for each choice to occur. `make test-slow` also runs the command itself, including whole
   sweeps, with 2 updates per run; it is skipped if this machine lacks the data or the GPUs, and nothing is downloaded.
+- python report.py is run by test_report_commands.py.
 - any command with `--config-dir my_project` is run by test_own_example.py, in a folder with the files that the page shows.
 - python curvature.py: the run and what Hydra starts from are found; `make test-slow` runs it with few examples.
 - make: the target is in the Makefile; the ARGS for train.py, pytest or benchmarks are checked like a command of theirs.
@@ -95,7 +96,7 @@ def kind(command: Command) -> str:
         return "front door"
     if command.words[0] == "make":
         return "make"
-    if command.starts_with("python", "-m") or (command.words[0] == "python" and command.words[1].startswith("docs/")):
+    if command.starts_with("python", "-m") or (command.words[0] == "python" and command.words[1].startswith(("docs/", "report.py"))):
         return "script"
     return "other" if command.words in OTHERS else ""
 

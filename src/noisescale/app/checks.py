@@ -5,7 +5,7 @@ A check that concerns one class belongs to the room of that class; here all of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from noisescale.app.config import as_plain, errors_under, options, output_dir
+from noisescale.app.measurement_checks import GRADIENT_NOISE, check_measurements
 from noisescale.app.messages import SYNONYMS
 from noisescale.app.own import is_ours
 from noisescale.app.targets import BASES, check_nested, checked
@@ -20,24 +21,22 @@ from noisescale.checkpoint_files import damage_of, substitutes_of
 from noisescale.errors import ConfigError, check_count, check_number
 from noisescale.plans.checks import (
     check_ghost_multiple,
-    check_gradient_noise,
     check_label_smoothing,
-    check_measured_updates,
+    check_micro_batch_limit,
+    check_micro_batch_margin,
     check_optimizer_options,
     check_processes,
     check_saving_intervals,
     check_smallest_micro_batch,
 )
-from noisescale.plans.curvature_options import CurvatureOptions, check_when
 from noisescale.plans.trainer_limits import check_max_time, check_trainer_limits
 from noisescale.plans.validations import check_val_check_interval
 
-__all__ = ["check_config", "check_precision", "check_targets", "curvature_options", "ghost_batch_size", "min_micro_batch_size"]
+__all__ = ["check_config", "check_precision", "check_targets", "ghost_batch_size", "min_micro_batch_size"]
 
 TEN_DAYS = 10 * 24 * 3600
 """The longest `rank_timeout`, in seconds."""
 
-GRADIENT_NOISE = "noisescale.callbacks.GradientNoiseScale"
 
 COMPILE_MODES = ("reduce-overhead", "max-autotune")
 """Values of `model.compile` other than true and false: modes of torch.compile."""
@@ -53,13 +52,12 @@ def check_config(cfg: DictConfig) -> None:
     _check_groups(cfg)
     _check_interpolations(cfg)
     _check_added_keys(cfg)
-    _check_gradient_noise(cfg)
     _check_run(cfg)
     _check_trainer(cfg)
     _check_model(cfg)
     _check_early_stopping(cfg)
     _check_saving(cfg)
-    _check_curvature(cfg)
+    check_measurements(cfg)
     if is_ours(cfg, "data"):
         _check_bool("data.balanced", cfg.data.get("balanced", False))
     with errors_under("optimizer"):
@@ -164,8 +162,10 @@ def _check_run(cfg: DictConfig) -> None:
             check_label_smoothing(cfg.task.label_smoothing)
     if cfg.threads is not None:
         check_processes("threads", cfg.threads, at_least=1, unit="threads", remedy="null for torch's default")
+    check_micro_batch_margin("micro_batch_margin", cfg.micro_batch_margin)
     if cfg.max_micro_batch_size is not None:
-        check_count("max_micro_batch_size", cfg.max_micro_batch_size, unit="examples", remedy="null for no limit")
+        check_micro_batch_limit("max_micro_batch_size", cfg.max_micro_batch_size, remedy="auto for the most that fit, null for no limit")
+    if isinstance(cfg.max_micro_batch_size, int):
         check_ghost_multiple("max_micro_batch_size", cfg.max_micro_batch_size, ghost_batch_size(cfg))
         check_smallest_micro_batch("max_micro_batch_size", cfg.max_micro_batch_size, min_micro_batch_size(cfg))
     if cfg.get("split_every") is not None:
@@ -231,32 +231,6 @@ def _check_saving(cfg: DictConfig) -> None:
         if "every_n_updates" in node or "every_n_minutes" in node:
             with errors_under(f"callbacks.{name}"):
                 check_saving_intervals(node.get("every_n_updates"), node.get("every_n_minutes"), node.get("monitor"))
-
-
-def _check_gradient_noise(cfg: DictConfig) -> None:
-    """Check what is measured of gradients, and that the plan cuts those updates."""
-    for name, node in cfg.callbacks.items():
-        if isinstance(node, DictConfig) and node.get("_target_") == GRADIENT_NOISE:
-            with errors_under(f"callbacks.{name}"):
-                every = node.get("every_n_updates")
-                check_gradient_noise(every, node.get("decay"), node.get("confidence"))
-                if every is not None and isinstance(cfg.get("split_every"), int) and cfg.get("split_every") > 0:
-                    check_measured_updates(every, cfg.get("split_every"))
-
-
-def _check_curvature(cfg: DictConfig) -> None:
-    """Check what `Sharpness` measures, and when."""
-    for name, node in cfg.callbacks.items():
-        if isinstance(node, DictConfig) and str(node.get("_target_")) == "noisescale.callbacks.Sharpness":
-            with errors_under(f"callbacks.{name}"):
-                given = as_plain(node)
-                check_when(given.get("every_n_epochs"), given.get("at_end", True))
-                curvature_options(given)
-
-
-def curvature_options(given: Mapping[str, Any]) -> CurvatureOptions:
-    """The keys of a config that say what is measured of the curvature, checked; other keys are left to whoever knows them."""
-    return CurvatureOptions(**{key: value for key, value in given.items() if key in CurvatureOptions.__dataclass_fields__})
 
 
 def check_precision(cfg: DictConfig, accelerator: str) -> None:

@@ -13,6 +13,7 @@ from noisescale.app.targets import locate
 from noisescale.app.trainer_keys import check_added_trainer_keys
 from noisescale.errors import ConfigError
 from noisescale.plans.adaptive import GRADIENT_NOISE_SCALE
+from noisescale.plans.checks import AUTO
 from noisescale.plans.dataset_size import TRAINING_EXAMPLES, split_sizes
 from noisescale.plans.duality import CyclicBatch, Matched, resolve_rule
 from noisescale.plans.plan import Cursor, Plan
@@ -82,7 +83,7 @@ class Composed:
                 max_steps=trainer.get("max_steps", -1),
                 limit_train_batches=trainer.get("limit_train_batches", 1.0),
                 world_size=trainer.devices * trainer.get("num_nodes", 1),
-                max_micro_batch_size=self.cfg.max_micro_batch_size,
+                max_micro_batch_size=None if self.cfg.max_micro_batch_size == AUTO else self.cfg.max_micro_batch_size,
                 micro_batch_multiple=self.ghost_batch_size,
                 replacement=self._replacement,
                 min_micro_batch_size=at_least or min_micro_batch_size(self.cfg),

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from noisescale.app.checks import check_targets, curvature_options
+from noisescale.app.checks import check_targets
 from noisescale.app.composed import read_config
 from noisescale.app.config import as_plain, errors_under, output_dir
 from noisescale.app.devices import accelerator_of
 from noisescale.app.libraries import import_libraries
+from noisescale.app.measurement_checks import curvature_options
 from noisescale.app.progress import progress_bar
 from noisescale.errors import ConfigError, check_count, check_number
 from noisescale.files import write_atomically, write_rows
@@ -170,10 +171,11 @@ def _line(found: Measured, cfg: DictConfig, other: dict[str, Any], show: Show, k
         if show is not None:
             show(len(points) / len(places))
     draw_line(points, (known.name, os.path.relpath(cfg.curvature.to)), figure)
-    ends, highest = dict(points), max(points, key=lambda each: each[1] if 0 <= each[0] <= 1 else -math.inf)
+    ends, between = dict(points), [(loss, t) for t, loss in points if 0 <= t <= 1 and math.isfinite(loss)]
     at = ", ".join(f"{name} {ends[t]:.4g}" for name, t in (("a", 0.0), ("b", 1.0)) if t in ends)
     print(f"loss on {found.examples} of {found.num_examples} training examples, {cfg.curvature.mode} mode: {at}")
-    print(f"highest between them: {highest[1]:.4g} at t = {highest[0]:.3g}")
+    if between:
+        print(f"highest between them: {max(between)[0]:.4g} at t = {max(between)[1]:.3g}")
     for path in (table, figure):
         print(os.path.relpath(path))
 

@@ -18,6 +18,7 @@ from noisescale.app.run_folder import refuse_plan_in_training
 from noisescale.errors import ConfigError
 from noisescale.files import set_aside
 from noisescale.plans.bounds import bounds_in_words
+from noisescale.plans.checks import AUTO
 from noisescale.plans.plan import Plan
 from noisescale.plans.summary import summarize, write_plan
 from noisescale.plans.warnings import plan_warnings, rule_warnings
@@ -58,6 +59,8 @@ def preview(cfg: DictConfig) -> int:
     if run.own_optimizer:
         note = "makes its own optimizer, known only when it runs: lr and g are those of SGD with a learning rate of 1"
         print(f"note: {run.own_optimizer} {note}", file=sys.stderr)
+    if cfg.max_micro_batch_size == AUTO:
+        print(f"note: max_micro_batch_size={AUTO} is found where the training starts; this plan has no limit", file=sys.stderr)
     for note in (*run.notes, *plan_warnings(summary, run.optimizer, run.weight_decay)):
         print(f"note: {note}", file=sys.stderr)
 

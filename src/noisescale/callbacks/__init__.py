@@ -6,6 +6,7 @@ Import them from here: `from noisescale.callbacks import BatchSizeScheduler, Noi
 from noisescale.execution.batch_size_scheduler import BatchSizeScheduler
 from noisescale.execution.checkpoint import Checkpoint
 from noisescale.execution.checkpoint_io import SafeCheckpointIO
+from noisescale.execution.out_of_memory import SaveOnOutOfMemory
 from noisescale.execution.progress import TimedProgressBar
 from noisescale.execution.same_run import SameRun
 from noisescale.execution.stop_on_signal import StopOnSignal
@@ -23,6 +24,7 @@ __all__ = [
     "NoiseScaleMonitor",
     "SafeCheckpointIO",
     "SameRun",
+    "SaveOnOutOfMemory",
     "Sharpness",
     "StopOnDivergence",
     "StopOnSignal",

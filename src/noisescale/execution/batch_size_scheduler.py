@@ -22,6 +22,7 @@ from noisescale.execution.horizons import horizon_warnings
 from noisescale.execution.installation import Installation
 from noisescale.execution.lean import LeanCallback
 from noisescale.execution.loader import MicroBatch, PlannedLoader
+from noisescale.execution.micro_batch_limit import MicroBatchLimit
 from noisescale.execution.parameter_groups import GroupRates
 from noisescale.execution.partial_gradient import save_gradient
 from noisescale.execution.random_generators import seed_random_generators
@@ -63,7 +64,9 @@ class BatchSizeScheduler(LeanCallback):
         strategy: the batch strategy: clock -> B.
         schedule: clock -> lr / lr0 of every parameter group, where lr0 is its learning rate at the start of training, or that it is added
             with later, see `GroupRates`; None: the learning rate is left to whoever sets it, unless the strategy changes it.
-        max_micro_batch_size: the most examples that one device processes at once; a memory limit that does not change the result.
+        max_micro_batch_size: the most examples that one device processes at once; a memory limit that does not change the result. "auto":
+            the most that fit, found before the first update; a checkpoint has it, so that a run that goes on does not search again.
+        micro_batch_margin: for "auto", the share of the largest micro-batch that fits which is left free, in [0, 1).
         micro_batch_multiple: micro-batches are multiples of it, in examples, so that ghost batch norm sees the same examples together.
             None: the `ghost_batch_size` of the module's layers, if there are any.
         min_micro_batch_size: the fewest examples of a forward pass; None: 2 if the module has a batch norm in training, otherwise 1. Give 1
@@ -94,7 +97,8 @@ class BatchSizeScheduler(LeanCallback):
         strategy: BatchStrategy,
         schedule: Schedule | None = None,
         *,
-        max_micro_batch_size: int | None = None,
+        max_micro_batch_size: int | str | None = None,
+        micro_batch_margin: float = 0.1,
         micro_batch_multiple: int | None = None,
         min_micro_batch_size: int | None = None,
         seed: int = 0,
@@ -104,8 +108,6 @@ class BatchSizeScheduler(LeanCallback):
         split_every: int | None = None,
         check_cuts: bool = True,
     ) -> None:
-        if max_micro_batch_size is not None:
-            check_count("max_micro_batch_size", max_micro_batch_size, unit="examples", remedy="None for no limit")
         for name, value in (("micro_batch_multiple", micro_batch_multiple), ("min_micro_batch_size", min_micro_batch_size)):
             if value is not None:
                 check_count(name, value, unit="examples", remedy="None for what the module needs")
@@ -117,7 +119,8 @@ class BatchSizeScheduler(LeanCallback):
         self.strategy = strategy
         self.writes_rate = schedule is not None or strategy.moves_rate
         self.schedule = schedule if schedule is not None else Constant()
-        self.max_micro_batch_size, self.micro_batch_multiple = max_micro_batch_size, micro_batch_multiple
+        self.limit = MicroBatchLimit(max_micro_batch_size, micro_batch_margin)
+        self.micro_batch_multiple = micro_batch_multiple
         self.min_micro_batch_size, self.split_every = min_micro_batch_size, split_every
         self.seed = seed
         self.sampling = chosen_sampling(sampling_weights, replacement)
@@ -174,6 +177,7 @@ class BatchSizeScheduler(LeanCallback):
         check_trainer_limits(trainer.max_steps, trainer.limit_train_batches)
         limit = trainer.limit_train_batches  # read here, because Installation removes the limit from the trainer
         self._resumed, self._has_optimizer = Resumption(), False  # an earlier `fit` may have left them
+        self.limit.start()
         self._rates = GroupRates(relative=any(isinstance(callback, BaseFinetuning) for callback in untyped(trainer).callbacks))
 
         def make_plan(num_examples: int) -> Plan:
@@ -186,7 +190,7 @@ class BatchSizeScheduler(LeanCallback):
                 max_steps=trainer.max_steps,
                 limit_train_batches=limit,
                 world_size=trainer.world_size,
-                max_micro_batch_size=self.max_micro_batch_size,
+                max_micro_batch_size=self.limit.value,
                 micro_batch_multiple=self.micro_batch_multiple or ghost_batch_size(pl_module),
                 # here and not in `setup`, because the module may build its layers after that
                 min_micro_batch_size=self.min_micro_batch_size or min_micro_batch_size(pl_module, trainer.world_size),
@@ -205,6 +209,7 @@ class BatchSizeScheduler(LeanCallback):
         self._has_optimizer = True
         check_optimizers(trainer)
         self._opened.open()
+        self.limit.find(trainer, pl_module, self._opened)
         if self._installation is not None:
             self._installation.forget_length(trainer)
             for note in self._installation.notes(trainer.optimizers[0]):
@@ -326,11 +331,20 @@ class BatchSizeScheduler(LeanCallback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self._listen_again()
-        if self._guards.inside_batch and self._guards.has_stepped(trainer.global_step):  # the update is done
-            self._opened.advance()
-            self._guards.inside_batch = False
+        self.note_step(trainer)
         self.teardown(trainer, pl_module, "fit")
         remove_searches(trainer)
+
+    @property
+    def inside_micro_batch(self) -> bool:
+        """Whether a micro-batch has been started that is not done."""
+        return self._guards.inside_batch
+
+    def note_step(self, trainer: pl.Trainer) -> None:
+        """After an exception: count an update as done if its optimizer has stepped, even if the hooks behind that were not called."""
+        if self._guards.inside_batch and self._guards.has_stepped(trainer.global_step):
+            self._opened.advance()
+            self._guards.inside_batch = False
 
     # -- state ----------------------------------------------------------------------------------------------------------------
 
@@ -339,12 +353,14 @@ class BatchSizeScheduler(LeanCallback):
         if self.loader is None:
             return {}
         decisions = {} if self._decisions is None else self._decisions.state()
-        return {**position(self.loader, self.seed, self._weights), "bases": self._rates.bases, "decisions": decisions}
+        here = position(self.loader, self.seed, self._weights)
+        return {**here, "bases": self._rates.bases, "decisions": decisions, **self.limit.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from `state_dict`, in a `fit`; the weights of a checkpoint can also be tested and validated."""
         if self._installation is not None:
             self._resumed.state = state_dict
+            self.limit.restore(state_dict)
             self._opened.restore(state_dict["loader"])
             if self._decisions is not None and state_dict.get("decisions"):
                 self._decisions.restore(state_dict["decisions"])

@@ -154,6 +154,10 @@ class PlannedLoader:
         """The plan that is carried out."""
         return self.open() if self._plan is None else self._plan
 
+    def limit_micro_batches(self, size: int | None) -> None:
+        """Change the most examples that one device processes at once, before the first micro-batch; None: no limit."""
+        self._plan, self._to_come = replace(self.plan, max_micro_batch_size=size), None
+
     @property
     def dataset(self) -> Dataset[Any]:
         """The user's data set."""

@@ -21,8 +21,9 @@ def line_places(first: float, last: float, count: int) -> list[float]:
 def loss_along_line(found: Measured, other: Mapping[str, Tensor], places: Sequence[float]) -> Iterator[tuple[float, float]]:
     """(t, f((1 - t) a + t b)) for each place t, where a is the state of the module that is measured, and b that of another.
 
-    Weights and all floating-point buffers are interpolated, so the running statistics of batch norm are, too, in mode `eval`; other buffers
-    are those of a. At t = 0 and 1 the states are exactly a and b.
+    Floating-point buffers, such as the running statistics of batch norm, are interpolated, too, but not extrapolated, because a variance
+    would become negative: beyond an end of the line they are those of that end. Other buffers are those of a. At t = 0 and 1 the states are
+    exactly a and b.
 
     Args:
         found: the module.
@@ -32,10 +33,15 @@ def loss_along_line(found: Measured, other: Mapping[str, Tensor], places: Sequen
     Not to be confused with a path of low loss between the two: there may be one where the line goes over a hill (1802.10026).
     Sources: Goodfellow et al. 1412.6544; Keskar et al. 1609.04836, figure 3.
     """
-    states = [(value, value.detach().clone(), other[name].to(value.device)) for name, value in found.module.state_dict().items()]
+    weights = {name for name, _ in found.module.named_parameters(remove_duplicate=False)}
+    states = [
+        (value, value.detach().cpu().clone(), other[name].cpu(), name in weights)
+        for name, value in found.module.state_dict().items()
+        if value.is_floating_point()
+    ]
     for t in places:
         with torch.no_grad():
-            for value, a, b in states:
-                if value.is_floating_point():
-                    value.copy_(a if t == 0 else b if t == 1 else torch.lerp(a.double(), b.double(), t))
+            for value, a, b, is_weight in states:
+                at = t if is_weight else min(max(t, 0.0), 1.0)
+                value.copy_(a if at == 0 else b if at == 1 else torch.lerp(a.double(), b.double(), at).to(a.dtype))
         yield t, found.surface.loss()

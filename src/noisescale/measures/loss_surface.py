@@ -81,7 +81,7 @@ class LossSurface:
         return float(sums[-2] / sums[-1]), sums[:-2] / sums[-1]
 
     def _product(self, chunks: Sequence[Chunk], vector: Tensor) -> Tensor:
-        parts = [part.to(p.device, p.dtype).view_as(p) for part, p in zip(self._parts(vector), self._parameters, strict=True)]
+        parts = [part.to(p.dtype).to(p.device).view_as(p) for part, p in zip(self._parts(vector), self._parameters, strict=True)]
         sums = torch.zeros(self.size + 1, dtype=torch.float64)
         for weight, batch in chunks:
             gradient = torch.autograd.grad(self._loss(batch), self._parameters, create_graph=True, allow_unused=True)
@@ -116,9 +116,9 @@ class LossSurface:
     def _set(self, values: Sequence[Tensor]) -> None:
         with torch.no_grad():
             for parameter, value in zip(self._parameters, values, strict=True):
-                parameter.copy_(value.view_as(parameter))
+                parameter.copy_(value.to(parameter.dtype).view_as(parameter))
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
     flat = [(t.to_dense() if t.is_sparse else t).detach().reshape(-1) for t in tensors]
-    return torch.cat([part.to("cpu", torch.float64) for part in flat])
+    return torch.cat([part.cpu().double() for part in flat])  # in this order: not every device has float64

@@ -13,15 +13,21 @@ from typing import Any
 from noisescale.errors import ConfigError, check_count, check_number
 
 __all__ = [
+    "AUTO",
     "check_ghost_multiple",
     "check_gradient_noise",
     "check_label_smoothing",
     "check_measured_updates",
+    "check_micro_batch_limit",
+    "check_micro_batch_margin",
     "check_optimizer_options",
     "check_processes",
     "check_saving_intervals",
     "check_smallest_micro_batch",
 ]
+
+AUTO = "auto"
+"""The `max_micro_batch_size` that is found before a training."""
 
 LARGEST_OPTION = 1e30
 """Times 10^8, as by a rule for the learning rate, it is still a 32-bit number."""
@@ -85,6 +91,17 @@ def check_ghost_multiple(key: str, size: int | None, ghost_batch_size: int) -> N
     if size is not None and size % ghost_batch_size:
         problem = f"must be a multiple of ghost_batch_size={ghost_batch_size}"
         raise ConfigError(key, size, problem, "else it would change what batch norm sees")
+
+
+def check_micro_batch_limit(key: str, size: Any, *, remedy: str) -> None:
+    """Raise `ConfigError` unless a limit of the micro-batch is a whole number of examples, `AUTO`, or None for no limit."""
+    if size is not None and size != AUTO:
+        check_count(key, size, unit="examples", remedy=remedy)
+
+
+def check_micro_batch_margin(key: str, margin: Any) -> None:
+    """The share of the largest micro-batch that fits which a search leaves free, in [0, 1)."""
+    check_number(key, margin, at_least=0, below=1)
 
 
 def check_smallest_micro_batch(key: str, size: int | None, at_least: int) -> None:

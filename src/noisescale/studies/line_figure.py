@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,9 +28,9 @@ def draw_line(points: Sequence[tuple[float, float]], names: tuple[str, str], pat
     for t, loss in points:
         if t in (0.0, 1.0):
             axes.plot([t], [loss], "o", color="C1")
-            axes.annotate(f"{'a' if t == 0 else 'b'}: {loss:.3g}", (t, loss), textcoords="offset points", xytext=(6, 8))
-    positive = [loss for loss in losses if loss > 0]
-    if len(positive) == len(losses) and max(positive) > 20 * min(positive):
+            axes.annotate(f"{'a' if t == 0 else 'b'}: {loss:.3g}", (t, loss), textcoords="offset points", xytext=(-8, 8), ha="right")
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    if finite and min(finite) > 0 and max(finite) > 20 * min(finite):
         axes.set_yscale("log")
     axes.set_xlabel("t: weights (1 - t) a + t b")
     axes.set_ylabel("training loss")
