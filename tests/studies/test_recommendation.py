@@ -56,7 +56,7 @@ def test_a_bound_below_the_fast_batch_is_kept() -> None:
 def test_a_bound_that_falls_says_so() -> None:
     found = recommendation(replace(MEASURED, branches=(branching(0.1, 512, 2048), branching(4.0, 32, 128))))
     assert found.max_batch_size is None
-    assert about(found, "growth").sentence == "grow early, if at all: the bound falls from B = 512 to B = 32 from epoch 0.1 to 4"
+    assert about(found, "growth").sentence == "grow early, if at all: the bound falls from B = 512 at epoch 0.1 to B = 32 at epoch 4"
 
 
 def test_an_adaptive_optimizer_takes_the_square_root() -> None:

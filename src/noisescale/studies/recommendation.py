@@ -267,7 +267,8 @@ def _growth(measured: Measured, batch: int) -> tuple[int | None, Finding]:
         )
         return largest, Finding("growth", sentence, "branches")
     if last.broke is not None and first.held >= last.broke:
-        sentence = f"grow early, if at all: the bound falls from B = {first.held} to B = {last.held} from epoch {first.epoch:g} to {last.epoch:g}"
+        fall = f"from B = {first.held} at epoch {first.epoch:g} to B = {last.held} at epoch {last.epoch:g}"
+        sentence = f"grow early, if at all: the bound falls {fall}"
         return largest, Finding("growth", sentence, "branches")
     if first.broke is not None and last.broke is not None:
         low, high = max(first.held, last.held), min(first.broke, last.broke)
