@@ -173,9 +173,9 @@ def _batch_size(measured: Measured) -> tuple[int, list[Finding]]:
         sentence = f"even the smallest batch that was tried, B = {tried}, lost something against the others"
         return measured.batch_size, [*about, Finding("batch size", sentence, "branches", "branches with smaller batches and more seeds")]
     bound = min(held for held in bounds if held is not None)
-    tried = sorted({arm.batch_size for each in measured.branches for arm in each.arms if arm.batch_size <= bound})
+    sizes = sorted({arm.batch_size for each in measured.branches for arm in each.arms if arm.batch_size <= bound})
     wanted = fast if fast is not None else measured.batch_size
-    batch = next((size for size in tried if size >= wanted), tried[-1])
+    batch = next((size for size in sizes if size >= wanted), sizes[-1])
     open_end = all(each.broke is None for each in measured.branches)
     if wanted > bound:
         why = f"B = {batch} is the largest batch with which nothing was lost at any time; a faster one, B = {wanted}, would lose something"
