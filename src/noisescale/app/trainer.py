@@ -30,7 +30,7 @@ from noisescale.models.building import FREE_ON_RESUME
 from noisescale.models.optimizers import OptimizerFactory
 from noisescale.studies.runs import last_checkpoint
 
-__all__ = ["build_trainer"]
+__all__ = ["build_trainer", "choices_of_run", "quiet_lightning"]
 
 ADDED = ("early_stopping", "averaging")
 """Groups whose option is a callback beside those of `callbacks`."""
@@ -53,7 +53,7 @@ def build_trainer(
     """
     quiet_lightning()
     plain: Any = {"callbacks": as_plain(cfg.callbacks)}
-    same_run = SameRun(_choices_of_run(cfg, data), plan_of_run(cfg, batches))
+    same_run = SameRun(choices_of_run(cfg, data), plan_of_run(cfg, batches))
     callbacks: list[pl.Callback] = [batches, same_run, TypedPatience(), StopOnSignal(last_checkpoint(output_dir(), plain))]
     if cfg.model.get("compile"):
         callbacks.append(CompileFirst(sizes(data)["input_shape"], cfg.model.compile))
@@ -107,7 +107,7 @@ def _callback(cfg: DictConfig, key: str) -> Any:
     return build(cfg, key)
 
 
-def _choices_of_run(cfg: DictConfig, data: pl.LightningDataModule) -> dict[str, Any]:
+def choices_of_run(cfg: DictConfig, data: pl.LightningDataModule) -> dict[str, Any]:
     """The choices that a resumed run must not change: what is trained, the data and the optimizer, but not how they are computed."""
     free = {"data": free_on_resume(data), "optimizer": OptimizerFactory.free_on_resume}
     if cfg.module.get("_target_") is None:

@@ -137,6 +137,11 @@ class BatchSizeScheduler(LeanCallback):
         return self._opened.plan
 
     @property
+    def weight(self) -> Callable[[Any], float] | None:
+        """Batch -> the denominator of its loss, checked; None: its number of examples."""
+        return None if self._weights is None else self._weights.of
+
+    @property
     def restored_metrics(self) -> dict[str, torch.Tensor]:
         """The metrics that callbacks saw last before the checkpoint was saved, until the training goes on from it."""
         return self._resumed.metrics

@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from noisescale.execution.batched import BatchedDataset
-from noisescale.execution.fetching import CountingCollate, SeededDataset, SeededList, as_fetched, length_of
+from noisescale.execution.fetching import CountingCollate, SeededDataset, SeededList, as_fetched, fetched_apart, length_of
 from noisescale.execution.sampling import Sampling, sampling_of
 from noisescale.plans.plan import Cursor, Plan, Stretch, Update
 from noisescale.seeding import derive_seed
@@ -190,6 +190,12 @@ class PlannedLoader:
             if not isinstance(each.batch, list):
                 raise TypeError("the data set returns whole batches")
             yield each.batch
+
+    def fetched_apart(self, lists: Sequence[SeededList]) -> Iterator[tuple[int, Any]]:
+        """(number of examples, batch) of some lists of indices; nothing is handed out, see `fetching.fetched_apart`."""
+        self.open()
+        assert self._loader is not None
+        return fetched_apart(self._loader, lists)
 
     @property
     def collate(self) -> Callable[[Any], Any]:

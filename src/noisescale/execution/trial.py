@@ -49,20 +49,30 @@ class Trial:
         owner = self._trainer._data_connector._datahook_selector.get_instance(name)  # type: ignore[union-attr]
         return getattr(self.twin if owner is self._module else owner, name)(*arguments)
 
+    def loss(self, batch: Any, seed: int) -> Tensor:
+        """The loss of a batch, before any backward pass.
+
+        Raises:
+            RuntimeError: `training_step` returned no loss.
+        """
+        seed_random_generators(seed)
+        step = self.twin.training_step
+        double = self._module.dtype == torch.float64
+        with self._trainer.precision_plugin.forward_context() if double else nullcontext():
+            output = step(batch, 0) if is_param_in_hook_signature(step, "batch_idx", min_args=2) else step(batch)
+        loss = output.get("loss") if isinstance(output, dict) else output
+        if not isinstance(loss, Tensor):
+            raise RuntimeError("training_step returned no loss")
+        return loss
+
     def run(self, batch: Any, n: int, seed: int) -> Pass:
         """One forward and backward pass on a batch of n examples.
 
         Raises:
             RuntimeError: `training_step` returned no loss, or uses parameters of the module instead of those of the copy.
         """
-        seed_random_generators(seed)
-        step = self.twin.training_step
-        double = self._module.dtype == torch.float64
-        with torch.enable_grad(), self._trainer.precision_plugin.forward_context() if double else nullcontext():
-            output = step(batch, 0) if is_param_in_hook_signature(step, "batch_idx", min_args=2) else step(batch)
-        loss = output.get("loss") if isinstance(output, dict) else output
-        if not isinstance(loss, Tensor):
-            raise RuntimeError("training_step returned no loss")
+        with torch.enable_grad():
+            loss = self.loss(batch, seed)
         shared = {id(parameter) for parameter in self._module.parameters()}
         if any(id(leaf) in shared for leaf in _leaves(loss)):
             raise RuntimeError("training_step uses parameters through a function or a global variable, which a copy of the module shares")
