@@ -8,29 +8,38 @@ from dataclasses import replace
 
 import pytest
 
-from noisescale.studies.recommendation import Arm, Branching, Finding, Measured, NoiseAt, Rates, Recommendation, Speed, recommendation
+from noisescale.measures.branches import RULES, Arm, compare, critical_batch
+from noisescale.studies.branch_results import Point, PointFound, RuleFound, SizeFound
+from noisescale.studies.recommendation import Finding, Measured, Rates, Recommendation, Speed, recommendation
 from noisescale.studies.recommendation_page import as_json, page
 
+SIZES = (8, 32, 128, 512, 2048)
+GOOD, BAD = (0.100, 0.101, 0.102), (0.2, 0.21, 0.22)
 
-def branching(epoch: float, held: int | None, broke: int | None, by: str = "batch", n: int = 3) -> Branching:
-    """Branches at B = 8, 32, ..., 2048, with a loss of 0.1 up to `held` and of 0.2 above."""
-    good = held or 0
-    arms = tuple(
-        Arm(size, 0.1 * size / 32, 0.1 if size <= good else 0.2, 0.01, n) for size in (8, 32, 128, 512, 2048) if size <= (broke or 2048)
-    )
-    return Branching(epoch, arms, held, broke, by if broke else "")
+
+def rule(name: str, good: int, cause: str = "batch", bad: tuple[float, ...] = BAD) -> RuleFound:
+    """Branches at B = 8, 32, ..., 2048, of which those up to `good` lose nothing."""
+    tried = [size for size in SIZES if size <= 4 * good]
+    losses = {size: GOOD if size <= good else bad for size in tried}
+    compared = {size: compare(losses[size], GOOD, 0.2) for size in tried}
+    shown = [SizeFound(size, Arm(name, size).rate(32) * 0.1, 10, losses[size][1], 0.001, 1.0, compared[size]) for size in tried]
+    critical = critical_batch(compared, 0.2)
+    return RuleFound(name, tuple(shown), replace(critical, cause=cause if math.isfinite(critical.below) else "none"), None)
+
+
+def at(epoch: float, good: int, *more: RuleFound, simple: float = 300.0, cause: str = "batch") -> PointFound:
+    point = Point(0, 100, epoch, 54_000, 32, 0.1, 27_000, "SGD", 0.3, simple, 1.0, 1)
+    return PointFound(point, (rule("linear", good, cause), *more))
 
 
 MEASURED = Measured(
-    num_examples=54_000,
-    epochs=10.0,
     batch_size=32,
     lr=0.1,
+    epochs=10.0,
     rule="sgd",
-    tolerance=0.05,
     speeds=(Speed(32, 1000.0, 950.0, 1050.0), Speed(128, 2900.0, 2800.0, 3000.0), Speed(512, 3000.0, 2900.0, 3100.0)),
     rates=Rates(32, {"steepest": 0.05, "valley": 0.1, "minimum/10": 0.2}),
-    branches=(branching(0.1, 128, 512), branching(4.0, 128, 512)),
+    branches=(at(0.1, 128), at(4.0, 128)),
 )
 
 
@@ -48,21 +57,27 @@ def test_the_batch_is_the_smallest_fast_one_within_the_bound() -> None:
 
 
 def test_a_bound_below_the_fast_batch_is_kept() -> None:
-    found = recommendation(replace(MEASURED, branches=(branching(0.1, 32, 128), branching(4.0, 512, 2048))))
+    found = recommendation(replace(MEASURED, branches=(at(0.1, 32), at(4.0, 512))))
     assert (found.batch_size, found.max_batch_size) == (32, 512)
     assert found.lr == pytest.approx(0.1)
-    assert "a faster one, B = 128, would lose something" in about(found, "batch size").sentence
-    assert about(found, "growth").sentence == "grow late: nothing is lost up to B = 32 at epoch 0.1 and up to B = 512 at epoch 4"
+    assert "a faster one, B = 128, was not shown to be as good" in about(found, "batch size").sentence
+    expected = "grow late: nothing is lost up to B = 32 at epoch 0.1 and up to B = 512 at epoch 4"
+    assert about(found, "growth").sentence == expected
 
 
 def test_a_bound_that_falls_says_so() -> None:
-    found = recommendation(replace(MEASURED, branches=(branching(0.1, 512, 2048), branching(4.0, 32, 128))))
+    found = recommendation(replace(MEASURED, branches=(at(0.1, 512), at(4.0, 32))))
     assert found.max_batch_size is None
-    assert about(found, "growth").sentence == "grow early, if at all: the bound falls from B = 512 at epoch 0.1 to B = 32 at epoch 4"
+    assert about(found, "growth").sentence.startswith("grow early, if at all: nothing is lost up to B = 512 at epoch 0.1")
 
 
-def test_an_adaptive_optimizer_takes_the_square_root() -> None:
-    assert recommendation(replace(MEASURED, rule="adaptive")).lr == pytest.approx(0.2)
+@pytest.mark.parametrize(("sqrt", "lr", "scaling"), [(512, 0.2, "sqrt"), (32, 0.4, "linear"), (128, 0.2, "sqrt")])
+def test_an_adaptive_optimizer_takes_the_rule_that_holds_longer(sqrt: int, lr: float, scaling: str) -> None:
+    both = tuple(at(epoch, 128, rule("sqrt", sqrt)) for epoch in (0.1, 4.0))
+    measured = replace(MEASURED, rule="adaptive", branches=both)
+    assert measured.scaling == scaling
+    assert recommendation(measured).lr == pytest.approx(lr)
+    assert {*RULES} == {"linear", "sqrt"}
 
 
 def test_a_limit_is_accumulated() -> None:
@@ -76,12 +91,8 @@ def test_a_limit_is_accumulated() -> None:
     ("without", "what", "would_decide"),
     [
         ({"branches": ()}, "batch size", "branches from an early and a late epoch"),
-        ({"branches": (branching(0.1, 128, 512, n=2), branching(4.0, 128, 512))}, "batch size", "branches with three seeds or more"),
-        (
-            {"branches": (branching(0.1, None, None), branching(4.0, 128, 512))},
-            "batch size",
-            "branches with smaller batches and more seeds",
-        ),
+        ({"branches": (at(0.1, 8), at(4.0, 128))}, "batch size", "branches with smaller batches, and with more seeds"),
+        ({"branches": (at(0.1, 2048),), "speeds": ()}, "growth", "branches from a late epoch"),
         ({"rates": None}, "learning rate", "a range test"),
         (
             {"rates": Rates(32, {"a": 0.01, "b": 1.0})},
@@ -93,16 +104,16 @@ def test_a_limit_is_accumulated() -> None:
 )
 def test_what_does_not_decide_is_not_sure(without: dict[str, object], what: str, would_decide: str) -> None:
     found = recommendation(replace(MEASURED, **without))  # type: ignore[arg-type]
-    assert not found.is_sure
     assert about(found, what).would_decide == would_decide
+    assert found.is_sure == (what == "growth")
 
 
-def test_growth_is_not_known_from_one_time_or_without_a_break() -> None:
-    once = recommendation(replace(MEASURED, branches=MEASURED.branches[:1]))
-    assert about(once, "growth").would_decide == "branches from a late epoch"
-    unbroken = recommendation(replace(MEASURED, branches=(branching(0.1, 2048, None), branching(4.0, 2048, None))))
-    assert about(unbroken, "growth").would_decide == "branches with larger batches"
-    assert (unbroken.batch_size, unbroken.max_batch_size) == (128, 2048)
+def test_a_speed_that_asks_for_more_than_was_tried_is_not_sure() -> None:
+    fast = (Speed(32, 1000.0, 990.0, 1010.0), Speed(4096, 9000.0, 8900.0, 9100.0), Speed(8192, 9100.0, 9000.0, 9200.0))
+    found = recommendation(replace(MEASURED, speeds=fast, branches=(at(0.1, 2048), at(4.0, 2048))))
+    assert found.batch_size == 2048
+    assert about(found, "batch size").would_decide == "branches with larger batches, to find where they break"
+    assert about(found, "growth").would_decide == "branches with larger batches"
 
 
 def test_the_largest_speed_is_not_known_while_it_still_rises() -> None:
@@ -111,20 +122,20 @@ def test_the_largest_speed_is_not_known_while_it_still_rises() -> None:
     assert about(recommendation(MEASURED), "speed").is_sure
 
 
-def test_what_breaks_a_larger_batch_is_named() -> None:
-    arms = (*branching(1.0, 128, 128).arms, Arm(512, 1.6, math.nan, math.nan, 3))
-    by_rate = replace(MEASURED, branches=(Branching(1.0, arms, 128, 512, "instability"),))
-    sentence = (
-        "at epoch 1, B = 512 costs: after the same examples the training diverged; the learning rate that keeps the noise is too large"
-    )
-    assert about(recommendation(by_rate), "larger batches").sentence == sentence
-    by_batch = recommendation(replace(MEASURED, branches=(branching(1.0, 128, 512),)))
-    assert about(by_batch, "larger batches").sentence.endswith("the loss is 0.2 instead of 0.1; the batch is too large")
+def test_what_a_larger_batch_costs_and_what_stops_it_is_said() -> None:
+    by_rate = recommendation(replace(MEASURED, branches=(at(1.0, 128, cause="rate"),)))
+    loss = "at epoch 1 with B = 512, after the same examples, the loss is 0.21 instead of 0.101"
+    assert about(by_rate, "larger batches").sentence == f"{loss}; stopped by the learning rate, not by the batch"
+    diverged = PointFound(MEASURED.branches[0].at, (rule("linear", 128, "rate", (math.inf, math.inf, math.inf)),))
+    found = recommendation(replace(MEASURED, branches=(diverged,)))
+    assert "after the same examples, the training diverged; stopped by the learning rate" in about(found, "larger batches").sentence
 
 
 @pytest.mark.parametrize(("late", "agrees"), [(4594.0, "does not agree"), (300.0, "agrees")])
 def test_b_simple_is_shown_and_decides_nothing(late: float, agrees: str) -> None:
-    found = recommendation(replace(MEASURED, noise=(NoiseAt(0.1, 282.0), NoiseAt(4.0, late), NoiseAt(5.0, math.nan))))
+    found = recommendation(
+        replace(MEASURED, branches=(at(0.1, 128, simple=282.0), at(2.0, 128, simple=math.nan), at(4.0, 128, simple=late)))
+    )
     sentence = about(found, "noise scale").sentence
     assert sentence.startswith("B_simple, the gradient noise scale, is 282 at epoch 0.1")
     assert f"it {agrees} with the branches" in sentence
@@ -132,14 +143,14 @@ def test_b_simple_is_shown_and_decides_nothing(late: float, agrees: str) -> None
 
 
 def test_the_page_and_the_file_have_every_measurement() -> None:
-    measured = replace(MEASURED, noise=(NoiseAt(0.1, 282.0, 200.0, math.nan),))
+    measured = replace(MEASURED, branches=(at(0.1, 128, simple=math.nan), at(4.0, 128)))
     found = recommendation(measured)
     text = page(found, measured, "python train.py batch.size=128", updates="410 updates.", figures=("speeds.png",))
     assert "**B = 128, lr = 0.4**, accumulate 1. The measurements decide." in text
     assert "python train.py batch.size=128" in text
-    assert "| 0.1 | 282 | 200 | not finite |" in text
+    assert "| 0.1 | linear | 128 to 512 | not finite |" in text
     assert "![speeds](speeds.png)" in text
-    assert sum(line.startswith("| 0.1 | ") for line in text.splitlines()) == 4 + 1
+    assert sum(line.startswith("| 0.1 | linear | ") for line in text.splitlines()) == 4 + 1
     content = json.loads(as_json(found, measured, "python train.py"))
     assert content["recommendation"]["batch_size"] == 128
-    assert content["measured"]["noise"][0]["high"] is None
+    assert content["measured"]["branches"][0]["at"]["trace"] is None

@@ -124,9 +124,7 @@ def _check_hydras_callbacks() -> None:
 class Command:
     """The command that `front_door` makes: called without arguments, it reads the command line, runs and exits."""
 
-    def __init__(
-        self, conf: Path, function: Callable[[DictConfig], int], start: Callable[[Sequence[str], Path], Start] = start_of
-    ) -> None:
+    def __init__(self, conf: Path, function: Callable[[DictConfig], int], start: Callable[[Sequence[str], Path], Start] = start_of) -> None:
         self._conf, self._function, self._start = conf, function, start
         self._in_function = False
         self._status: int | None = None

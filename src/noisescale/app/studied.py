@@ -76,7 +76,9 @@ def check_studied(cfg: DictConfig, program: str) -> Composed:
         raise ConfigError("trainer.devices", cfg.trainer.devices, f"{program} runs on one device", "use trainer=auto, cpu or gpu")
     for key, without in WITHOUT_EFFECT.items():
         if cfg.trainer.get(key, without) != without:
-            raise ConfigError(f"trainer.{key}", cfg.trainer[key], f"would end the training before its plan, which {program} studies", "leave it out")
+            raise ConfigError(
+                f"trainer.{key}", cfg.trainer[key], f"would end the training before its plan, which {program} studies", "leave it out"
+            )
     if not run.sets_rate:
         raise ConfigError("scheduler", "none", f"leaves the learning rate to the module, but {program} sets it", "choose a schedule")
     if cfg.averaging:

@@ -181,7 +181,9 @@ def _student_95(degrees: int) -> float:
     if degrees <= 4:
         return (6.3138, 2.9200, 2.3534, 2.1318)[degrees - 1]
     z, n = NormalDist().inv_cdf(0.95), degrees
-    return z + (z**3 + z) / (4 * n) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2) + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)
+    return (
+        z + (z**3 + z) / (4 * n) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2) + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)
+    )
 
 
 @dataclass(frozen=True)

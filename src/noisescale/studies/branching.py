@@ -181,7 +181,16 @@ def probe_point(training: Training, path: Path, trunk: Trunk, size: int, fixed: 
 
 
 def train_branch(
-    training: Training, path: Path, trunk: Trunk, trunk_size: int, arm: Arm, seed: int, examples: int, fixed: FixedExamples, point: int, start: float
+    training: Training,
+    path: Path,
+    trunk: Trunk,
+    trunk_size: int,
+    arm: Arm,
+    seed: int,
+    examples: int,
+    fixed: FixedExamples,
+    point: int,
+    start: float,
 ) -> BranchRow:
     """Train one branch.
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from noisescale.measures.branches import RULES
 from noisescale.plans.noise import NOISE_RULES
+from noisescale.studies.branch_results import CAUSES, PointFound, RuleFound
 
-__all__ = ["Arm", "Branching", "Finding", "Measured", "NoiseAt", "Rates", "Recommendation", "Speed", "recommendation"]
+__all__ = ["Finding", "Measured", "Rates", "Recommendation", "Speed", "middle", "recommendation"]
 
 FAST = 0.9
 """A batch is fast enough if it trains this share of the examples per second of the fastest one."""
@@ -34,72 +36,41 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class NoiseAt:
-    """The gradient noise scale B_simple = tr(Sigma)/|G|^2 at an epoch, in examples, with its interval; nan where it is undefined."""
-
-    epoch: float
-    value: float
-    low: float = math.nan
-    high: float = math.nan
-
-
-@dataclass(frozen=True)
-class Arm:
-    """The loss at the end of the branches with one batch size, over `n` seeds; nan if one of them diverged."""
-
-    batch_size: int
-    lr: float
-    loss: float
-    spread: float
-    n: int
-
-
-@dataclass(frozen=True)
-class Branching:
-    """Branches of equal noise from one point of a training.
-
-    Attributes:
-        epoch: where they begin.
-        arms: their losses, in the order of their batch sizes.
-        held: the largest batch size up to which nothing was lost; None if even the smallest lost something.
-        broke: the smallest one above it that lost something; None if none did.
-        by: what broke it: "batch" or "instability"; empty if nothing broke.
-    """
-
-    epoch: float
-    arms: tuple[Arm, ...]
-    held: int | None
-    broke: int | None
-    by: str = ""
-
-
-@dataclass(frozen=True)
 class Measured:
     """Everything that was measured; what is empty or None was not.
 
     Attributes:
-        num_examples, epochs: N, and the length of the training that the recommendation is for.
         batch_size, lr: those of the configuration, from which the measurements start.
+        epochs: the length of the training that the recommendation is for.
         rule: which noise the optimizer has: sgd (lr ~ B) or adaptive (lr ~ sqrt(B)).
-        tolerance: the share of the loss that counts as nothing lost.
         devices: W.
         limit: the largest micro-batch that fits, in examples; None: no limit was found, or none was looked for.
         limit_was_measured: whether `limit` was found by trying, and not typed.
+        tolerance: of the branches: the relative loss up to which nothing counts as lost.
     """
 
-    num_examples: int
-    epochs: float
     batch_size: int
     lr: float
+    epochs: float
     rule: str
-    tolerance: float
     devices: int = 1
     limit: int | None = None
     limit_was_measured: bool = False
     speeds: tuple[Speed, ...] = ()
     rates: Rates | None = None
-    noise: tuple[NoiseAt, ...] = ()
-    branches: tuple[Branching, ...] = ()
+    branches: tuple[PointFound, ...] = ()
+    tolerance: float = 0.2
+
+    @property
+    def scaling(self) -> str:
+        """How the learning rate goes with the batch, a key of `RULES`: the rule whose branches hold up to the largest batch."""
+        rules = [each.rule for each in self.branches[0].rules] if self.branches else []
+        usual = "linear" if NOISE_RULES[self.rule] == RULES["linear"] else "sqrt"
+        return max(rules, key=lambda rule: (min(each.critical.at_least for each in self.by_rule(rule)), rule == usual), default=usual)
+
+    def by_rule(self, rule: str) -> list[RuleFound]:
+        """What the branches of one rule have shown at each time."""
+        return [each for point in self.branches for each in point.rules if each.rule == rule]
 
 
 @dataclass(frozen=True)
@@ -143,19 +114,18 @@ class Recommendation:
 def recommendation(measured: Measured) -> Recommendation:
     """The batch size, the learning rate and the growth that the measurements support.
 
-    B is the smallest batch that is fast enough, but at most the smallest `held` of all branchings: beyond it something would be lost at
-    some time of the training. Without a speed it is the batch of the configuration, within the same bound. B is rounded down to one that
-    was tried. The learning rate is the one that was tested, moved to B by the rule that keeps the noise: lr (B/B_tested)^p, with p = 1 for
-    sgd and 1/2 for adaptive optimizers. A branch decides, and not B_simple, which does not predict the best batch size (2505.23971): it
-    is shown beside it.
+    B is the smallest batch that is fast enough, but at most the bound: the largest batch with which nothing was lost at any time at which
+    branches began. Without a speed it is the batch of the configuration, within the same bound. B is a size that was tried. The learning
+    rate is the one that was tested, moved to B by the rule that keeps the noise: lr (B/B_tested)^p, with p = 1 for sgd, and for adaptive
+    optimizers p = 1 or 1/2, whichever held up to the larger batch. Branches decide, and not B_simple, which does not predict the best
+    batch size (2505.23971); it is shown beside them.
     """
     batch, about_batch = _batch_size(measured)
     lr, about_lr = _lr(measured, batch)
     largest, about_growth = _growth(measured, batch)
-    limit = measured.limit or batch
-    accumulate = max(1, math.ceil(batch / (measured.devices * limit)))
+    accumulate = math.ceil(batch / (measured.devices * (measured.limit or batch)))
     findings = (*about_batch, about_lr, *_memory(measured, batch, accumulate), about_growth, *_larger(measured), *_proxy(measured))
-    return Recommendation(batch, lr, accumulate, largest, findings)
+    return Recommendation(batch, lr, max(1, accumulate), largest, findings)
 
 
 # -- batch size -----------------------------------------------------------------------------------------------------------------
@@ -163,30 +133,33 @@ def recommendation(measured: Measured) -> Recommendation:
 
 def _batch_size(measured: Measured) -> tuple[int, list[Finding]]:
     fast, about = _fast_enough(measured.speeds)
-    bounds = [each.held for each in measured.branches]
-    if not bounds:
+    brackets = [each.critical for each in measured.by_rule(measured.scaling)]
+    if not brackets:
         batch = fast or measured.batch_size
         sentence = f"B = {batch} is {'fast enough' if fast else 'the one of the configuration'}; whether it costs accuracy was not measured"
         return batch, [*about, Finding("batch size", sentence, "no branches", "branches from an early and a late epoch")]
-    if any(held is None for held in bounds):
-        tried = min(arm.batch_size for each in measured.branches for arm in each.arms)
-        sentence = f"even the smallest batch that was tried, B = {tried}, lost something against the others"
-        return measured.batch_size, [*about, Finding("batch size", sentence, "branches", "branches with smaller batches and more seeds")]
-    bound = min(held for held in bounds if held is not None)
-    sizes = sorted({arm.batch_size for each in measured.branches for arm in each.arms if arm.batch_size <= bound})
+    tried = sorted({each.size for found in measured.by_rule(measured.scaling) for each in found.sizes})
+    bound = int(min(each.at_least for each in brackets))
     wanted = fast if fast is not None else measured.batch_size
+    sizes = [size for size in tried if size <= bound]
     batch = next((size for size in sizes if size >= wanted), sizes[-1])
-    open_end = all(each.broke is None for each in measured.branches)
+    if bound == tried[0]:
+        sentence = f"B = {batch} is the smallest batch that was tried, and every larger one may lose something"
+        return batch, [*about, Finding("batch size", sentence, "branches", "branches with smaller batches, and with more seeds")]
     if wanted > bound:
-        why = f"B = {batch} is the largest batch with which nothing was lost at any time; a faster one, B = {wanted}, would lose something"
+        faster = f"a faster one, B = {wanted}, was not shown to be as good"
+        sentence = f"B = {batch} is the largest batch with which nothing was lost at any time; {faster}"
     else:
-        why = (
+        sentence = (
             f"B = {batch} is {'fast enough, and ' if fast else ''}within the bound of B = {bound} up to which nothing was lost at any time"
         )
-    few = min((arm.n for each in measured.branches for arm in each.arms), default=0)
-    unsure = "branches with three seeds or more" if few < 3 else ""
-    unsure = unsure or ("branches with larger batches, to find where they break" if open_end and wanted > bound else "")
-    return batch, [*about, Finding("batch size", why, "branches", unsure)]
+    above = [each.below for each in brackets]
+    if wanted <= bound:
+        return batch, [*about, Finding("batch size", sentence, "branches")]
+    if math.isinf(min(above)):
+        return batch, [*about, Finding("batch size", sentence, "branches", "branches with larger batches, to find where they break")]
+    wide = max(each.below / each.at_least for each in brackets) > 4
+    return batch, [*about, Finding("batch size", sentence, "branches", "more seeds, which narrow the bracket of the bound" if wide else "")]
 
 
 def _fast_enough(speeds: Sequence[Speed]) -> tuple[int | None, list[Finding]]:
@@ -203,7 +176,7 @@ def _fast_enough(speeds: Sequence[Speed]) -> tuple[int | None, list[Finding]]:
     undecided = ""
     if best is ordered[-1] and found is best and len(ordered) > 1:
         undecided = "the speed of larger batches, because the largest one that was tried is still faster than the others"
-    elif found is not best and found.low < FAST * best.median * 0.9:
+    elif found is not best and found.low < 0.9 * FAST * best.median:
         undecided = "more rounds of the speeds, whose spread is larger than the difference"
     return found.batch_size, [Finding("speed", sentence, "speeds", undecided)]
 
@@ -212,26 +185,25 @@ def _fast_enough(speeds: Sequence[Speed]) -> tuple[int | None, list[Finding]]:
 
 
 def _lr(measured: Measured, batch: int) -> tuple[float, Finding]:
-    exponent = NOISE_RULES[measured.rule]
-    formula = "lr B/B_0" if exponent == 1.0 else "lr sqrt(B/B_0)"
+    exponent = RULES[measured.scaling]
+    formula = "lr B/B0" if measured.scaling == "linear" else "lr sqrt(B/B0)"
     if measured.rates is None or not measured.rates.suggestions:
         lr = measured.lr * (batch / measured.batch_size) ** exponent
-        moved = f", moved from B = {measured.batch_size} by {formula}" if batch != measured.batch_size else ""
+        moved = f", moved from B0 = {measured.batch_size} by {formula}" if batch != measured.batch_size else ""
         sentence = f"lr = {lr:.3g} is the one of the configuration{moved}; no other one was tried"
         return lr, Finding("learning rate", sentence, "no range test", "a range test")
     rates = measured.rates
-    tested = _middle(rates.suggestions)
+    tested = middle(rates.suggestions)
     lr = tested * (batch / rates.batch_size) ** exponent
     low, high = min(rates.suggestions.values()), max(rates.suggestions.values())
     moved = f", moved to B = {batch} by {formula}" if batch != rates.batch_size else ""
-    sentence = (
-        f"lr = {lr:.3g}: at B = {rates.batch_size} the range test suggests {low:.3g} to {high:.3g}, of which {tested:.3g} is taken{moved}"
-    )
+    where = f"at B0 = {rates.batch_size} the range test suggests {low:.3g} to {high:.3g}"
+    sentence = f"lr = {lr:.3g}: {where}, of which {tested:.3g} is taken{moved}"
     undecided = "short trainings with each of the suggestions, which differ more than tenfold" if high > 10.0 * low else ""
     return lr, Finding("learning rate", sentence, "range test", undecided)
 
 
-def _middle(suggestions: dict[str, float]) -> float:
+def middle(suggestions: Mapping[str, float]) -> float:
     """The median suggestion; the lower of the two in the middle, because a learning rate that is too large costs more."""
     ordered = sorted(suggestions.values())
     return ordered[(len(ordered) - 1) // 2]
@@ -252,60 +224,60 @@ def _memory(measured: Measured, batch: int, accumulate: int) -> list[Finding]:
 
 def _growth(measured: Measured, batch: int) -> tuple[int | None, Finding]:
     """Up to where the batch may grow, and whether early or late."""
-    known = sorted((each for each in measured.branches if each.held is not None), key=lambda each: each.epoch)
-    if len(known) < 2:
-        largest = known[0].held if known and known[0].held is not None and known[0].held > batch else None
-        return largest, Finding("growth", "whether the batch can grow later was not measured", "branches", "branches from a late epoch")
-    first, last = known[0], known[-1]
-    assert first.held is not None
-    assert last.held is not None
-    largest = last.held if last.held > batch else None
-    at = f"at epoch {first.epoch:g} and at epoch {last.epoch:g}"
-    if first.broke is not None and last.held >= first.broke:
-        sentence = (
-            f"grow late: nothing is lost up to B = {first.held} at epoch {first.epoch:g} and up to B = {last.held} at epoch {last.epoch:g}"
+    points = [(point.at.epoch, each.critical) for point in measured.branches for each in point.rules if each.rule == measured.scaling]
+    if not points:
+        return None, Finding(
+            "growth", "whether the batch can grow was not measured", "no branches", "branches from an early and a late epoch"
         )
-        return largest, Finding("growth", sentence, "branches")
-    if last.broke is not None and first.held >= last.broke:
-        fall = f"from B = {first.held} at epoch {first.epoch:g} to B = {last.held} at epoch {last.epoch:g}"
-        sentence = f"grow early, if at all: the bound falls {fall}"
-        return largest, Finding("growth", sentence, "branches")
-    if first.broke is not None and last.broke is not None:
-        low, high = max(first.held, last.held), min(first.broke, last.broke)
-        sentence = f"early or late makes no difference: {at} the batch breaks between B = {low} and B = {high}"
-        return largest, Finding("growth", sentence, "branches", "" if high <= 4 * low else "branches with sizes between these")
-    sentence = f"no batch that was tried broke {at}, so nothing says when to grow"
-    return largest, Finding("growth", sentence, "branches", "branches with larger batches")
+    (early, first), (late, last) = points[0], points[-1]
+    bound = int(last.at_least)
+    largest = bound if bound > batch else None
+    if len(points) == 1:
+        sentence = f"whether the batch can grow after epoch {early:.3g} was not measured"
+        return largest, Finding("growth", sentence, "branches", "branches from a late epoch")
+    both = f"at epoch {early:.3g} and at epoch {late:.3g}"
+    bounds = f"nothing is lost up to B = {first.at_least:.0f} at epoch {early:.3g} and up to B = {last.at_least:.0f} at epoch {late:.3g}"
+    if last.at_least >= first.below:
+        return largest, Finding("growth", f"grow late: {bounds}", "branches")
+    if first.at_least >= last.below:
+        return largest, Finding("growth", f"grow early, if at all: {bounds}", "branches")
+    if math.isinf(first.below) and math.isinf(last.below):
+        sentence = f"no batch that was tried broke {both}, so nothing says when to grow"
+        return largest, Finding("growth", sentence, "branches", "branches with larger batches")
+    low, high = min(first.at_least, last.at_least), max(first.below, last.below)
+    if high <= 4 * low:
+        return largest, Finding(
+            "growth", f"early or late makes no difference: {both} the batch breaks from B = {low:.0f} to {high:.0f}", "branches"
+        )
+    return largest, Finding("growth", f"{bounds}; the brackets overlap", "branches", "more seeds, and sizes between these")
 
 
 def _larger(measured: Measured) -> list[Finding]:
     """What a batch above the bound costs."""
     found = []
-    for each in measured.branches:
-        if each.broke is None or each.held is None:
-            continue
-        losses = {arm.batch_size: arm.loss for arm in each.arms}
-        before, after = losses[each.held], losses[each.broke]
-        cost = "the training diverged" if not math.isfinite(after) else f"the loss is {after:.3g} instead of {before:.3g}"
-        why = "the learning rate that keeps the noise is too large" if each.by == "instability" else "the batch is too large"
-        sentence = f"at epoch {each.epoch:g}, B = {each.broke} costs: after the same examples {cost}; {why}"
-        found.append(Finding("larger batches", sentence, "branches"))
+    for point in measured.branches:
+        for each in point.rules:
+            if each.rule != measured.scaling or math.isinf(each.critical.below):
+                continue
+            worse = next(size for size in each.sizes if size.size == each.critical.below)
+            good = next(size for size in each.sizes if size.size == each.critical.at_least)
+            cost = f"the loss is {worse.loss:.3g} instead of {good.loss:.3g}" if math.isfinite(worse.loss) else "the training diverged"
+            sentence = (
+                f"at epoch {point.at.epoch:.3g} with B = {worse.size}, after the same examples, {cost}; {CAUSES[each.critical.cause]}"
+            )
+            found.append(Finding("larger batches", sentence, "branches"))
     return found
 
 
 def _proxy(measured: Measured) -> list[Finding]:
-    """B_simple beside the branches, and whether they agree."""
-    defined = [each for each in measured.noise if math.isfinite(each.value) and each.value > 0.0]
-    if not defined:
+    """B_simple beside the branches, and whether they agree within a factor of two."""
+    pairs = [(point, each.critical) for point in measured.branches for each in point.rules if each.rule == measured.scaling]
+    known = [(point, critical) for point, critical in pairs if math.isfinite(point.at.noise_scale)]
+    if not known:
         return []
-    values = ", ".join(f"{each.value:.3g} at epoch {each.epoch:g}" for each in defined)
-    sentence = f"B_simple, the gradient noise scale, is {values}"
-    pairs = [(near.value, each) for each in measured.branches if (near := _nearest(defined, each.epoch)) is not None and each.held]
-    if pairs:
-        agree = all((held.held or 0) / 2 <= value <= 2 * (held.broke or math.inf) for value, held in pairs)
-        sentence += f"; it {'agrees' if agree else 'does not agree'} with the branches, which decide"
-    return [Finding("noise scale", sentence, "gradient noise scale")]
-
-
-def _nearest(noise: Sequence[NoiseAt], epoch: float) -> NoiseAt | None:
-    return min(noise, key=lambda each: abs(each.epoch - epoch), default=None)
+    values = ", ".join(f"{point.at.noise_scale:.3g} at epoch {point.at.epoch:.3g}" for point, _ in known)
+    agree = all(critical.at_least / 2 <= point.at.noise_scale <= 2 * critical.below for point, critical in known)
+    verb = "agrees" if agree else "does not agree"
+    return [
+        Finding("noise scale", f"B_simple, the gradient noise scale, is {values}; it {verb} with the branches, which decide", "gradients")
+    ]

@@ -58,20 +58,24 @@ def _measurements(measured: Measured) -> list[str]:
         lines += [f"Range test at B = {rates.batch_size}: {said}{end}.", ""]
     if measured.branches:
         lines += [
-            f"Branches of equal noise; a loss within {measured.tolerance:.0%} of the best smaller batch counts as nothing lost.",
+            f"Branches of equal noise. A loss counts as nothing lost up to {measured.tolerance:.0%} above that of the smallest batch.",
             "",
-            "| epoch | B | lr | loss | spread | seeds |",
-            "| --- | --- | --- | --- | --- | --- |",
+            "| epoch | lr in B | B | lr | updates | loss | spread | against the smallest |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- |",
         ]
         lines += [
-            f"| {each.epoch:g} | {arm.batch_size} | {arm.lr:.3g} | {_number(arm.loss)} | {_number(arm.spread)} | {arm.n} |"
-            for each in measured.branches
-            for arm in each.arms
+            f"| {point.at.epoch:.3g} | {found.rule} | {each.size} | {each.lr:.3g} | {each.updates} | {_number(each.loss)} "
+            f"| {_number(each.spread)} | {each.compared.verdict} |"
+            for point in measured.branches
+            for found in point.rules
+            for each in found.sizes
         ]
-        lines.append("")
-    if measured.noise:
-        lines += ["| epoch | B_simple | from | to |", "| --- | --- | --- | --- |"]
-        lines += [f"| {each.epoch:g} | {_number(each.value)} | {_number(each.low)} | {_number(each.high)} |" for each in measured.noise]
+        lines += ["", "| epoch | lr in B | critical batch | B_simple |", "| --- | --- | --- | --- |"]
+        lines += [
+            f"| {point.at.epoch:.3g} | {found.rule} | {found.critical.in_words()} | {_number(point.at.noise_scale)} |"
+            for point in measured.branches
+            for found in point.rules
+        ]
         lines.append("")
     return lines
 
