@@ -12,7 +12,6 @@ from omegaconf import DictConfig
 from noisescale.app.config import as_plain, errors_under, typed
 from noisescale.app.progress import progress_bar
 from noisescale.app.recorded import CONFIG, write_record
-from noisescale.app.results import versions
 from noisescale.app.studied import check_studied, goes_on_after, training_of
 from noisescale.errors import ConfigError
 from noisescale.files import write_atomically
@@ -40,6 +39,7 @@ def branch(cfg: DictConfig) -> int:
             options.times(cfg.epochs)
     with goes_on_after(PROGRAM) as folder:
         training, identity = training_of(run)
+        from noisescale.app.results import versions
         from noisescale.studies.branch_figure import draw_branches
         from noisescale.studies.branch_results import PointFound, in_words
         from noisescale.studies.branch_study import run_branches
@@ -56,7 +56,7 @@ def branch(cfg: DictConfig) -> int:
                 found = run_branches(training, options, folder, identity, checkpoint, progress, tell)
             except ConfigError as error:
                 raise (error.under("branches") if error.key in cfg.branches else error) from error
-        for line in in_words(found):
+        for line in in_words(found, options.tolerance):
             print(line)
         results = {"points": [each.plain() for each in found], "tolerance": options.tolerance, "overrides": typed(), **versions()}
         write_atomically(folder / "branches.json", json.dumps(results, indent=2) + "\n")

@@ -55,7 +55,7 @@ class Fork:
         return SameRun({**same_run.choices, **mine}, of_plan)
 
 
-def forked(checkpoint: Mapping[str, Any], fork: Fork, path: Any = "") -> dict[str, Any]:
+def forked(checkpoint: Mapping[str, Any], fork: Fork, path: Any = "", guarded: bool = True) -> dict[str, Any]:
     """The checkpoint that a fork goes on from; `checkpoint` itself stays as it is.
 
     It has the states of the `BatchSizeScheduler` and of `SameRun` only: what other callbacks have counted belongs to the run that it
@@ -65,6 +65,7 @@ def forked(checkpoint: Mapping[str, Any], fork: Fork, path: Any = "") -> dict[st
         checkpoint: as Lightning saves it, at the end of an update.
         fork: what it changes.
         path: where it is from, for an error.
+        guarded: whether `SameRun` goes on from it, too; otherwise its state is left out.
 
     Raises:
         ConfigError: it was saved without a plan or inside an update; a scheduler of the module sets its learning rate; it has the average
@@ -85,7 +86,7 @@ def forked(checkpoint: Mapping[str, Any], fork: Fork, path: Any = "") -> dict[st
     optimizers = [_with_rates(optimizer, fork.rate) for optimizer in checkpoint["optimizer_states"]]
     seed = state["seed"] if fork.seed is None else fork.seed
     kept = {_SCHEDULER: {**state, "seed": seed, "bases": [group[BASE] for group in optimizers[0]["param_groups"]]}}
-    if callbacks.get(_SAME_RUN):
+    if guarded and callbacks.get(_SAME_RUN):
         kept[_SAME_RUN] = _with_changes(callbacks[_SAME_RUN], fork.changes)
     return {**checkpoint, "callbacks": kept, "optimizer_states": optimizers}
 
@@ -112,12 +113,12 @@ def _with_changes(saved: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
 class ForkedCheckpointIO(SafeCheckpointIO):
     """Reads every checkpoint as the one that a fork goes on from: `Trainer(plugins=[ForkedCheckpointIO(fork)])`."""
 
-    def __init__(self, fork: Fork) -> None:
+    def __init__(self, fork: Fork, guarded: bool = True) -> None:
         super().__init__()
-        self.fork = fork
+        self.fork, self.guarded = fork, guarded
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        return forked(super().load_checkpoint(path, *args, **kwargs), self.fork, path)
+        return forked(super().load_checkpoint(path, *args, **kwargs), self.fork, path, self.guarded)
 
 
 @dataclass(frozen=True)

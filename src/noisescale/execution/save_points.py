@@ -35,6 +35,6 @@ class SavePoints(LeanCallback):
         loader = trainer.train_dataloader
         assert isinstance(loader, PlannedLoader)
         while self._left and loader.cursor.position >= self._left[-1][0] * loader.plan.num_examples:
-            trainer.save_checkpoint(self._left.pop()[1])
+            trainer.save_checkpoint(self._left.pop()[1], weights_only=False)
         if not self._left:
             trainer.should_stop = True

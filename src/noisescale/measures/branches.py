@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import NormalDist, fmean, stdev
 
 from noisescale.errors import ConfigError
@@ -78,6 +79,7 @@ def sizes_of_branches(size: int, most: int, at_least: int = 1) -> list[int]:
     Args:
         size: B of the training, at its checkpoint.
         most: the largest.
+        below: the smallest size that is worse; inf if none of them is.
         at_least: the smallest, such as 2 for batch norm.
     """
     divisors = [d for d in range(max(1, at_least), size) if size % d == 0]
@@ -191,8 +193,8 @@ class CriticalBatch:
     """The critical batch size, between two sizes that were tried.
 
     Args:
-        at_least: the largest size up to which each one is the same as the smallest; nan if there is none above it.
-        below: the smallest size that is worse; inf if none of them is.
+        at_least: the largest size below that one that is the same as the smallest. The loss is taken to grow with the size, so that those
+            in between, which the spread may leave undecided, are the same, too.
         estimate: where the mean loss crosses the tolerance, on a scale of log B; nan if it does not.
         cause: what stopped the branches at `below`: `rate`, `batch`, `not sure`, or `none` if nothing did.
     """
@@ -213,27 +215,18 @@ def critical_batch(found: Mapping[int, Comparison], tolerance: float) -> Critica
     """The bracket of the critical batch size.
 
     Args:
-        found: size -> its comparison with the smallest size, for each larger size that was tried; the key 0 is not a size.
+        found: size -> its comparison with the smallest size, for each size that was tried, itself included.
         tolerance: as in `compare`.
     """
-    sizes = sorted(found)
-    smallest = min(sizes, default=0)
-    at_least, below = smallest, math.inf
-    for size in sizes:
-        if found[size].verdict != "same":
-            break
-        at_least = size
-    worse = [size for size in sizes if found[size].verdict == "worse"]
-    if worse:
-        below = worse[0]
-        at_least = min(at_least, max(size for size in sizes if size < below))
+    below = min((size for size, each in found.items() if each.verdict == "worse"), default=math.inf)
+    same = [size for size, each in found.items() if each.verdict == "same" and size < below]
+    at_least = max(same, default=min(found))
     return CriticalBatch(at_least, below, _crossing(found, math.log1p(tolerance)))
 
 
 def _crossing(found: Mapping[int, Comparison], limit: float) -> float:
-    """The first size at which the mean crosses the limit, linearly in log B; between the last finite one and one that diverged, their mean."""
-    sizes = sorted(found)
-    for lower, upper in zip(sizes, sizes[1:], strict=False):
+    """The first size at which the mean crosses the limit, linearly in log B; in the middle, if the branches of the larger one diverged."""
+    for lower, upper in pairwise(sorted(found)):
         before, after = found[lower].mean, found[upper].mean
         if before <= limit < after:
             share = 0.5 if math.isinf(after) else (limit - before) / (after - before)
@@ -244,13 +237,16 @@ def _crossing(found: Mapping[int, Comparison], limit: float) -> float:
 def stopped_by(worse: Sequence[Losses], half: Comparison | None, tolerance: float) -> str:
     """What stopped the branches at the first size that is worse: the learning rate, which grew with the batch, or the batch itself.
 
-    `rate`: a branch diverged, or its loss rose above that of the checkpoint; or, at half the learning rate, the same size is the same as
-    the smallest size at half the learning rate, which again has the same noise. `batch`: it is worse at half the learning rate, too.
+    `rate`: a branch diverged, or its loss rose above that of the checkpoint; or, with half the learning rate, that size is the same as the
+    largest one that was the same before, also with half the learning rate: the noise of the two is equal again. `batch`: it is worse with
+    half the learning rate, too.
 
     Args:
         worse: the losses of the branches of that size.
         half: the comparison at half the rate; None: not made.
         tolerance: as in `compare`.
+
+    Not to be confused with a proof of stability: `rate` says that a lower rate moves the wall, `batch` that it stays.
     """
     if any(losses.rose(tolerance) for losses in worse):
         return "rate"

@@ -4,54 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
 from noisescale.measures.branches import HALF, RULES, Arm, Comparison, CriticalBatch, compare, critical_batch, stopped_by
 from noisescale.plans.noise import sgd_noise_scale
-from noisescale.studies.branching import BranchRow
+from noisescale.studies.branching import BranchRow, Point
 
-__all__ = ["Point", "PointFound", "RuleFound", "SizeFound", "found_at"]
-
-
-@dataclass(frozen=True)
-class Point:
-    """A checkpoint from which branches begin: a row of points.csv.
-
-    Args:
-        point: its number, from 0.
-        step, epoch: when it was saved: updates, and examples seen / N.
-        num_examples: N.
-        size, lr: B and the learning rate of the training there.
-        examples: of each branch.
-        optimizer: its class name.
-        loss: at the checkpoint, on the fixed examples.
-        trace, square: tr(Sigma) and |G|^2 there.
-    """
-
-    point: int
-    step: int
-    epoch: float
-    num_examples: int
-    size: int
-    lr: float
-    examples: int
-    optimizer: str
-    loss: float
-    trace: float
-    square: float
-    smallest: int
-
-    @property
-    def noise_scale(self) -> float:
-        """B_simple = tr(Sigma) / |G|^2, in examples; nan where the estimate of |G|^2 is not above 0."""
-        return self.trace / self.square if self.square > 0 else math.nan
-
-    @classmethod
-    def of_row(cls, row: dict[str, str]) -> Point:
-        kinds = {"int": int, "float": float, "str": str}
-        return cls(**{each.name: kinds[str(each.type)](row[each.name]) for each in fields(cls)})
+__all__ = ["PointFound", "RuleFound", "SizeFound", "found_at", "in_words"]
 
 
 @dataclass(frozen=True)
@@ -100,7 +61,10 @@ class PointFound:
 
     def plain(self) -> dict[str, Any]:
         """The same for JSON; what is nan or infinite is None."""
-        return _plain({**asdict(self.at), "noise_scale": self.at.noise_scale, "rules": [asdict(rule) for rule in self.rules]})
+        plain: dict[str, Any] = _plain(
+            {**asdict(self.at), "noise_scale": self.at.noise_scale, "rules": [asdict(rule) for rule in self.rules]}
+        )
+        return plain
 
 
 def found_at(point: Point, rows: Iterable[BranchRow], seeds: int, tolerance: float) -> PointFound:
@@ -124,7 +88,7 @@ def _rule(point: Point, rule: str, arms: dict[Arm, list[BranchRow]], tolerance: 
     critical, half = critical_batch(compared, tolerance), None
     if math.isfinite(critical.below):
         worse = int(critical.below)
-        halves = [arms.get(Arm(rule, size, HALF)) for size in (sizes[0], worse)]
+        halves = [arms.get(Arm(rule, size, HALF)) for size in (int(critical.at_least), worse)]
         if halves[0] is not None and halves[1] is not None:
             half = compare([row.curve.end for row in halves[1]], [row.curve.end for row in halves[0]], tolerance)
         critical = replace(critical, cause=stopped_by([row.curve for row in of_size[worse]], half, tolerance))
@@ -154,13 +118,16 @@ CAUSES = {
 }
 
 
-def in_words(found: Sequence[PointFound]) -> list[str]:
+def in_words(found: Sequence[PointFound], tolerance: float) -> list[str]:
     """A line for each checkpoint and rule: the critical batch, what stopped it, and B_simple beside it."""
     lines = []
     for each in found:
         simple = each.at.noise_scale
         beside = f"B_simple {simple:.0f}" if math.isfinite(simple) else "B_simple undefined, because |G|^2 is not above 0"
         for rule in each.rules:
+            moved = abs(math.log(rule.sizes[0].loss / each.at.loss)) if min(rule.sizes[0].loss, each.at.loss) > 0 else math.inf
+            if moved < math.log1p(tolerance):
+                beside += "; the loss itself moves by less than the tolerance in a branch, so that only instability could show"
             lines.append(
                 f"epoch {each.at.epoch:.3g}, lr {rule.rule} in B: critical batch {rule.critical.in_words()}; "
                 f"{CAUSES[rule.critical.cause]}; {beside}"

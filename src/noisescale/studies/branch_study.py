@@ -14,12 +14,22 @@ from noisescale.errors import ConfigError
 from noisescale.execution.fork import Trunk
 from noisescale.files import read_rows, write_atomically, write_rows
 from noisescale.measures.branch_options import BranchOptions
-from noisescale.measures.branches import HALF, PARTS, Arm, compare, examples_of_branch, rules_of, sizes_of_branches
+from noisescale.measures.branches import (
+    HALF,
+    PARTS,
+    Arm,
+    Comparison,
+    compare,
+    critical_batch,
+    examples_of_branch,
+    rules_of,
+    sizes_of_branches,
+)
 from noisescale.measures.fixed_loss import FixedExamples
 from noisescale.plans.strategies import BatchStrategy
 from noisescale.schedules import Constant, Schedule
-from noisescale.studies.branch_results import Point, PointFound, found_at
-from noisescale.studies.branching import COLUMNS, BranchRow, grow_trunk, mean_seconds, probe_point, read_trunk, size_at, train_branch
+from noisescale.studies.branch_results import PointFound, found_at
+from noisescale.studies.branching import COLUMNS, BranchRow, Point, grow_trunk, mean_seconds, probe_point, read_trunk, size_at, train_branch
 from noisescale.studies.training import Training, strategy_of
 
 __all__ = ["branches", "run_branches"]
@@ -157,12 +167,13 @@ class _Study:
         self.left = expected * (len(rules) * (self.points - number))
         for rule in rules:
             ends: list[float] = []
+            compared: dict[int, Comparison] = {}
             for place, size in enumerate(sizes):
                 losses = self._train(point, path, trunk, Arm(rule, size))
-                ends = ends or losses
-                if compare(losses, ends, self.options.tolerance).verdict == "worse":
-                    for each in (sizes[0], size):
-                        self._train(point, path, trunk, Arm(rule, each, HALF))
+                compared[size] = compare(losses, ends := ends or losses, self.options.tolerance)
+                if compared[size].verdict == "worse":
+                    for each in (critical_batch(compared, self.options.tolerance).at_least, size):
+                        self._train(point, path, trunk, Arm(rule, int(each), HALF))
                     del self.left[: self.options.seeds * (len(sizes) - place - 1)]
                     break
         return found_at(point, self.rows, self.options.seeds, self.options.tolerance)
@@ -172,8 +183,7 @@ class _Study:
         there = {row.seed: row for row in self.rows if row.point == point.point and row.arm == arm}
         for seed in range(self.options.seeds):
             if seed not in there:
-                args = (self.training, path, trunk, point.size, arm, seed, point.examples, self.fixed, point.point, point.loss)
-                there[seed] = train_branch(*args)
+                there[seed] = train_branch(self.training, path, trunk, point, arm, seed, self.fixed)
                 self.rows.append(there[seed])
                 write_rows(self.folder / "branches.csv", COLUMNS, (row.as_row() for row in self.rows))
             if arm.factor == 1.0 and self.left:
@@ -189,22 +199,10 @@ class _Study:
         probed = probe_point(self.training, path, trunk, size, self.fixed)
         length = self.options.length_of(trunk.num_examples, size)
         most = min(trunk.num_examples // 2, length // PARTS)
-        sizes = self.options.sizes or sizes_of_branches(size, most, probed.smallest)
+        sizes = self.options.sizes or sizes_of_branches(size, most, probed["smallest"])
         _check_sizes(sizes, trunk.num_examples, length, self.options.sizes is None)
-        point = Point(
-            number,
-            trunk.step,
-            trunk.epoch,
-            trunk.num_examples,
-            size,
-            trunk.lr,
-            examples_of_branch(length, sizes),
-            probed.optimizer,
-            probed.loss,
-            probed.trace,
-            probed.square,
-            probed.smallest,
-        )
+        examples = examples_of_branch(length, sizes)
+        point = Point(number, trunk.step, trunk.epoch, trunk.num_examples, size, trunk.lr, examples, **probed)
         self.known[str(number)] = point
         columns = [each.name for each in fields(Point)]
         write_rows(self.folder / "points.csv", columns, (asdict(each) for each in self.known.values()))

@@ -30,10 +30,10 @@ def print_point(found: PointFound, options: BranchOptions) -> None:
 
 def _table(rule: RuleFound) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for column in ("B", "lr", "noise", "updates", "loss at the end", "against the smallest, 90 %", "verdict"):
+    for column in ("B", "lr", "noise", "updates", "loss at end", "vs smallest, 90 %", "verdict"):
         table.add_column(column, justify="left" if column == "verdict" else "right", no_wrap=True)
     for each in rule.sizes:
-        loss = f"{each.loss:.4g} +- {each.spread:.2g}" if math.isfinite(each.loss) else "diverged"
+        loss = f"{each.loss:.3g} +- {each.spread:.1g}" if math.isfinite(each.loss) else "diverged"
         compared = each.compared
         reach = f"{_percent(compared.low)} to {_percent(compared.high)} %" if math.isfinite(compared.mean) else ""
         if each is rule.sizes[0]:

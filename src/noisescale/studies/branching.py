@@ -23,30 +23,51 @@ from noisescale.schedules import Constant, warmup_and_rest
 from noisescale.seeding import derive_seed
 from noisescale.studies.training import Training
 
-__all__ = ["COLUMNS", "BranchRow", "Probed", "grow_trunk", "mean_seconds", "probe_point", "read_trunk", "size_at", "train_branch"]
+__all__ = ["COLUMNS", "BranchRow", "Point", "grow_trunk", "mean_seconds", "probe_point", "read_trunk", "size_at", "train_branch"]
+
+
+_KINDS: dict[str, Any] = {"int": int, "float": float, "str": str}
 
 
 @dataclass(frozen=True)
-class Probed:
-    """What is measured at a checkpoint before the first branch.
+class Point:
+    """A checkpoint from which branches begin: a row of points.csv.
 
     Args:
-        loss: on the fixed examples.
-        trace, square: tr(Sigma) and |G|^2, see `measures.fixed_loss.gradient_noise`.
+        point: its number, from 0.
+        step, epoch: when it was saved: updates, and examples seen / N.
+        num_examples: N.
+        size, lr: B and the learning rate of the training there.
+        examples: of each branch.
         optimizer: its class name.
-        smallest: the fewest examples of an update.
+        loss: at the checkpoint, on the fixed examples.
+        trace, square: tr(Sigma) and |G|^2 there, see `measures.fixed_loss.gradient_noise`.
+        smallest: the fewest examples of an update, 2 with batch norm.
     """
 
+    point: int
+    step: int
+    epoch: float
+    num_examples: int
+    size: int
+    lr: float
+    examples: int
+    optimizer: str
     loss: float
     trace: float
     square: float
-    optimizer: str
     smallest: int
 
     @property
     def noise_scale(self) -> float:
-        """B_simple, in examples; nan where |G|^2 is not above 0."""
+        """B_simple = tr(Sigma) / |G|^2, in examples; nan where the estimate of |G|^2 is not above 0."""
         return self.trace / self.square if self.square > 0 else math.nan
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, str]) -> Point:
+        """The row of the file."""
+        values: dict[str, Any] = {each.name: _KINDS[str(each.type)](row[each.name]) for each in fields(cls)}
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -91,10 +112,10 @@ class BranchRow:
 
     @classmethod
     def of_row(cls, row: Mapping[str, str]) -> BranchRow:
-        whole = {name: int(row[name]) for name in ("point", "size", "seed", "updates")}
-        real = {name: float(row[name]) for name in ("epoch", "factor", "lr", "seconds", "start")}
-        losses = tuple(float(row[f"loss_{part + 1}"]) for part in range(PARTS) if row[f"loss_{part + 1}"])
-        return cls(rule=row["rule"], losses=losses, **whole, **real)
+        """The row of the file."""
+        values: dict[str, Any] = {each.name: _KINDS[str(each.type)](row[each.name]) for each in fields(cls) if each.name != "losses"}
+        losses = (row[f"loss_{part + 1}"] for part in range(PARTS))
+        return cls(**values, losses=tuple(float(loss) for loss in losses if loss))
 
 
 COLUMNS = tuple(BranchRow(0, 0.0, "", 0, 1.0, 0, 0.0, 0, 0.0, 0.0, ()).as_row())
@@ -141,7 +162,7 @@ class _Probe(LeanCallback):
     def __init__(self, fixed: FixedExamples, updates: int, first: bool) -> None:
         self.fixed, self.every, self.first = fixed, updates // PARTS, first
         self.losses: list[float] = []
-        self.probed: Probed | None = None
+        self.probed: dict[str, Any] | None = None
         self._begun = self._done = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -150,7 +171,8 @@ class _Probe(LeanCallback):
             loader: Any = trainer.train_dataloader
             trace, square = self.fixed.gradient_noise(trainer, pl_module)
             loss, name = self.fixed.loss(trainer, pl_module), torch_name(type(trainer.optimizers[0]))
-            self.probed = Probed(loss, trace, square, name, loader.plan.min_micro_batch_size)
+            least = loader.plan.min_micro_batch_size
+            self.probed = {"loss": loss, "trace": trace, "square": square, "optimizer": name, "smallest": least}
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == self._done:  # inside an update
@@ -162,8 +184,8 @@ class _Probe(LeanCallback):
                 trainer.should_stop = True
 
 
-def probe_point(training: Training, path: Path, trunk: Trunk, size: int, fixed: FixedExamples) -> Probed:
-    """Measure the loss and the noise of the gradients at a checkpoint, in a fork that changes nothing and trains one update."""
+def probe_point(training: Training, path: Path, trunk: Trunk, size: int, fixed: FixedExamples) -> dict[str, Any]:
+    """What `Point` has of the loss, the gradients and the module, measured in a fork that changes nothing, before an update."""
     probe = _Probe(fixed, PARTS * 2, first=True)
     fork = Fork()
     training.fit(
@@ -171,7 +193,7 @@ def probe_point(training: Training, path: Path, trunk: Trunk, size: int, fixed: 
         Constant(),
         [probe],
         ckpt_path=path,
-        io=ForkedCheckpointIO(fork),
+        io=ForkedCheckpointIO(fork, guarded=training.same_run is not None),
         same_run=None if training.same_run is None else fork.guard(training.same_run),
         seed=trunk.seed,
         max_steps=trunk.step + 1,
@@ -180,33 +202,19 @@ def probe_point(training: Training, path: Path, trunk: Trunk, size: int, fixed: 
     return probe.probed
 
 
-def train_branch(
-    training: Training,
-    path: Path,
-    trunk: Trunk,
-    trunk_size: int,
-    arm: Arm,
-    seed: int,
-    examples: int,
-    fixed: FixedExamples,
-    point: int,
-    start: float,
-) -> BranchRow:
+def train_branch(training: Training, path: Path, trunk: Trunk, point: Point, arm: Arm, seed: int, fixed: FixedExamples) -> BranchRow:
     """Train one branch.
 
     Args:
         training: the training that it branches from.
         path, trunk: the checkpoint, and where that is.
-        trunk_size: B of the training there.
+        point: what is known of it.
         arm: batch size and learning rate.
         seed: the number of the seed; branches of equal number see the examples in the same order.
-        examples: how many the branch sees, a multiple of 8 B.
         fixed: what the loss is evaluated on.
-        point: the number of the checkpoint.
-        start: the loss at the checkpoint.
     """
-    began, updates = time.perf_counter(), examples // arm.size
-    rate = arm.rate(trunk_size)
+    began, updates = time.perf_counter(), point.examples // arm.size
+    rate = arm.rate(point.size)
     own, last = derive_seed("branch", trunk.seed, seed) % 2**31, trunk.step + updates
     changes = {"seed": own, "batch.size": arm.size, "optimizer.lr": trunk.lr * rate, "scheduler.held": True, "trainer.max_steps": last}
     fork = Fork(rate, own, changes)
@@ -216,14 +224,14 @@ def train_branch(
         Constant(),
         [probe],
         ckpt_path=path,
-        io=ForkedCheckpointIO(fork),
+        io=ForkedCheckpointIO(fork, guarded=training.same_run is not None),
         same_run=None if training.same_run is None else fork.guard(training.same_run),
         seed=fork.seed,
         max_steps=last,
     )
     losses = tuple(probe.losses)
     seconds = round(time.perf_counter() - began, 3)
-    return BranchRow(point, trunk.epoch, arm.rule, arm.size, arm.factor, seed, trunk.lr * rate, updates, seconds, start, losses)
+    return BranchRow(point.point, trunk.epoch, arm.rule, arm.size, arm.factor, seed, trunk.lr * rate, updates, seconds, point.loss, losses)
 
 
 def mean_seconds(rows: Sequence[BranchRow]) -> tuple[float, float]:
