@@ -28,11 +28,19 @@ class Speed:
 
 @dataclass(frozen=True)
 class Rates:
-    """What a learning-rate range test at `batch_size` examples suggests: name -> learning rate; and where it diverged, if it did."""
+    """What a learning-rate range test has shown.
+
+    Attributes:
+        batch_size: B of its updates.
+        suggestions: name -> learning rate.
+        diverged_at: where it diverged; None if it did not.
+        curve: (learning rate, smoothed loss), ascending.
+    """
 
     batch_size: int
     suggestions: dict[str, float]
     diverged_at: float | None = None
+    curve: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,8 +115,8 @@ class Recommendation:
 
     @property
     def is_sure(self) -> bool:
-        """Whether all findings about the batch size and the learning rate are sure."""
-        return all(each.is_sure for each in self.findings if each.about in ("batch size", "learning rate"))
+        """Whether all findings about the batch size, its speed and the learning rate are sure."""
+        return all(each.is_sure for each in self.findings if each.about in ("speed", "batch size", "learning rate"))
 
 
 def recommendation(measured: Measured) -> Recommendation:

@@ -1,0 +1,242 @@
+"""Which batch size and which learning rate to use: measures within a budget of time, and recommends what the measurements support."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from noisescale.errors import check_number
+from noisescale.files import write_atomically
+from noisescale.measures.branch_options import BranchOptions
+from noisescale.measures.branches import PARTS, rules_of, sizes_of_branches
+from noisescale.plans.duality import Dual
+from noisescale.plans.noise import noise_rule_of
+from noisescale.plans.strategies import BatchStrategy, Fixed
+from noisescale.plans.trainer_limits import plan_for_trainer
+from noisescale.schedules import Constant, Schedule, warmup_and_rest
+from noisescale.studies.branch_results import PointFound
+from noisescale.studies.branch_study import run_branches
+from noisescale.studies.facts import Facts, facts_of
+from noisescale.studies.recommendation import Measured, Rates, Recommendation, Speed, middle, recommendation
+from noisescale.studies.speeds import speeds_of
+from noisescale.studies.time_budget import Cost, affordable
+from noisescale.studies.training import Training, strategy_of
+
+__all__ = ["RecommendOptions", "Recommended", "Tell", "recommend", "run_recommendation"]
+
+Tell = Callable[[str, float], None]
+"""Called with what is being measured, and with the share of the budget that has been used."""
+
+SPEEDS, RATES = 0.1, 0.2
+"""Shares of the budget for the speeds and for the range test. The branches have the rest."""
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """A recommendation, the measurements that say so, and what it costs in updates.
+
+    Attributes:
+        found, measured: the recommendation, and what it rests on.
+        updates: of the training with the schedule and the recommended batch.
+        dual_updates: of its dual, whose batch grows up to `found.max_batch_size`; None if the batch cannot grow without loss, or if the
+            schedule does not decay.
+    """
+
+    found: Recommendation
+    measured: Measured
+    updates: int
+    dual_updates: int | None
+
+    @property
+    def grows(self) -> bool:
+        """Whether the dual is worth it."""
+        return self.dual_updates is not None and self.dual_updates < self.updates
+
+
+@dataclass(frozen=True)
+class RecommendOptions:
+    """What can be chosen about a recommendation.
+
+    Args:
+        budget: the time that the measurements may take, in minutes, above 0. A probe that has begun is finished.
+        tolerance: of the branches, see `BranchOptions`.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    budget: float = 10.0
+    tolerance: float = 0.2
+
+    def __post_init__(self) -> None:
+        check_number("budget", self.budget, above=0, unit="minutes", remedy="10 is enough for a small network")
+        BranchOptions(tolerance=self.tolerance)
+
+
+def recommend(
+    module: Any,
+    data: Any,
+    batch: int | BatchStrategy,
+    *,
+    schedule: Schedule | None = None,
+    epochs: int = 1,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    scheduler: Mapping[str, Any] | None = None,
+    trainer: Mapping[str, Any] | None = None,
+    tell: Tell | None = None,
+    **options: Any,
+) -> Recommended:
+    """Which batch size and learning rate to use for a training, and the measurements that say so.
+
+    In order: the speed of several batch sizes, a learning-rate range test, and branches of equal noise from an early and a late epoch, with
+    the gradient noise scale beside them.
+
+    Args:
+        module: a LightningModule; afterwards it has the weights that it had before.
+        data: its LightningDataModule, or a DataLoader.
+        batch: the batch size from which the measurements start, or a strategy of noisescale.plans.
+        schedule: of the training; None: constant.
+        epochs: the length of the training.
+        seed: of everything that is trained.
+        folder: for what was measured. A recommendation that is called again with the same folder goes on where it was. None: a folder that
+            is removed afterwards.
+        scheduler: further arguments of `BatchSizeScheduler`, such as max_micro_batch_size or weight.
+        trainer: arguments of Lightning's Trainer, such as accelerator or precision.
+        tell: see `Tell`.
+        options: of `RecommendOptions`: budget, tolerance.
+
+    Raises:
+        ConfigError: a value cannot be used, or the folder has the measurements of another training.
+    """
+    chosen = RecommendOptions(**options)
+    training = Training(module, data, strategy_of(batch), schedule or Constant(), epochs, seed, scheduler or {}, trainer or {})
+    with ExitStack() as stack:
+        place = Path(folder) if folder is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        identity = {"batch": repr(training.strategy), "schedule": repr(training.schedule), "epochs": epochs, "seed": seed}
+        return run_recommendation(training, chosen, place, identity, tell)
+
+
+def run_recommendation(
+    training: Training, options: RecommendOptions, folder: Path, identity: Mapping[str, Any], tell: Tell | None = None
+) -> Recommended:
+    """The work of `recommend`: nothing that a file in the folder has is measured again.
+
+    Args:
+        training: the training.
+        options: what was chosen.
+        folder: for the files.
+        identity: key -> plain value of what the measurements belong to.
+        tell: see `Tell`.
+    """
+    probes = _Probes(training, options, folder, identity, tell or (lambda _, __: None))
+    speeds = probes.speeds()
+    rates = probes.rates()
+    branches = probes.branches(speeds, rates)
+    limit = training.scheduler.get("max_micro_batch_size")
+    measured = Measured(
+        batch_size=probes.size,
+        lr=probes.facts.lr,
+        epochs=training.epochs,
+        rule=noise_rule_of(probes.facts.optimizer),
+        limit=limit,
+        speeds=speeds,
+        rates=rates,
+        branches=tuple(branches),
+        tolerance=options.tolerance,
+    )
+    found = recommendation(measured)
+    return Recommended(found, measured, *_updates(training, probes.facts, found))
+
+
+def _updates(training: Training, facts: Facts, found: Recommendation) -> tuple[int, int | None]:
+    """Updates of the schedule with the recommended batch, and of its dual."""
+    schedule = training.schedule.with_horizon(training.epochs)
+
+    def total(strategy: BatchStrategy) -> int:
+        return plan_for_trainer(
+            schedule, strategy, facts.num_examples, optimizer=facts.optimizer, max_epochs=training.epochs
+        ).total_updates()
+
+    fixed = total(Fixed(size=found.batch_size, last="carry"))
+    if found.max_batch_size is None or isinstance(schedule, Constant):
+        return fixed, None
+    return fixed, total(Dual(size=found.batch_size, max_size=found.max_batch_size, last="carry"))
+
+
+class _Probes:
+    """The measurements of a training, each of which is kept in a file."""
+
+    def __init__(self, training: Training, options: RecommendOptions, folder: Path, identity: Mapping[str, Any], tell: Tell) -> None:
+        self.training, self.options, self.folder, self.identity, self.tell = training, options, folder, identity, tell
+        self.began = time.monotonic()
+        self.facts: Facts = facts_of(training)
+        warmup, factor = warmup_and_rest(training.schedule.with_horizon(training.epochs), 0.0)
+        self.size = training.strategy(0.0, factor, self.facts.num_examples, warmup).size
+        usual = BranchOptions().length_of(self.facts.num_examples, self.size)
+        most = min(self.facts.num_examples // 2, usual // PARTS)
+        self.sizes = sizes_of_branches(self.size, most, self.facts.smallest)
+
+    def left(self) -> float:
+        """Seconds of the budget that are left."""
+        return self.options.budget * 60 - (time.monotonic() - self.began)
+
+    def told(self, what: str, from_share: float = 0.0, to_share: float = 1.0) -> Callable[[float], None]:
+        """A function for the progress of one probe, which takes part of the budget."""
+        return lambda share: self.tell(what, from_share + share * (to_share - from_share))
+
+    def speeds(self) -> tuple[Speed, ...]:
+        """Examples per second of every size."""
+        found = self._kept(
+            "speeds.json",
+            lambda: [
+                asdict(each)
+                for each in speeds_of(
+                    self.training, self.sizes, SPEEDS * self.options.budget * 60, progress=self.told("speeds", 0.0, SPEEDS)
+                )
+            ],
+        )
+        return tuple(Speed(**each) for each in found)
+
+    def rates(self) -> Rates | None:
+        """What a range test at the batch size of the training suggests."""
+        return None
+
+    def branches(self, speeds: tuple[Speed, ...], rates: Rates | None) -> list[PointFound]:
+        """Branches from the training at the suggested learning rate: as many as fit into the time that is left."""
+        training, n = self.training, self.facts.num_examples
+        if rates is not None and rates.suggestions:
+            training = replace(training, rate=middle(rates.suggestions) / self.facts.lr)
+        of_size = {each.batch_size: each.median for each in speeds}
+        cost = Cost(of_size, of_size.get(self.size, min(of_size.values())), rules=len(rules_of(self.facts.optimizer)))
+
+        def choose() -> dict[str, Any] | None:
+            found = affordable(
+                lambda times, seeds, length: cost.seconds(times, seeds, length, n),
+                self.left(),
+                training.epochs,
+                n,
+                self.size,
+                self.options.tolerance,
+            )
+            return None if found is None else asdict(found)
+
+        chosen = self._kept("branch_options.json", choose)
+        if chosen is None:
+            return []
+        identity = {**self.identity, "rate": training.rate}
+        progress = self.told("branches", SPEEDS + RATES, 1.0)
+        return run_branches(training, BranchOptions(**chosen), self.folder / "branches", identity, progress=progress)
+
+    def _kept(self, name: str, measure: Callable[[], Any]) -> Any:
+        """What a file has, or what `measure` returns, which is then written into it."""
+        path = self.folder / name
+        if not path.exists():
+            write_atomically(path, json.dumps(measure(), indent=2) + "\n")
+        return json.loads(path.read_text())
