@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from noisescale.measures.branches import RULES, Arm, compare, critical_batch
-from noisescale.studies.branch_results import Point, PointFound, RuleFound, SizeFound
+from noisescale.studies.branch_results import PointFound, RuleFound, SizeFound
+from noisescale.studies.branching import Point
 from noisescale.studies.recommendation import Finding, Measured, Rates, Recommendation, Speed, recommendation
 from noisescale.studies.recommendation_page import as_json, page
 

@@ -21,7 +21,7 @@ from noisescale.plans.strategies import BatchStrategy, Fixed
 from noisescale.plans.trainer_limits import plan_for_trainer
 from noisescale.schedules import Constant, Schedule, warmup_and_rest
 from noisescale.studies.branch_results import PointFound
-from noisescale.studies.branch_study import run_branches
+from noisescale.studies.branch_study import run_branches, same_study
 from noisescale.studies.facts import Facts, facts_of
 from noisescale.studies.recommendation import Measured, Rates, Recommendation, Speed, middle, recommendation
 from noisescale.studies.speeds import speeds_of
@@ -135,10 +135,11 @@ def run_recommendation(
         identity: key -> plain value of what the measurements belong to.
         tell: see `Tell`.
     """
+    same_study(folder / "study.json", {**identity, **asdict(options)})
     probes = _Probes(training, options, folder, identity, tell or (lambda _, __: None))
-    speeds = probes.speeds()
+    speeds, start = probes.speeds()
     rates = probes.rates()
-    branches = probes.branches(speeds, rates)
+    branches = probes.branches(speeds, start, rates)
     limit = training.scheduler.get("max_micro_batch_size")
     measured = Measured(
         batch_size=probes.size,
@@ -191,30 +192,28 @@ class _Probes:
         """A function for the progress of one probe, which takes part of the budget."""
         return lambda share: self.tell(what, from_share + share * (to_share - from_share))
 
-    def speeds(self) -> tuple[Speed, ...]:
-        """Examples per second of every size."""
-        found = self._kept(
-            "speeds.json",
-            lambda: [
-                asdict(each)
-                for each in speeds_of(
-                    self.training, self.sizes, SPEEDS * self.options.budget * 60, progress=self.told("speeds", 0.0, SPEEDS)
-                )
-            ],
-        )
-        return tuple(Speed(**each) for each in found)
+    def speeds(self) -> tuple[tuple[Speed, ...], float]:
+        """Examples per second of every size, and the seconds that it takes to start a training."""
+
+        def measure() -> dict[str, Any]:
+            seconds = SPEEDS * self.options.budget * 60
+            speeds, start = speeds_of(self.training, self.sizes, seconds, progress=self.told("speeds", 0.0, SPEEDS))
+            return {"speeds": [asdict(each) for each in speeds], "start": start}
+
+        found = self._kept("speeds.json", measure)
+        return tuple(Speed(**each) for each in found["speeds"]), float(found["start"])
 
     def rates(self) -> Rates | None:
         """What a range test at the batch size of the training suggests."""
         return None
 
-    def branches(self, speeds: tuple[Speed, ...], rates: Rates | None) -> list[PointFound]:
+    def branches(self, speeds: tuple[Speed, ...], start: float, rates: Rates | None) -> list[PointFound]:
         """Branches from the training at the suggested learning rate: as many as fit into the time that is left."""
         training, n = self.training, self.facts.num_examples
         if rates is not None and rates.suggestions:
             training = replace(training, rate=middle(rates.suggestions) / self.facts.lr)
         of_size = {each.batch_size: each.median for each in speeds}
-        cost = Cost(of_size, of_size.get(self.size, min(of_size.values())), rules=len(rules_of(self.facts.optimizer)))
+        cost = Cost(of_size, of_size.get(self.size, min(of_size.values())), start, len(rules_of(self.facts.optimizer)))
 
         def choose() -> dict[str, Any] | None:
             found = affordable(

@@ -56,10 +56,11 @@ class _Clock(LeanCallback):
 
 def speeds_of(
     training: Training, sizes: Sequence[int], seconds: float, rounds: int = ROUNDS, progress: Callable[[float], None] | None = None
-) -> tuple[Speed, ...]:
-    """Examples per second of whole updates, data and accumulation included, but without validation: median, lowest and highest of the rounds.
+) -> tuple[tuple[Speed, ...], float]:
+    """The speeds of a training with several batch sizes, and the seconds that it takes to start one.
 
-    The weights of the module are afterwards what they were.
+    A speed is that of whole updates, data and accumulation included, but without validation. The weights of the module are afterwards what
+    they were.
 
     Args:
         training: the training.
@@ -70,12 +71,15 @@ def speeds_of(
     """
     check_number("seconds", seconds, above=0.0)
     found: dict[int, list[float]] = {size: [] for size in sizes}
+    starts = []
     turns = [size for _ in range(rounds) for size in sizes]
     with training.left_as_it_was():
         for number, size in enumerate(turns):
-            clock = _Clock(seconds / len(turns))
+            clock, began = _Clock(seconds / len(turns)), time.perf_counter()
             training.fit(Fixed(size=size, last="carry"), Constant(), [clock])
-            found[size].append(clock.updates * size / (clock.ended - clock.began))
+            spent = clock.ended - clock.began
+            starts.append(time.perf_counter() - began - spent)
+            found[size].append(clock.updates * size / spent)
             if progress is not None:
                 progress((number + 1) / len(turns))
-    return tuple(Speed(size, median(each), min(each), max(each)) for size, each in found.items())
+    return tuple(Speed(size, median(each), min(each), max(each)) for size, each in found.items()), median(starts)

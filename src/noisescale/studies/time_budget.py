@@ -26,7 +26,7 @@ class Cost:
 
     speeds: Mapping[int, float]
     trunk: float
-    start: float = 1.0
+    start: float
     rules: int = 1
 
     def seconds(self, times: Sequence[float], seeds: int, length: int, num_examples: int) -> float:
