@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from noisescale.errors import check_number
 from noisescale.files import write_atomically
 from noisescale.measures.branch_options import BranchOptions
 from noisescale.measures.branches import PARTS, rules_of, sizes_of_branches
+from noisescale.measures.range_test import RangeOptions, smoothed
 from noisescale.plans.duality import Dual
 from noisescale.plans.noise import noise_rule_of
 from noisescale.plans.strategies import BatchStrategy, Fixed
@@ -23,6 +26,7 @@ from noisescale.schedules import Constant, Schedule, warmup_and_rest
 from noisescale.studies.branch_results import PointFound
 from noisescale.studies.branch_study import run_branches, same_study
 from noisescale.studies.facts import Facts, facts_of
+from noisescale.studies.range_study import run_range_test
 from noisescale.studies.recommendation import Measured, Rates, Recommendation, Speed, middle, recommendation
 from noisescale.studies.speeds import speeds_of
 from noisescale.studies.time_budget import Cost, affordable
@@ -35,6 +39,9 @@ Tell = Callable[[str, float], None]
 
 SPEEDS, RATES = 0.1, 0.2
 """Shares of the budget for the speeds and for the range test. The branches have the rest."""
+
+UPDATES = (50, 200)
+"""The fewest and the most updates of the range test."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +145,7 @@ def run_recommendation(
     same_study(folder / "study.json", {**identity, **asdict(options)})
     probes = _Probes(training, options, folder, identity, tell or (lambda _, __: None))
     speeds, start = probes.speeds()
-    rates = probes.rates()
+    rates = probes.rates(next(each.median for each in speeds if each.batch_size == probes.size))
     branches = probes.branches(speeds, start, rates)
     limit = training.scheduler.get("max_micro_batch_size")
     measured = Measured(
@@ -203,9 +210,24 @@ class _Probes:
         found = self._kept("speeds.json", measure)
         return tuple(Speed(**each) for each in found["speeds"]), float(found["start"])
 
-    def rates(self) -> Rates | None:
-        """What a range test at the batch size of the training suggests."""
-        return None
+    def rates(self, speed: float) -> Rates | None:
+        """What a range test at the batch size of the training suggests; None if it suggests nothing, or if there is no time for it."""
+
+        def measure() -> dict[str, Any] | None:
+            updates = min(UPDATES[1], int(RATES * self.options.budget * 60 * speed / self.size))
+            if updates < UPDATES[0]:
+                return None
+            progress = self.told("learning rates", SPEEDS, SPEEDS + RATES)
+            found = run_range_test(self.training, RangeOptions(updates=updates), progress=progress)
+            suggestions = found.suggestions.named()
+            if not all(map(math.isfinite, suggestions.values())):
+                return None
+            losses = list(takewhile(math.isfinite, found.losses))
+            curve = tuple(zip(found.rates, smoothed(losses, found.width), strict=False))
+            return asdict(Rates(found.size, suggestions, found.rates[-1] if found.diverged else None, curve))
+
+        found = self._kept("rates.json", measure)
+        return None if found is None else Rates(**{**found, "curve": tuple((lr, loss) for lr, loss in found["curve"])})
 
     def branches(self, speeds: tuple[Speed, ...], start: float, rates: Rates | None) -> list[PointFound]:
         """Branches from the training at the suggested learning rate: as many as fit into the time that is left."""
