@@ -95,7 +95,7 @@ def test_the_bracket_of_the_critical_batch() -> None:
     bracket = critical_batch(found, 0.2)
     assert (bracket.at_least, bracket.below) == (64, 128)
     assert 64 < bracket.estimate < 128
-    assert bracket.in_words() == "64 to 128"
+    assert bracket.in_words() == f"about {bracket.estimate:.0f} (64 to 128)"
     undecided = critical_batch({8: at(0, "same"), 16: at(0.2, "undecided"), 32: at(0.9, "worse")}, 0.2)
     assert (undecided.at_least, undecided.below) == (8, 32)
     open_ended = critical_batch({8: at(0, "same"), 16: at(0, "same")}, 0.2)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from noisescale.app.config import as_plain, errors_under, typed
+from noisescale.app.config import errors_under, typed
+from noisescale.app.measurement_checks import branch_options
 from noisescale.app.progress import progress_bar
 from noisescale.app.recorded import CONFIG, write_record
 from noisescale.app.studied import check_studied, goes_on_after, training_of
 from noisescale.errors import ConfigError
 from noisescale.files import write_atomically
-from noisescale.measures.branch_options import BranchOptions
 
 __all__ = ["branch"]
 
@@ -33,9 +33,9 @@ def branch(cfg: DictConfig) -> int:
         RunInterrupted: it was interrupted, and said how to go on.
     """
     run = check_studied(cfg, PROGRAM)
-    with errors_under("branches"):
-        options = BranchOptions(**as_plain(cfg.branches))
-        if cfg.ckpt_path is None:
+    options = branch_options(cfg)
+    if cfg.ckpt_path is None:
+        with errors_under("branches"):
             options.times(cfg.epochs)
     with goes_on_after(PROGRAM) as folder:
         training, identity = training_of(run)

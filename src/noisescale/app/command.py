@@ -47,7 +47,11 @@ FAILED = 4
 _FULL_ERROR = "NOISESCALE_FULL_ERROR"
 
 
-def front_door(conf: Path, start: Callable[[Sequence[str], Path], Start] = start_of) -> Callable[[Callable[[DictConfig], int]], Command]:
+StartOf = Callable[[Sequence[str], Path], Start]
+"""(the command line, the folder of config.yaml) -> what Hydra starts from."""
+
+
+def front_door(conf: Path, start: StartOf = start_of) -> Callable[[Callable[[DictConfig], int]], Command]:
     """A decorator that turns a function of the composed config into a command.
 
     The function returns the exit status of a single run. A sweep carries out all of its runs, even if some of them fail, and the command
@@ -55,9 +59,9 @@ def front_door(conf: Path, start: Callable[[Sequence[str], Path], Start] = start
 
     Args:
         conf: the folder of config.yaml.
-        start: what the words of the command line start from.
+        start: what the command line starts from.
     """
-    return functools.partial(Command, conf, start=start)
+    return functools.partial(Command, conf, start)
 
 
 class _RunRefused(Exception):
@@ -124,8 +128,8 @@ def _check_hydras_callbacks() -> None:
 class Command:
     """The command that `front_door` makes: called without arguments, it reads the command line, runs and exits."""
 
-    def __init__(self, conf: Path, function: Callable[[DictConfig], int], start: Callable[[Sequence[str], Path], Start] = start_of) -> None:
-        self._conf, self._function, self._start = conf, function, start
+    def __init__(self, conf: Path, start: StartOf, function: Callable[[DictConfig], int]) -> None:
+        self._conf, self._start, self._function = conf, start, function
         self._in_function = False
         self._status: int | None = None
         functools.update_wrapper(self, function)
@@ -228,7 +232,7 @@ class Command:
         os._exit(self._status)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Command, (self._conf, self._function, self._start)
+        return Command, (self._conf, self._start, self._function)
 
 
 def _full_error() -> bool:

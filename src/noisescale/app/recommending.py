@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from noisescale.app.choices import key_of
-from noisescale.app.config import as_plain, errors_under, typed
+from noisescale.app.config import typed
+from noisescale.app.measurement_checks import recommendation_options
 from noisescale.app.progress import progress_bar
 from noisescale.app.recorded import CONFIG, write_record
 from noisescale.app.studied import check_studied, goes_on_after, training_of
@@ -19,7 +20,7 @@ from noisescale.errors import ConfigError
 from noisescale.files import write_atomically
 
 if TYPE_CHECKING:
-    from noisescale.studies.recommend import Recommended, Tell
+    from noisescale.studies.recommendation_study import Recommended, Tell
 
 __all__ = ["recommend"]
 
@@ -38,15 +39,13 @@ def recommend(cfg: DictConfig) -> int:
     """
     if cfg.ckpt_path is not None:
         raise ConfigError("ckpt_path", cfg.ckpt_path, f"{PROGRAM} begins with new weights", "leave it out, or give weights_from")
-    run = check_studied(cfg, PROGRAM)
+    run, options = check_studied(cfg, PROGRAM), recommendation_options(cfg)
     with goes_on_after(PROGRAM) as folder:
         training, identity = training_of(run)
-        from noisescale.studies.recommend import RecommendOptions, run_recommendation
         from noisescale.studies.recommendation_figure import draw_recommendation
         from noisescale.studies.recommendation_page import as_json, page
+        from noisescale.studies.recommendation_study import run_recommendation
 
-        with errors_under("recommend"):
-            options = RecommendOptions(**as_plain(cfg.recommend))
         write_record(folder / CONFIG, cfg)
         with _telling() as tell:
             found = run_recommendation(training, options, folder, identity, tell)

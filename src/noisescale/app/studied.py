@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from noisescale.app.changes import PLAN_GROUPS, plan_choices
 from noisescale.app.choices import key_of
@@ -44,6 +44,9 @@ def start_of_study(words: Sequence[str], conf: Path) -> Start:
     Raises:
         ConfigError: the folder is not that of a run with a checkpoint.
     """
+    resumed = [word.partition("=")[2] for word in words if key_of(word) == "resume" and word.partition("=")[2] not in ("", "null")]
+    if resumed:
+        raise ConfigError("resume", resumed[-1], "goes on with a training, and this command studies one", "give run=<its folder>")
     given = [word for word in words if key_of(word) == "run" and "=" in word]
     if not given:
         return start_of(words, conf)
@@ -56,7 +59,8 @@ def start_of_study(words: Sequence[str], conf: Path) -> Start:
         raise ConfigError("run", path, error.problem, error.remedy) from error
     if any(key_of(word) == "ckpt_path" for word in left):
         return Start(compose_from(record, conf, left, resume=None), [*left, *record.job_words], record.places)
-    checkpoint = newest_of(last_checkpoint(run, dict(record.config)))
+    plain: Any = OmegaConf.to_container(record.config)
+    checkpoint = newest_of(last_checkpoint(run, dict(plain)))
     if checkpoint is None:
         raise ConfigError("run", path, "has no checkpoint to branch from", "give a run that has one")
     name = compose_from(record, conf, left, ckpt_path=str(checkpoint), resume=None, output_dir="${hydra:runtime.output_dir}")
@@ -69,16 +73,12 @@ def check_studied(cfg: DictConfig, program: str) -> Composed:
     Raises:
         ConfigError: the config is invalid, or has what a study does not do.
     """
-    if cfg.get("resume") is not None:
-        raise ConfigError("resume", cfg.resume, f"goes on with a training, and {program} studies one", "give run=<its folder>")
     run = read_config(cfg)
     if check_devices(cfg) != 1 or cfg.trainer.get("num_nodes", 1) != 1:
         raise ConfigError("trainer.devices", cfg.trainer.devices, f"{program} runs on one device", "use trainer=auto, cpu or gpu")
     for key, without in WITHOUT_EFFECT.items():
         if cfg.trainer.get(key, without) != without:
-            raise ConfigError(
-                f"trainer.{key}", cfg.trainer[key], f"would end the training before its plan, which {program} studies", "leave it out"
-            )
+            raise ConfigError(f"trainer.{key}", cfg.trainer[key], f"would end the training that {program} studies", "leave it out")
     if not run.sets_rate:
         raise ConfigError("scheduler", "none", f"leaves the learning rate to the module, but {program} sets it", "choose a schedule")
     if cfg.averaging:

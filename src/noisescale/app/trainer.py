@@ -19,10 +19,17 @@ from noisescale.app.changes import plan_of_run
 from noisescale.app.config import as_plain, build, in_sweep, options, output_dir
 from noisescale.app.launchers.connection import connection
 from noisescale.app.module import MONITORED
-from noisescale.app.monitors import TypedPatience, declared_metrics, no_validation, with_their_metrics, without_task_metric
+from noisescale.app.monitors import (
+    TypedPatience,
+    check_plan_monitors,
+    declared_metrics,
+    no_validation,
+    with_their_metrics,
+    without_task_metric,
+)
 from noisescale.app.own_data import free_on_resume, has_loader, has_step, sizes
 from noisescale.app.spelling import as_typed
-from noisescale.callbacks import BatchSizeScheduler, SafeCheckpointIO, SameRun, StopOnSignal
+from noisescale.callbacks import BatchSizeScheduler, SafeCheckpointIO, SameRun, SaveOnOutOfMemory, StopOnSignal
 from noisescale.errors import ConfigError
 from noisescale.execution.compile_first import CompileFirst
 from noisescale.execution.lean import NoProfiler
@@ -54,11 +61,13 @@ def build_trainer(
     quiet_lightning()
     plain: Any = {"callbacks": as_plain(cfg.callbacks)}
     same_run = SameRun(choices_of_run(cfg, data), plan_of_run(cfg, batches))
-    callbacks: list[pl.Callback] = [batches, same_run, TypedPatience(), StopOnSignal(last_checkpoint(output_dir(), plain))]
+    last = last_checkpoint(output_dir(), plain)
+    callbacks: list[pl.Callback] = [batches, same_run, TypedPatience(), StopOnSignal(last), SaveOnOutOfMemory(last)]
     if cfg.model.get("compile"):
         callbacks.append(CompileFirst(sizes(data)["input_shape"], cfg.model.compile))
     with_data, with_step = has_loader(data, "val"), has_step(module, "validation_step")
     without = no_validation(cfg, with_data, with_step)
+    check_plan_monitors({"scheduler": batches.schedule.monitors, "batch": batches.strategy.monitors}, declared_metrics(module), without)
     chosen = _chosen_callbacks(cfg)
     if not without:
         chosen = without_task_metric(cfg, chosen, declared_metrics(module))

@@ -205,10 +205,11 @@ class CriticalBatch:
     cause: str = "none"
 
     def in_words(self) -> str:
-        """`128 to 512`, `512 or more`, `below 16`."""
+        """`about 200 (128 to 512)`, or `512 or more`."""
         if math.isinf(self.below):
             return f"{self.at_least:.0f} or more"
-        return f"{self.at_least:.0f} to {self.below:.0f}"
+        bracket = f"{self.at_least:.0f} to {self.below:.0f}"
+        return f"about {self.estimate:.0f} ({bracket})" if math.isfinite(self.estimate) else bracket
 
 
 def critical_batch(found: Mapping[int, Comparison], tolerance: float) -> CriticalBatch:

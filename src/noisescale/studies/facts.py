@@ -24,12 +24,14 @@ class Facts:
         optimizer: its class name.
         lr: of its first parameter group, before any schedule.
         smallest: the fewest examples of a forward pass; 2 with batch norm.
+        limit: the largest micro-batch, in examples; None: no limit.
     """
 
     num_examples: int
     optimizer: str
     lr: float
     smallest: int
+    limit: int | None
 
 
 class _Read(LeanCallback):
@@ -44,6 +46,7 @@ class _Read(LeanCallback):
             torch_name(type(optimizer)),
             float(optimizer.param_groups[0]["lr"]),
             loader.plan.min_micro_batch_size,
+            loader.plan.max_micro_batch_size,
         )
 
 

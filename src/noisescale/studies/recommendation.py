@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from noisescale.measures.branches import RULES
+from noisescale.measures.throughput import saturation
 from noisescale.plans.noise import NOISE_RULES
 from noisescale.studies.branch_results import CAUSES, PointFound, RuleFound
 
@@ -176,7 +177,8 @@ def _fast_enough(speeds: Sequence[Speed]) -> tuple[int | None, list[Finding]]:
         return None, []
     ordered = sorted(speeds, key=lambda each: each.batch_size)
     best = max(ordered, key=lambda each: each.median)
-    found = next(each for each in ordered if each.median >= FAST * best.median)
+    enough = saturation({each.batch_size: each.median for each in ordered}, FAST)
+    found = next(each for each in ordered if each.batch_size == enough)
     sentence = (
         f"B = {found.batch_size} trains {found.median:.0f} examples per second, {found.median / best.median:.0%} of the fastest batch"
         f" that was tried, B = {best.batch_size}"

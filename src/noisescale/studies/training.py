@@ -69,7 +69,7 @@ class Training:
     def fit(
         self,
         strategy: BatchStrategy,
-        schedule: Schedule,
+        schedule: Schedule | None,
         callbacks: Sequence[pl.Callback],
         *,
         seed: int | None = None,
@@ -79,7 +79,17 @@ class Training:
         max_epochs: int = -1,
         max_steps: int = -1,
     ) -> pl.Trainer:
-        """Train with another plan; returns the trainer. `io` reads and writes the checkpoints."""
+        """Train with another plan; returns the trainer.
+
+        Args:
+            strategy, schedule: of the plan; without a schedule a callback sets the learning rate.
+            callbacks: beside the `BatchSizeScheduler`.
+            seed: None: that of the training.
+            ckpt_path: what to go on from.
+            io: reads and writes the checkpoints.
+            same_run: compares the choices with those of the checkpoint.
+            max_epochs, max_steps: when it ends; -1: not by this.
+        """
         batches = BatchSizeScheduler(
             strategy, schedule, seed=self.seed if seed is None else seed, **{"check_cuts": False, **self.scheduler}
         )

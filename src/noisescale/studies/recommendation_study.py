@@ -13,11 +13,11 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from noisescale.errors import check_number
 from noisescale.files import write_atomically
 from noisescale.measures.branch_options import BranchOptions
 from noisescale.measures.branches import PARTS, rules_of, sizes_of_branches
 from noisescale.measures.range_test import RangeOptions, smoothed
+from noisescale.plans.checks import AUTO
 from noisescale.plans.duality import Dual
 from noisescale.plans.noise import noise_rule_of
 from noisescale.plans.strategies import BatchStrategy, Fixed
@@ -28,17 +28,20 @@ from noisescale.studies.branch_study import run_branches, same_study
 from noisescale.studies.facts import Facts, facts_of
 from noisescale.studies.range_study import run_range_test
 from noisescale.studies.recommendation import Measured, Rates, Recommendation, Speed, middle, recommendation
+from noisescale.studies.recommendation_options import RecommendationOptions
 from noisescale.studies.speeds import speeds_of
 from noisescale.studies.time_budget import Cost, affordable
 from noisescale.studies.training import Training, strategy_of
 
-__all__ = ["RecommendOptions", "Recommended", "Tell", "recommend", "run_recommendation"]
+__all__ = ["RecommendationOptions", "Recommended", "Tell", "recommend", "run_recommendation"]
 
 Tell = Callable[[str, float], None]
 """Called with what is being measured, and with the share of the budget that has been used."""
 
 SPEEDS, RATES = 0.1, 0.2
 """Shares of the budget for the speeds and for the range test. The branches have the rest."""
+
+LIMIT = "max_micro_batch_size"
 
 UPDATES = (50, 200)
 """The fewest and the most updates of the range test."""
@@ -64,26 +67,6 @@ class Recommended:
     def grows(self) -> bool:
         """Whether the dual is worth it."""
         return self.dual_updates is not None and self.dual_updates < self.updates
-
-
-@dataclass(frozen=True)
-class RecommendOptions:
-    """What can be chosen about a recommendation.
-
-    Args:
-        budget: the time that the measurements may take, in minutes, above 0. A probe that has begun is finished.
-        tolerance: of the branches, see `BranchOptions`.
-
-    Raises:
-        ConfigError: a value is out of its range.
-    """
-
-    budget: float = 10.0
-    tolerance: float = 0.2
-
-    def __post_init__(self) -> None:
-        check_number("budget", self.budget, above=0, unit="minutes", remedy="10 is enough for a small network")
-        BranchOptions(tolerance=self.tolerance)
 
 
 def recommend(
@@ -117,12 +100,12 @@ def recommend(
         scheduler: further arguments of `BatchSizeScheduler`, such as max_micro_batch_size or weight.
         trainer: arguments of Lightning's Trainer, such as accelerator or precision.
         tell: see `Tell`.
-        options: of `RecommendOptions`: budget, tolerance.
+        options: of `RecommendationOptions`: budget, tolerance.
 
     Raises:
         ConfigError: a value cannot be used, or the folder has the measurements of another training.
     """
-    chosen = RecommendOptions(**options)
+    chosen = RecommendationOptions(**options)
     training = Training(module, data, strategy_of(batch), schedule or Constant(), epochs, seed, scheduler or {}, trainer or {})
     with ExitStack() as stack:
         place = Path(folder) if folder is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -131,7 +114,7 @@ def recommend(
 
 
 def run_recommendation(
-    training: Training, options: RecommendOptions, folder: Path, identity: Mapping[str, Any], tell: Tell | None = None
+    training: Training, options: RecommendationOptions, folder: Path, identity: Mapping[str, Any], tell: Tell | None = None
 ) -> Recommended:
     """The work of `recommend`: nothing that a file in the folder has is measured again.
 
@@ -144,16 +127,17 @@ def run_recommendation(
     """
     same_study(folder / "study.json", {**identity, **asdict(options)})
     probes = _Probes(training, options, folder, identity, tell or (lambda _, __: None))
+    limit = probes.limit()
     speeds, start = probes.speeds()
     rates = probes.rates(next(each.median for each in speeds if each.batch_size == probes.size))
     branches = probes.branches(speeds, start, rates)
-    limit = training.scheduler.get("max_micro_batch_size")
     measured = Measured(
         batch_size=probes.size,
         lr=probes.facts.lr,
         epochs=training.epochs,
         rule=noise_rule_of(probes.facts.optimizer),
         limit=limit,
+        limit_was_measured=not isinstance(training.scheduler.get(LIMIT), int),
         speeds=speeds,
         rates=rates,
         branches=tuple(branches),
@@ -178,13 +162,17 @@ def _updates(training: Training, facts: Facts, found: Recommendation) -> tuple[i
     return fixed, total(Dual(size=found.batch_size, max_size=found.max_batch_size, last="carry"))
 
 
+def _number(limit: Any) -> int | None:
+    return limit if isinstance(limit, int) else None
+
+
 class _Probes:
     """The measurements of a training, each of which is kept in a file."""
 
-    def __init__(self, training: Training, options: RecommendOptions, folder: Path, identity: Mapping[str, Any], tell: Tell) -> None:
+    def __init__(self, training: Training, options: RecommendationOptions, folder: Path, identity: Mapping[str, Any], tell: Tell) -> None:
         self.training, self.options, self.folder, self.identity, self.tell = training, options, folder, identity, tell
         self.began = time.monotonic()
-        self.facts: Facts = facts_of(training)
+        self.facts = facts_of(replace(training, scheduler={**training.scheduler, LIMIT: _number(training.scheduler.get(LIMIT))}))
         warmup, factor = warmup_and_rest(training.schedule.with_horizon(training.epochs), 0.0)
         self.size = training.strategy(0.0, factor, self.facts.num_examples, warmup).size
         usual = BranchOptions().length_of(self.facts.num_examples, self.size)
@@ -198,6 +186,17 @@ class _Probes:
     def told(self, what: str, from_share: float = 0.0, to_share: float = 1.0) -> Callable[[float], None]:
         """A function for the progress of one probe, which takes part of the budget."""
         return lambda share: self.tell(what, from_share + share * (to_share - from_share))
+
+    def limit(self) -> int | None:
+        """The largest micro-batch: as it was chosen, or else the largest that fits; None on the CPU, which sets no limit."""
+        chosen = self.training.scheduler.get(LIMIT)
+        if not isinstance(chosen, int):
+            searching = replace(
+                self.training, strategy=Fixed(size=self.sizes[-1], last="carry"), scheduler={**self.training.scheduler, LIMIT: AUTO}
+            )
+            chosen = self._kept("limit.json", lambda: facts_of(searching).limit)
+            self.training = replace(self.training, scheduler={**self.training.scheduler, LIMIT: chosen})
+        return chosen
 
     def speeds(self) -> tuple[tuple[Speed, ...], float]:
         """Examples per second of every size, and the seconds that it takes to start a training."""
