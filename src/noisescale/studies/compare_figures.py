@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -148,7 +149,8 @@ class _Limits:
         values = [value for curve in curves for value in curve]
         positive = [value for value in values if value > 0]
         if loss and positive and max(positive) > 8 * min(positive):
-            return cls(min(positive) / 1.3, min(max(positive), 1e6 * min(positive)) * 1.3, True)
+            usual = 3 * median(max(curve) for curve in curves if curve)  # a few curves that explode do not flatten the others
+            return cls(min(positive) / 1.3, 1.3 * (min(max(positive), usual) if usual > min(positive) else max(positive)), True)
         late = [value for curve in curves for value in curve[len(curve) // 2 :]]
         if not late:
             return cls(math.nan, math.nan, False)
@@ -174,8 +176,10 @@ def _distinct(curves: Sequence[Curve]) -> list[Curve]:
 def _legend(figure: Figure, axis: Axes, arms: Sequence[Arm]) -> None:
     handles = [axis.plot([], [], color=COLORS[i], linestyle=STYLES[i], linewidth=1.6)[0] for i in range(len(arms))]
     names = [f"{_short(arm.group.name)} ({_runs(arm)})" for arm in arms]
-    longest = max(map(len, names), default=0)
-    legend = figure.legend(handles, names, loc="outside lower center", ncols=1 if longest > 65 else 2, frameon=False)
+    two_columns = 2 * (0.085 * max((len(line) for name in names for line in name.splitlines()), default=0) + 0.8) < figure.get_figwidth()
+    lines = sum(name.count("\n") + 1 for name in names) / (2 if two_columns else 1)
+    figure.set_figheight(figure.get_figheight() + 0.2 * lines)
+    legend = figure.legend(handles, names, loc="outside lower center", ncols=2 if two_columns else 1, frameon=False)
     for text in legend.get_texts():
         text.set_parse_math(False)  # a dollar sign is not a formula
 
