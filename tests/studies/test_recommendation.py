@@ -11,7 +11,8 @@ import pytest
 from noisescale.measures.branches import RULES, Arm, compare, critical_batch
 from noisescale.studies.branch_results import PointFound, RuleFound, SizeFound
 from noisescale.studies.branching import Point
-from noisescale.studies.recommendation import Finding, Measured, Rates, Recommendation, Speed, recommendation
+from noisescale.studies.measured import Measured, Rates, RateTrial, Speed
+from noisescale.studies.recommendation import Finding, Recommendation, recommendation
 from noisescale.studies.recommendation_page import as_json, page
 
 SIZES = (8, 32, 128, 512, 2048)
@@ -33,13 +34,21 @@ def at(epoch: float, good: int, *more: RuleFound, simple: float = 300.0, cause: 
     return PointFound(point, (rule("linear", good, cause), *more))
 
 
+SUGGESTED = {"steepest": 0.05, "valley": 0.1, "minimum/10": 0.2}
+
+
+def trials(*losses: float) -> tuple[RateTrial, ...]:
+    """Short trainings with the rates 0.03, 0.1, 0.3, and the mean losses that are given."""
+    return tuple(RateTrial(lr, 200, (loss - 0.01, loss + 0.01)) for lr, loss in zip((0.03, 0.1, 0.3), losses, strict=True))
+
+
 MEASURED = Measured(
     batch_size=32,
     lr=0.1,
     epochs=10.0,
     rule="sgd",
     speeds=(Speed(32, 1000.0, 950.0, 1050.0), Speed(128, 2900.0, 2800.0, 3000.0), Speed(512, 3000.0, 2900.0, 3100.0)),
-    rates=Rates(32, {"steepest": 0.05, "valley": 0.1, "minimum/10": 0.2}),
+    rates=Rates(32, SUGGESTED, trials=trials(0.3, 0.1, 0.2)),
     branches=(at(0.1, 128), at(4.0, 128)),
 )
 
@@ -95,11 +104,9 @@ def test_a_limit_is_accumulated() -> None:
         ({"branches": (at(0.1, 8), at(4.0, 128))}, "batch size", "branches with smaller batches, and with more seeds"),
         ({"branches": (at(0.1, 2048),), "speeds": ()}, "growth", "branches from a late epoch"),
         ({"rates": None}, "learning rate", "a range test"),
-        (
-            {"rates": Rates(32, {"a": 0.01, "b": 1.0})},
-            "learning rate",
-            "short trainings with each of the suggestions, which differ more than tenfold",
-        ),
+        ({"rates": Rates(32, SUGGESTED)}, "learning rate", "short trainings with several rates, which the budget has not allowed"),
+        ({"rates": Rates(32, SUGGESTED, trials=trials(0.3, 0.2, 0.1))}, "learning rate", "trainings with larger rates"),
+        ({"rates": Rates(32, SUGGESTED, trials=trials(0.1, 0.2, 0.3))}, "learning rate", "trainings with smaller rates"),
     ],
     ids=str,
 )
@@ -155,3 +162,12 @@ def test_the_page_and_the_file_have_every_measurement() -> None:
     content = json.loads(as_json(found, measured, "python train.py"))
     assert content["recommendation"]["batch_size"] == 128
     assert content["measured"]["branches"][0]["at"]["trace"] is None
+
+
+def test_of_the_short_trainings_the_best_is_taken_and_without_them_the_middle_suggestion() -> None:
+    assert Rates(32, SUGGESTED).chosen == 0.1
+    assert Rates(32, {"a": 0.3, "b": 0.1}).chosen == 0.1
+    diverged = Rates(32, SUGGESTED, trials=trials(0.3, 0.2, math.inf))
+    assert diverged.chosen == 0.1
+    assert about(recommendation(replace(MEASURED, rates=diverged)), "learning rate").is_sure  # the next one diverged
+    assert Rates(32, SUGGESTED, trials=trials(math.inf, math.inf, math.inf)).chosen == 0.1

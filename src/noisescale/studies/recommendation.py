@@ -3,83 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from noisescale.measures.branches import RULES
 from noisescale.measures.throughput import saturation
-from noisescale.plans.noise import NOISE_RULES
-from noisescale.studies.branch_results import CAUSES, PointFound, RuleFound
+from noisescale.studies.branch_results import CAUSES
+from noisescale.studies.measured import Measured, Speed
 
-__all__ = ["Finding", "Measured", "Rates", "Recommendation", "Speed", "middle", "recommendation"]
+__all__ = ["FAST", "Finding", "Recommendation", "recommendation"]
 
 FAST = 0.9
 """A batch is fast enough if it trains this share of the examples per second of the fastest one."""
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Examples per second of updates with `batch_size` examples: the median of several, the lowest and the highest."""
-
-    batch_size: int
-    median: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What a learning-rate range test has shown.
-
-    Attributes:
-        batch_size: B of its updates.
-        suggestions: name -> learning rate.
-        diverged_at: where it diverged; None if it did not.
-        curve: (learning rate, smoothed loss), ascending.
-    """
-
-    batch_size: int
-    suggestions: dict[str, float]
-    diverged_at: float | None = None
-    curve: tuple[tuple[float, float], ...] = ()
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Everything that was measured; what is empty or None was not.
-
-    Attributes:
-        batch_size, lr: those of the configuration, from which the measurements start.
-        epochs: the length of the training that the recommendation is for.
-        rule: which noise the optimizer has: sgd (lr ~ B) or adaptive (lr ~ sqrt(B)).
-        devices: W.
-        limit: the largest micro-batch that fits, in examples; None: no limit was found, or none was looked for.
-        limit_was_measured: whether `limit` was found by trying, and not typed.
-        tolerance: of the branches: the relative loss up to which nothing counts as lost.
-    """
-
-    batch_size: int
-    lr: float
-    epochs: float
-    rule: str
-    devices: int = 1
-    limit: int | None = None
-    limit_was_measured: bool = False
-    speeds: tuple[Speed, ...] = ()
-    rates: Rates | None = None
-    branches: tuple[PointFound, ...] = ()
-    tolerance: float = 0.2
-
-    @property
-    def scaling(self) -> str:
-        """How the learning rate goes with the batch, a key of `RULES`: the rule whose branches hold up to the largest batch."""
-        rules = [each.rule for each in self.branches[0].rules] if self.branches else []
-        usual = "linear" if NOISE_RULES[self.rule] == RULES["linear"] else "sqrt"
-        return max(rules, key=lambda rule: (min(each.critical.at_least for each in self.by_rule(rule)), rule == usual), default=usual)
-
-    def by_rule(self, rule: str) -> list[RuleFound]:
-        """What the branches of one rule have shown at each time."""
-        return [each for point in self.branches for each in point.rules if each.rule == rule]
 
 
 @dataclass(frozen=True)
@@ -203,20 +138,21 @@ def _lr(measured: Measured, batch: int) -> tuple[float, Finding]:
         sentence = f"lr = {lr:.3g} is the one of the configuration{moved}; no other one was tried"
         return lr, Finding("learning rate", sentence, "no range test", "a range test")
     rates = measured.rates
-    tested = middle(rates.suggestions)
+    tested = rates.chosen
     lr = tested * (batch / rates.batch_size) ** exponent
-    low, high = min(rates.suggestions.values()), max(rates.suggestions.values())
     moved = f", moved to B = {batch} by {formula}" if batch != rates.batch_size else ""
-    where = f"at B0 = {rates.batch_size} the range test suggests {low:.3g} to {high:.3g}"
-    sentence = f"lr = {lr:.3g}: {where}, of which {tested:.3g} is taken{moved}"
-    undecided = "short trainings with each of the suggestions, which differ more than tenfold" if high > 10.0 * low else ""
-    return lr, Finding("learning rate", sentence, "range test", undecided)
-
-
-def middle(suggestions: Mapping[str, float]) -> float:
-    """The median suggestion; the lower of the two in the middle, because a learning rate that is too large costs more."""
-    ordered = sorted(suggestions.values())
-    return ordered[(len(ordered) - 1) // 2]
+    low, high = min(rates.suggestions.values()), max(rates.suggestions.values())
+    suggested = f"at B0 = {rates.batch_size} the range test suggests {low:.3g} to {high:.3g}"
+    if not rates.trials:
+        undecided = "short trainings with several rates, which the budget has not allowed"
+        return lr, Finding("learning rate", f"lr = {lr:.3g}: {suggested}, of which {tested:.3g} is taken{moved}", "range test", undecided)
+    tried = [each.lr for each in rates.trials if math.isfinite(each.loss)]
+    undecided = "trainings with smaller rates" if tested == tried[0] else "trainings with larger rates" if tested == tried[-1] else ""
+    undecided = "" if len(tried) < len(rates.trials) and tested == tried[-1] else undecided  # the next one diverged
+    best = f"of {len(rates.trials)} rates in short trainings of {rates.trials[0].updates} updates {tested:.3g} has the lowest loss"
+    return lr, Finding(
+        "learning rate", f"lr = {lr:.3g}: at B0 = {rates.batch_size} {best}{moved}; {suggested}", "short trainings", undecided
+    )
 
 
 # -- memory, growth, and what larger batches cost -------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from noisescale.studies.branch_figure import draw_losses, draw_sizes
-from noisescale.studies.recommendation import FAST, Measured, Rates, Recommendation, Speed
+from noisescale.studies.measured import Measured, Rates, Speed
+from noisescale.studies.recommendation import FAST, Recommendation
 
 __all__ = ["draw_recommendation"]
 
@@ -30,8 +32,8 @@ def draw_recommendation(measured: Measured, found: Recommendation, title: str, p
             _empty(axis, "no branches were trained")
     for axis in (axes[0, 0], axes[1, 0]):
         axis.axvline(found.batch_size, color="black", linestyle="--", linewidth=1)
-    if measured.rates is not None and measured.rates.batch_size == found.batch_size:
-        axes[0, 1].axvline(found.lr, color="black", linestyle="--", linewidth=1)
+    if measured.rates is not None:
+        axes[0, 1].axvline(measured.rates.chosen, color="black", linestyle="--", linewidth=1)
     said = f"{title}: B = {found.batch_size}, lr = {found.lr:.3g}{'' if found.is_sure else ' (not sure)'}"
     figure.suptitle(textwrap.fill(said, 130), fontsize=10, parse_math=False)
     part = path.with_name(f".{path.name}.part")
@@ -62,6 +64,8 @@ def _draw_rates(axis: Any, rates: Rates | None) -> None:
     axis.plot([lr for lr, _ in rates.curve], [loss for _, loss in rates.curve], label="smoothed loss")
     for number, (name, lr) in enumerate(rates.suggestions.items()):
         axis.axvline(lr, color=f"C{number + 1}", linestyle=":", label=f"{name}: {lr:.3g}")
+    shown = [each for each in rates.trials if math.isfinite(each.loss)]
+    axis.plot([each.lr for each in shown], [each.loss for each in shown], marker="o", color="black", label="short trainings")
     if rates.diverged_at is not None:
         axis.axvline(rates.diverged_at, color="red", label="diverged")
     axis.set_xscale("log")

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from noisescale.studies.recommendation import Measured, Recommendation
+from noisescale.studies.measured import Measured
+from noisescale.studies.recommendation import Recommendation
 
 __all__ = ["as_json", "page"]
 
@@ -56,6 +57,15 @@ def _measurements(measured: Measured) -> list[str]:
         said = ", ".join(f"{name} {value:.3g}" for name, value in rates.suggestions.items())
         end = "" if rates.diverged_at is None else f"; diverged at {rates.diverged_at:.3g}"
         lines += [f"Range test at B = {rates.batch_size}: {said}{end}.", ""]
+        if rates.trials:
+            lines += [
+                f"Trainings of {rates.trials[0].updates} updates, annealed to 0:",
+                "",
+                "| lr | loss | of each seed |",
+                "| --- | --- | --- |",
+            ]
+            lines += [f"| {each.lr:.3g} | {_number(each.loss)} | {', '.join(map(_number, each.losses))} |" for each in rates.trials]
+            lines.append("")
     if measured.branches:
         lines += [
             f"Branches of equal noise. A loss counts as nothing lost up to {measured.tolerance:.0%} above that of the smallest batch.",

@@ -26,8 +26,10 @@ from noisescale.schedules import Constant, Schedule, warmup_and_rest
 from noisescale.studies.branch_results import PointFound
 from noisescale.studies.branch_study import run_branches, same_study
 from noisescale.studies.facts import Facts, facts_of
+from noisescale.studies.measured import Measured, Rates, RateTrial, Speed
 from noisescale.studies.range_study import run_range_test
-from noisescale.studies.recommendation import Measured, Rates, Recommendation, Speed, middle, recommendation
+from noisescale.studies.rate_trials import candidates, rate_trials
+from noisescale.studies.recommendation import Recommendation, recommendation
 from noisescale.studies.recommendation_options import RecommendationOptions
 from noisescale.studies.speeds import speeds_of
 from noisescale.studies.time_budget import Cost, affordable
@@ -38,13 +40,16 @@ __all__ = ["RecommendationOptions", "Recommended", "Tell", "recommend", "run_rec
 Tell = Callable[[str, float], None]
 """Called with what is being measured, and with the share of the budget that has been used."""
 
-SPEEDS, RATES = 0.1, 0.2
-"""Shares of the budget for the speeds and for the range test. The branches have the rest."""
+SPEEDS, RANGE, TRIALS = 0.1, 0.1, 0.2
+"""Shares of the budget for the speeds, the range test, and trainings with several rates. The branches have the rest."""
 
 LIMIT = "max_micro_batch_size"
 
 UPDATES = (50, 200)
 """The fewest and the most updates of the range test."""
+
+SEEDS = 2
+"""Trainings with each learning rate."""
 
 
 @dataclass(frozen=True)
@@ -213,26 +218,40 @@ class _Probes:
         """What a range test at the batch size of the training suggests; None if it suggests nothing, or if there is no time for it."""
 
         def measure() -> dict[str, Any] | None:
-            updates = min(UPDATES[1], int(RATES * self.options.budget * 60 * speed / self.size))
+            updates = min(UPDATES[1], int(RANGE * self.options.budget * 60 * speed / self.size))
             if updates < UPDATES[0]:
                 return None
-            progress = self.told("learning rates", SPEEDS, SPEEDS + RATES)
+            progress = self.told("range test", SPEEDS, SPEEDS + RANGE)
             found = run_range_test(self.training, RangeOptions(updates=updates), progress=progress)
             suggestions = found.suggestions.named()
             if not all(map(math.isfinite, suggestions.values())):
                 return None
             losses = list(takewhile(math.isfinite, found.losses))
             curve = tuple(zip(found.rates, smoothed(losses, found.width), strict=False))
-            return asdict(Rates(found.size, suggestions, found.rates[-1] if found.diverged else None, curve))
+            rates = Rates(found.size, suggestions, found.rates[-1] if found.diverged else None, curve)
+            return asdict(replace(rates, trials=self._trials(rates, speed)))
 
         found = self._kept("rates.json", measure)
-        return None if found is None else Rates(**{**found, "curve": tuple((lr, loss) for lr, loss in found["curve"])})
+        if found is None:
+            return None
+        trials = tuple(RateTrial(each["lr"], each["updates"], tuple(map(float, each["losses"]))) for each in found["trials"])
+        return Rates(**{**found, "curve": tuple((lr, loss) for lr, loss in found["curve"]), "trials": trials})
+
+    def _trials(self, rates: Rates, speed: float) -> tuple[RateTrial, ...]:
+        """Short trainings with rates from the lowest suggestion up to where the range test ended; none if there is no time for them."""
+        tried = candidates(min(rates.suggestions.values()), rates.curve[-1][0])
+        affordable_updates = TRIALS * self.options.budget * 60 * speed / (self.size * len(tried) * SEEDS)
+        updates = min(int(affordable_updates), self.training.epochs * self.facts.num_examples // self.size)
+        if updates < UPDATES[0]:
+            return ()
+        progress = self.told("learning rates", SPEEDS + RANGE, SPEEDS + RANGE + TRIALS)
+        return rate_trials(self.training, self.facts, tried, self.size, updates, SEEDS, progress)
 
     def branches(self, speeds: tuple[Speed, ...], start: float, rates: Rates | None) -> list[PointFound]:
         """Branches from the training at the suggested learning rate: as many as fit into the time that is left."""
         training, n = self.training, self.facts.num_examples
         if rates is not None and rates.suggestions:
-            training = replace(training, rate=middle(rates.suggestions) / self.facts.lr)
+            training = replace(training, rate=rates.chosen / self.facts.lr)
         of_size = {each.batch_size: each.median for each in speeds}
         cost = Cost(of_size, of_size.get(self.size, min(of_size.values())), start, len(rules_of(self.facts.optimizer)))
 
@@ -251,7 +270,7 @@ class _Probes:
         if chosen is None:
             return []
         identity = {**self.identity, "rate": training.rate}
-        progress = self.told("branches", SPEEDS + RATES, 1.0)
+        progress = self.told("branches", SPEEDS + RANGE + TRIALS, 1.0)
         return run_branches(training, BranchOptions(**chosen), self.folder / "branches", identity, progress=progress)
 
     def _kept(self, name: str, measure: Callable[[], Any]) -> Any:

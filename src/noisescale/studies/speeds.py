@@ -13,7 +13,7 @@ from noisescale.errors import check_number
 from noisescale.execution.lean import LeanCallback
 from noisescale.plans.strategies import Fixed
 from noisescale.schedules import Constant
-from noisescale.studies.recommendation import Speed
+from noisescale.studies.measured import Speed
 from noisescale.studies.training import Training
 
 __all__ = ["speeds_of"]
