@@ -29,9 +29,9 @@ def rule(name: str, good: int, cause: str = "batch", bad: tuple[float, ...] = BA
     return RuleFound(name, tuple(shown), replace(critical, cause=cause if math.isfinite(critical.below) else "none"), None)
 
 
-def at(epoch: float, good: int, *more: RuleFound, simple: float = 300.0, cause: str = "batch") -> PointFound:
+def at(epoch: float, good: int, *more: RuleFound, simple: float = 300.0, cause: str = "batch", bad: tuple[float, ...] = BAD) -> PointFound:
     point = Point(0, 100, epoch, 54_000, 32, 0.1, 27_000, "SGD", 0.3, simple, 1.0, 1)
-    return PointFound(point, (rule("linear", good, cause), *more))
+    return PointFound(point, (rule("linear", good, cause, bad), *more))
 
 
 SUGGESTED = {"steepest": 0.05, "valley": 0.1, "minimum/10": 0.2}
@@ -101,7 +101,7 @@ def test_a_limit_is_accumulated() -> None:
     ("without", "what", "would_decide"),
     [
         ({"branches": ()}, "batch size", "branches from an early and a late epoch"),
-        ({"branches": (at(0.1, 8), at(4.0, 128))}, "batch size", "branches with smaller batches, and with more seeds"),
+        ({"branches": (at(0.1, 8), at(4.0, 128))}, "batch size", "branches with smaller batches"),
         ({"branches": (at(0.1, 2048),), "speeds": ()}, "growth", "branches from a late epoch"),
         ({"rates": None}, "learning rate", "a range test"),
         ({"rates": Rates(32, SUGGESTED)}, "learning rate", "short trainings with several rates, which the budget has not allowed"),
@@ -171,3 +171,13 @@ def test_of_the_short_trainings_the_best_is_taken_and_without_them_the_middle_su
     assert diverged.chosen == 0.1
     assert about(recommendation(replace(MEASURED, rates=diverged)), "learning rate").is_sure  # the next one diverged
     assert Rates(32, SUGGESTED, trials=trials(math.inf, math.inf, math.inf)).chosen == 0.1
+
+
+def test_the_batch_of_the_configuration_stays_if_the_seeds_leave_it_open() -> None:
+    spread = (0.05, 0.1, 0.25)
+    point = at(0.1, 8, bad=spread)
+    assert point.rules[0].critical.at_least == 8
+    assert math.isinf(point.rules[0].critical.below)
+    found = recommendation(replace(MEASURED, branches=(point, at(4.0, 128))))
+    assert found.batch_size == 32
+    assert about(found, "batch size").would_decide == "branches with more seeds"

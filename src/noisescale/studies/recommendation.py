@@ -59,7 +59,8 @@ def recommendation(measured: Measured) -> Recommendation:
     """The batch size, the learning rate and the growth that the measurements support.
 
     B is the smallest batch that is fast enough, but at most the bound: the largest batch with which nothing was lost at any time at which
-    branches began. Without a speed it is the batch of the configuration, within the same bound. B is a size that was tried. The learning
+    branches began. Without a speed it is the batch of the configuration, within the same bound. That of the configuration is given up for
+    a smaller one only if it is shown to be worse. B is a size that was tried. The learning
     rate is the one that was tested, moved to B by the rule that keeps the noise: lr (B/B_tested)^p, with p = 1 for sgd, and for adaptive
     optimizers p = 1 or 1/2, whichever held up to the larger batch. Branches decide, and not B_simple, which does not predict the best
     batch size (2505.23971); it is shown beside them.
@@ -82,28 +83,33 @@ def _batch_size(measured: Measured) -> tuple[int, list[Finding]]:
         batch = fast or measured.batch_size
         sentence = f"B = {batch} is {'fast enough' if fast else 'the one of the configuration'}; whether it costs accuracy was not measured"
         return batch, [*about, Finding("batch size", sentence, "no branches", "branches from an early and a late epoch")]
+    own = measured.batch_size
     tried = sorted({each.size for found in measured.by_rule(measured.scaling) for each in found.sizes})
-    bound = int(min(each.at_least for each in brackets))
-    wanted = fast if fast is not None else measured.batch_size
+    shown = int(min(each.at_least for each in brackets))
+    open_to_own = shown < own < min(each.below for each in brackets)  # not shown to be as good as smaller ones, nor to be worse
+    bound = own if open_to_own else shown
+    wanted = fast if fast is not None else own
     sizes = [size for size in tried if size <= bound]
     batch = next((size for size in sizes if size >= wanted), sizes[-1])
-    if bound == tried[0]:
-        sentence = f"B = {batch} is the smallest batch that was tried, and every larger one may lose something"
-        return batch, [*about, Finding("batch size", sentence, "branches", "branches with smaller batches, and with more seeds")]
-    if wanted > bound:
-        faster = f"a faster one, B = {wanted}, was not shown to be as good"
-        sentence = f"B = {batch} is the largest batch with which nothing was lost at any time; {faster}"
-    else:
+    if open_to_own and batch == own:
         sentence = (
-            f"B = {batch} is {'fast enough, and ' if fast else ''}within the bound of B = {bound} up to which nothing was lost at any time"
+            f"B = {own} is the one of the configuration: the seeds differ too much to say whether it loses anything against B = {tried[0]}"
         )
-    above = [each.below for each in brackets]
+        return batch, [*about, Finding("batch size", sentence, "branches", "branches with more seeds")]
+    if bound == tried[0]:
+        sentence = f"B = {batch} is the smallest batch that was tried, and every larger one loses something at some time"
+        return batch, [*about, Finding("batch size", sentence, "branches", "branches with smaller batches")]
     if wanted <= bound:
-        return batch, [*about, Finding("batch size", sentence, "branches")]
-    if math.isinf(min(above)):
-        return batch, [*about, Finding("batch size", sentence, "branches", "branches with larger batches, to find where they break")]
-    wide = max(each.below / each.at_least for each in brackets) > 4
-    return batch, [*about, Finding("batch size", sentence, "branches", "more seeds, which narrow the bracket of the bound" if wide else "")]
+        fine = f"within the bound of B = {bound} up to which nothing was lost at any time"
+        return batch, [*about, Finding("batch size", f"B = {batch} is {'fast enough, and ' if fast else ''}{fine}", "branches")]
+    faster = f"a faster one, B = {wanted}, was not shown to be as good"
+    sentence = f"B = {batch} is the largest batch with which nothing was lost at any time; {faster}"
+    undecided = ""
+    if math.isinf(min(each.below for each in brackets)):
+        undecided = "branches with larger batches, to find where they break"
+    elif max(each.below / each.at_least for each in brackets) > 4:
+        undecided = "more seeds, which narrow the bracket of the bound"
+    return batch, [*about, Finding("batch size", sentence, "branches", undecided)]
 
 
 def _fast_enough(speeds: Sequence[Speed]) -> tuple[int | None, list[Finding]]:
