@@ -34,8 +34,10 @@ from PIL import Image
 
 from benchmarks import soak
 from benchmarks.__main__ import ON_REQUEST, ROUNDS
+from noisescale.app.checks import branch_options, range_options
 from noisescale.app.composed import num_examples, read_config
 from noisescale.app.own_words import words_for_hydra
+from noisescale.app.studied import start_of_study
 from tests.helpers.front_door import plan, run
 from tests.helpers.pages import PAGES, Command, blocks, commands, commands_of, name, with_own_code
 from tests.helpers.processes import python
@@ -63,6 +65,7 @@ PLANS = [command for command in COMMANDS if command.starts_with("python", "plan.
 ELSEWHERE = {command for page in PAGES if page.name != "options.md" for command in commands_of(page)}
 PRINTS = [command for command in COMMANDS if command.starts_with("python", "train.py") and {"--cfg", "--help", "-sc"} & {*command.words}]
 TRAININGS = [command for command in COMMANDS if command.starts_with("python", "train.py") and command not in PRINTS]
+STUDIES = [command for command in COMMANDS if command.words[:2] in (("python", "branches.py"), ("python", "range_test.py"))]
 MADE = [
     Command(("python", "train.py", *word.removeprefix("ARGS=").split()))
     for command in COMMANDS
@@ -87,7 +90,7 @@ def marked(commands: list[Command]) -> list[Any]:
 
 def kind(command: Command) -> str:
     """The kind of test below that checks the command; empty if there is none."""
-    if command in PLANS or command in TRAININGS or command in PRINTS:
+    if command in PLANS or command in TRAININGS or command in PRINTS or command in STUDIES:
         return "front door"
     if command.words[0] == "make":
         return "make"
@@ -272,6 +275,20 @@ def test_two_updates_of_the_rest(command: Command, saved: Path, pictures: Path, 
     assert len(folders) == runs_of(arguments)
     for folder in folders:
         completed(folder, 2)
+
+
+# -- studies ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", STUDIES, ids=str)
+def test_a_study_is_composed_and_checked(command: Command, saved: Path, pictures: Path) -> None:
+    if "<run>" in str(command):
+        assert start_of_study(concrete(command, saved, pictures), CONF).config_name != "config"
+        return
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", ["output_dir=somewhere", *command.arguments])
+    assert branch_options(cfg).times(cfg.epochs)
+    assert range_options(cfg).updates
 
 
 # -- the others ----------------------------------------------------------------------------------------------------------------
