@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 import branches as branches_script
 import plan as plan_script
 import range_test as range_test_script
+import recommend as recommend_script
 import train as train_script
 from noisescale.app.composed import num_examples, read_config
 from noisescale.app.trainer import quiet_lightning
@@ -94,6 +95,11 @@ def run(*arguments: str) -> Outcome:
 def plan(*arguments: str) -> Outcome:
     """Run `python plan.py ARGUMENTS` in this process until it exits."""
     return outcome_of(plan_script, *arguments)
+
+
+def recommend(*arguments: str) -> Outcome:
+    """Run `python recommend.py ARGUMENTS` in this process until it exits."""
+    return outcome_of(recommend_script, *arguments)
 
 
 def branches(*arguments: str) -> Outcome:

@@ -48,7 +48,10 @@ def recommend(cfg: DictConfig) -> int:
 
         write_record(folder / CONFIG, cfg)
         with _telling() as tell:
-            found = run_recommendation(training, options, folder, identity, tell)
+            try:
+                found = run_recommendation(training, options, folder, identity, tell)
+            except ConfigError as error:
+                raise (error.under("recommend") if error.key in cfg.recommend else error) from error
         command = _command(found)
         draw_recommendation(found.measured, found.found, " ".join(typed()) or "the default training", folder / "recommendation.png")
         text = page(found.found, found.measured, command, _updates(found), ("recommendation.png",))

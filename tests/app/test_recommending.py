@@ -1,0 +1,52 @@
+"""recommend.py: the front door of a recommendation."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.front_door import QUICK, plan, recommend, run_dir
+from tests.helpers.trainings import ignored
+
+pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
+
+FEW = (*QUICK, "epochs=4", "batch.size=8", "recommend.budget=0.5", "data.num_workers=0")
+
+
+@pytest.mark.slow
+def test_it_leaves_a_page_whose_command_can_be_pasted(tmp_path: Path) -> None:
+    outcome = recommend(*FEW, run_dir(tmp_path / "a"))
+    assert outcome.status == 0, outcome.err
+    page, found = (tmp_path / "a" / "recommendation.md").read_text(), json.loads((tmp_path / "a" / "recommendation.json").read_text())
+    assert found["command"] in page
+    assert found["command"] in outcome.out
+    assert f"**B = {found['recommendation']['batch_size']}, lr = " in page
+    program, script, *words = shlex.split(found["command"])
+    assert (program, script) == ("python", "train.py")
+    assert plan(*words, run_dir(tmp_path / "plan")).status == 0
+    assert (tmp_path / "a" / "recommendation.png").read_bytes().startswith(b"\x89PNG")
+    speeds = (tmp_path / "a" / "speeds.json").read_bytes()
+    again = recommend(*FEW, run_dir(tmp_path / "a"))
+    assert (again.status, again.out) == (0, outcome.out)
+    assert (tmp_path / "a" / "speeds.json").read_bytes() == speeds
+    other = recommend(*FEW, "recommend.tolerance=0.1", run_dir(tmp_path / "a"))
+    assert other.status == 2
+    assert other.lines[-1].startswith("error: recommend.tolerance=0.1: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["ckpt_path=x.ckpt"], "ckpt_path=x.ckpt: recommend.py begins with new weights; leave it out, or give weights_from"),
+        (["trainer.max_steps=5"], "trainer.max_steps=5: would end the training that recommend.py studies; leave it out"),
+        (["scheduler=none"], "scheduler=none: leaves the learning rate to the module, but recommend.py sets it; choose a schedule"),
+    ],
+    ids=str,
+)
+def test_what_it_cannot_do_is_one_line(words: list[str], line: str, tmp_path: Path) -> None:
+    outcome = recommend(*FEW, *words, run_dir(tmp_path))
+    assert outcome.status == 2
+    assert outcome.lines == [f"error: {line}"]
