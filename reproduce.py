@@ -2,8 +2,15 @@
 
 import sys
 from pathlib import Path
+from typing import NoReturn
 
-from noisescale.app.reproduce import main
+
+def main() -> NoReturn:
+    """Carry out the command line and exit."""
+    from noisescale.app.reproduce import main
+
+    sys.exit(main(sys.argv[1:], Path(__file__).resolve()))
+
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], Path(__file__).resolve()))
+    main()

@@ -106,7 +106,7 @@ def read_claim(name: str, scale: str, description: Mapping[str, Any]) -> Claim:
     known = {each.name for each in fields(Claim)} - {"name", "scale"}
     _refuse_unknown("", description, known)
     for key in ("sentence", "source", "runtime", "seeds", "arms", "metrics", "checks"):
-        if not description.get(key):
+        if description.get(key) in (None, "", [], {}):
             raise ConfigError(key, description.get(key), "is needed")
     tuning = description.get("tuning")
     if tuning is not None:

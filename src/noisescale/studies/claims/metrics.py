@@ -62,7 +62,7 @@ class Metric:
 
     def of_run(self, run: Run) -> float | None:
         """The value of a complete run; None if its files do not have it."""
-        if run.state == "diverged" and self.if_diverged is not None:
+        if run.state == "diverged":  # its files end somewhere in the middle
             return self.if_diverged
         if self.source == "results":
             return _finite(run.results.get(self.key))
