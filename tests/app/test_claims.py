@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from noisescale.app.claims import claim_at, names_of_claims, scales_of
 from noisescale.errors import ConfigError
 from noisescale.studies.runs import identity
 from tests.helpers.front_door import run
-from tests.helpers.repository import CONF
+from tests.helpers.pages import blocks
+from tests.helpers.repository import CONF, REPOSITORY
 
 NAMES = names_of_claims(CONF)
 
@@ -72,6 +74,15 @@ def _claim(tmp_path: Path, text: str) -> None:
 
 def test_the_smallest_claim_reads(tmp_path: Path) -> None:
     _claim(tmp_path, SMALLEST)
+
+
+def test_the_claim_that_the_page_shows_reads(tmp_path: Path) -> None:
+    (shown,) = [content for language, content in blocks(REPOSITORY / "docs" / "claims.md") if language == "yaml"]
+    _claim(tmp_path, shown)
+
+
+def test_the_page_lists_the_claims() -> None:
+    assert set(re.findall(r"^\| `(\w+)` \|", (REPOSITORY / "docs" / "claims.md").read_text(), flags=re.MULTILINE)) == set(NAMES)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@
   Of a sweep as many runs are checked as it takes for each choice to occur. `make test-slow` also runs the command itself, including whole
   sweeps, with 2 updates per run; it is skipped if this machine lacks the data or the GPUs, and nothing is downloaded.
 - any command with `--config-dir my_project` is run by test_own_example.py, in a folder with the files that the page shows.
+- python reproduce.py: the claims and their scales exist; nothing is trained.
 - make: the target is in the Makefile; the ARGS for train.py, pytest or benchmarks are checked like a command of theirs.
 - python -m benchmarks and scripts: the part, the module or the file exists.
 - anything else must be one of `OTHERS`.
@@ -34,8 +35,10 @@ from PIL import Image
 
 from benchmarks import soak
 from benchmarks.__main__ import ON_REQUEST, ROUNDS
+from noisescale.app.claims import claim_at
 from noisescale.app.composed import num_examples, read_config
 from noisescale.app.own_words import words_for_hydra
+from noisescale.app.reproduce import read_options
 from tests.helpers.front_door import plan, run
 from tests.helpers.pages import PAGES, Command, blocks, commands, commands_of, name, with_own_code
 from tests.helpers.processes import python
@@ -61,6 +64,7 @@ OTHERS = {
 COMMANDS = [*(command for command in commands() if not with_own_code(command)), Command(("python", "train.py", "-sc", "install=bash"))]
 PLANS = [command for command in COMMANDS if command.starts_with("python", "plan.py")]
 ELSEWHERE = {command for page in PAGES if page.name != "options.md" for command in commands_of(page)}
+CLAIMS = [command for command in COMMANDS if command.starts_with("python", "reproduce.py")]
 PRINTS = [command for command in COMMANDS if command.starts_with("python", "train.py") and {"--cfg", "--help", "-sc"} & {*command.words}]
 TRAININGS = [command for command in COMMANDS if command.starts_with("python", "train.py") and command not in PRINTS]
 MADE = [
@@ -87,7 +91,7 @@ def marked(commands: list[Command]) -> list[Any]:
 
 def kind(command: Command) -> str:
     """The kind of test below that checks the command; empty if there is none."""
-    if command in PLANS or command in TRAININGS or command in PRINTS:
+    if command in PLANS or command in TRAININGS or command in PRINTS or command in CLAIMS:
         return "front door"
     if command.words[0] == "make":
         return "make"
@@ -179,6 +183,12 @@ def test_what_prints_and_trains_nothing(command: Command, tmp_path: Path, monkey
     assert outcome.status == 0, outcome.err
     assert outcome.out
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("command", CLAIMS, ids=str)
+def test_claims(command: Command) -> None:
+    options = read_options(command.arguments, CONF)
+    assert all(claim_at(name, options.scale, CONF).seeds > 1 for name in options.claims)
 
 
 def completed(folder: Path, updates: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,16 @@ import yaml
 
 from noisescale.app.claims import claim_at, names_of_claims, scales_of
 from noisescale.studies.claims.checks import Values
+from noisescale.studies.claims.claim import Claim
 from noisescale.studies.claims.verdict import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, judge
 from tests.helpers.repository import CONF
 
 WORLDS: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("worlds.yaml").read_text())
+
+
+@cache
+def claims(name: str) -> list[Claim]:
+    return [claim_at(name, scale, CONF) for scale in scales_of(name, CONF)]
 
 
 def values(world: dict[str, Any], changes: dict[str, Any], seeds: int) -> Values:
@@ -40,8 +47,7 @@ def cases() -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 @pytest.mark.parametrize(("name", "verdict", "changes"), list(cases()), ids=str)
 def test_a_claim_is_judged_by_its_data(name: str, verdict: str, changes: dict[str, Any]) -> None:
-    for scale in scales_of(name, CONF):
-        claim = claim_at(name, scale, CONF)
+    for claim in claims(name):
         assert judge(claim, values(WORLDS[name], changes, max(5, claim.seeds))).word == verdict
 
 

@@ -146,7 +146,7 @@ def _arm(key: str, found: Any) -> Arm:
 
 
 def _metric(key: str, found: Any) -> Metric:
-    _refuse_unknown(f"{key}.", found, {*SOURCES, "take", "reach", "if_diverged"})
+    _refuse_unknown(f"{key}.", found, {*SOURCES, "take", "reach", "at_most", "if_diverged"})
     sources = [source for source in SOURCES if source in found]
     if len(sources) != 1:
         raise ConfigError(key, dict(found), f"must have exactly one of {', '.join(SOURCES)}")

@@ -101,8 +101,13 @@ def _effect(axis: Axes, check: Check, outcome: Outcome) -> None:
     shown = [*ends, *((effect.shown, outcome.low, outcome.high) if effect is not None else ())]
     shown = [value for value in shown if math.isfinite(value)]
     low, high = min(shown), max(shown)
-    width = (high - low) or abs(high) or 1.0
-    low, high = low - 0.25 * width, high + 0.25 * width
+    if check.effect == "ratio" and low > 0:
+        axis.set_xscale("log")
+        margin = max(high / low, 1.1) ** 0.25
+        low, high = low / margin, high * margin
+    else:
+        margin = 0.25 * ((high - low) or abs(high) or 1.0)
+        low, high = low - margin, high + margin
     for start, end in _claimed(check, low, high):
         axis.axvspan(start, end, color="#009E73", alpha=0.12, linewidth=0)
     for end in ends:

@@ -43,6 +43,7 @@ class Metric:
         take: what becomes of a column, one of `TAKES`.
         reach: instead of `take`, the number of the first row whose value is at least this; of a loss, whose value is at most this. A run
             that never reaches it counts as one row more than it has.
+        at_most: a larger value counts as this one, such as the loss of a guess, beyond which a number says nothing.
         if_diverged: the value of a run that diverged, such as the accuracy of a guess. None: such a run has no value.
     """
 
@@ -50,11 +51,12 @@ class Metric:
     key: str
     take: str = "last"
     reach: float | None = None
+    at_most: float | None = None
     if_diverged: float | None = None
 
     def __post_init__(self) -> None:
         check_choice("take", self.take, TAKES)
-        for name in ("reach", "if_diverged"):
+        for name in ("reach", "at_most", "if_diverged"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name))
         if self.reach is not None and self.source not in ("epochs", "steps"):
@@ -62,8 +64,10 @@ class Metric:
 
     def of_run(self, run: Run) -> float | None:
         """The value of a complete run; None if its files do not have it."""
-        if run.state == "diverged":  # its files end somewhere in the middle
-            return self.if_diverged
+        value = self.if_diverged if run.state == "diverged" else self._of_files(run)  # those of a run that diverged end in the middle
+        return value if value is None or self.at_most is None else min(value, self.at_most)
+
+    def _of_files(self, run: Run) -> float | None:
         if self.source == "results":
             return _finite(run.results.get(self.key))
         values = self.column(run.folder)
