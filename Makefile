@@ -56,9 +56,12 @@ docs: $(STAMP)-test ## Write the parts of docs/ that are made from conf/ and fro
 	$(BIN)/python docs/make_options.py
 	OMP_NUM_THREADS=1 $(BIN)/python docs/make_samples.py
 
-sweep: $(STAMP)-sweep ## Four schedules x two batch sizes on digits, two runs at once
-	$(BIN)/python train.py -m hydra/launcher=$(LAUNCHER) hydra.launcher.n_jobs=2 threads=1 \
-		scheduler=constant,step,cosine,onecycle batch=small,large batch.reference_size=32 batch.lr_rule=sqrt $(ARGS)
+# The report comes even if some runs were refused; the exit status stays that of the sweep.
+sweep: SWEEP := $(or $(patsubst hydra.sweep.dir=%,%,$(filter hydra.sweep.dir=%,$(ARGS))),outputs/sweep/$(shell date +%Y-%m-%d_%H-%M-%S))
+sweep: $(STAMP)-sweep ## Four schedules x two batch sizes on digits, two runs at once, and their report
+	$(BIN)/python train.py -m hydra/launcher=$(LAUNCHER) hydra.launcher.n_jobs=2 threads=1 hydra.sweep.dir=$(SWEEP) \
+		scheduler=constant,step,cosine,onecycle batch=small,large batch.reference_size=32 batch.lr_rule=sqrt $(ARGS); \
+	status=$$?; if ls -d $(SWEEP)/*/ >/dev/null 2>&1; then $(BIN)/python report.py $(SWEEP) --out $(SWEEP)/report || exit; fi; exit $$status
 
 bench: $(STAMP)-test ## Run the benchmarks, some minutes on an idle machine; ARGS="steps --rounds 3" runs a part
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks $(ARGS)

@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 N = 1293  # digits, after the validation split
 EPOCHS = 20
 CARRIERS = ("dual", "hybrid", "seesaw", "split")  # the batch follows the schedule
+MEASURED = ("gns", "plateau")
+"""Options that follow what is measured during a training, so that there is nothing to draw before it."""
 
 
 def plan_of(*overrides: str) -> tuple[Plan, float]:
@@ -37,13 +39,13 @@ def options(group: str) -> list[str]:
 
 def main() -> None:
     """Draw and save the figure."""
-    panels = [(f"scheduler={name}", [f"scheduler={name}"], "lr") for name in options("scheduler") if name != "none"]
+    panels = [(f"scheduler={name}", [f"scheduler={name}"], "lr") for name in options("scheduler") if name not in ("none", *MEASURED)]
     panels += [
         (f"scheduler=cosine warmup={name}", ["scheduler=cosine", f"warmup={name}"], "lr") for name in options("warmup") if name != "none"
     ]
     for name in options("batch"):
         scheduler = "cosine" if name in CARRIERS else "constant"
-        if name != "accumulate":
+        if name not in ("accumulate", *MEASURED):
             panels.append((f"scheduler={scheduler} batch={name}", [f"scheduler={scheduler}", f"batch={name}"], "B"))
     columns = 4
     rows = -(-len(panels) // columns)

@@ -33,6 +33,8 @@ GROUPS = {
     "early_stopping": "A stop before the last epoch, in addition to the callbacks above.",
     "averaging": "An average of the weights, in addition to the callbacks above.",
     "logger": "Where the numbers go beside the CSV files. `python train.py logger=[tensorboard,csv]` has several at once.",
+    "branches": "What `branches.py` does with a training.",
+    "range_test": "What `range_test.py` does with a training.",
     "debug": "Short runs that check that everything works.",
     "experiment": "Named combinations of the options above. The words that follow on the command line come after them and win.",
 }

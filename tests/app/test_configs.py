@@ -38,19 +38,21 @@ N = 1293
 """Number of training examples of the default data set."""
 
 PROMISED = {
-    "scheduler": "constant step multistep inverse exponential polynomial linear cosine cosine_restarts cyclic onecycle wsd none",
+    "scheduler": "constant step multistep inverse exponential polynomial linear cosine cosine_restarts cyclic onecycle wsd plateau none",
     "warmup": "none linear constant",
     "optimizer": "sgd momentum nesterov adagrad rmsprop rmsprop_nesterov adadelta adam adamw own",
-    "batch": "small large full accumulate multistep linear dual hybrid split seesaw cyclic",
+    "batch": "small large full accumulate multistep linear dual hybrid split seesaw cyclic gns plateau",
     "task": "classification regression own",
     "data": "digits mnist fashion_mnist cifar10 cifar100 imagefolder diabetes own",
     "model": "logistic mlp cnn resnet9 resnet18 wrn vgg11 own",
     "module": "none own",
     "trainer": "auto cpu gpu ddp ddp_cpu",
-    "callbacks": "light full none",
+    "callbacks": "light full none gns sharpness",
     "early_stopping": "none val_acc val_loss",
     "averaging": "none ema",
     "logger": "tensorboard csv wandb mlflow other csv-only",
+    "branches": "default",
+    "range_test": "default",
     "debug": "fast overfit",
     "experiment": "step_gamma065 alexnet_multistep exponential_098 cosine_tmax150 constant_too_small constant_good constant_too_large "
     "smith2017/decay smith2017/hybrid smith2017/increase smith2017/increase_lr smith2017/increase_momentum smith2017_imagenet/decay "
@@ -104,7 +106,7 @@ def test_every_file_says_first_what_it_is(file: Path) -> None:
 def test_no_reference_computes_anything(file: Path) -> None:
     """`${...}` only copies a value; derived numbers are computed in Python."""
     for reference in re.findall(r"\$\{([^}]*)\}", file.read_text()):
-        assert re.fullmatch(r"[\w.]+|hydra:[\w.]+|now:[%\w-]+|oc.env:\w+,[\w./:]+", reference)
+        assert re.fullmatch(r"[\w.]+|hydra:[\w.]+|oc.select:[\w.]+,null|now:[%\w-]+|oc.env:\w+,[\w./:]+", reference)
 
 
 def test_the_defaults_are_a_run() -> None:
@@ -124,7 +126,7 @@ def test_schedulers(name: str) -> None:
     factors = [schedule.with_horizon(cfg.epochs)(epoch / 4) for epoch in range(4 * cfg.epochs)]
     assert max(factors) == pytest.approx(1, rel=0.01)
     assert min(factors) >= 0
-    assert (len(set(factors)) == 1) == (name in ("constant", "none"))
+    assert (len(set(factors)) == 1) == (name in ("constant", "none", "plateau"))  # nothing has been measured
 
 
 def test_a_schedulers_rate_is_the_optimizers() -> None:
@@ -153,6 +155,8 @@ def test_batch_strategies(name: str) -> None:
     match name:
         case "full":
             assert set(sizes) == {N}
+        case "gns" | "plateau":  # nothing has been measured
+            assert set(sizes) == {cfg.batch.size}
         case "small":
             assert max(sizes) == cfg.batch.size <= 64
         case "large" | "accumulate":
@@ -226,7 +230,7 @@ def test_that_a_model_has_batch_norm_is_known_from_its_config(name: str) -> None
     """plan.py has only the config, and training has the network; both must refuse the same single examples."""
     small = {"resnet9": ["model.width=4"], "resnet18": ["model.width=8"], "wrn": ["model.width=1"]}
     for norm in ("none", "batch"):
-        cfg = composed(f"model={name}", *small.get(name, []), *([f"model.norm={norm}"] if name in ("cnn", "vgg11") else []))
+        cfg = composed(f"model={name}", *small.get(name, []), *([f"model.norm={norm}"] if name in ("mlp", "cnn", "vgg11") else []))
         net = network_of(cfg.model, 3, 32, 32, outputs=7)
         assert min_micro_batch_size_of_config(cfg) == min_micro_batch_size(net, 1)
 
@@ -249,7 +253,9 @@ def test_callbacks(name: str) -> None:
     callbacks = {key: build(cfg, f"callbacks.{key}") for key in cfg.callbacks}
     assert all(isinstance(callback, pl.Callback) for callback in callbacks.values())
     light = {"noise_scale", "epochs", "divergence"}
-    assert set(callbacks) == {"none": set(), "light": light, "full": light | {"last", "best", "progress_bar"}}[name]
+    full = light | {"last", "best", "progress_bar"}
+    added = {"gns": {"gradient_noise"}, "sharpness": {"sharpness"}}
+    assert set(callbacks) == {"none": set(), "light": light, "full": full, **added}[name]
 
 
 @pytest.mark.parametrize("name", options("early_stopping"))

@@ -252,7 +252,12 @@ runpy.run_path("train.py", run_name="__main__")
         ("", "shutil.rmtree('{run}'); open('{run}', 'w').close()", "", "cannot be written (Not a directory)"),
         ("", "os.rename('{run}', '{run}.moved')", "", "the folder of the run was removed or moved"),
         ("os.dup2(os.open('/dev/full', os.O_WRONLY), 1)", "pass", "", "a file cannot be written (No space left on device)"),
-        ("resource.setrlimit(resource.RLIMIT_AS, (6 * 10**9,) * 2)", "pass", "model.widths=[20000,20000]", "not enough memory"),
+        (
+            "resource.setrlimit(resource.RLIMIT_AS, (6 * 10**9,) * 2)",
+            "pass",
+            "model.widths=[20000,20000]",
+            "not enough memory at update 0, in a micro-batch",
+        ),
     ],
 )
 def test_faults_as_they_happen(first: str, fault: str, words: str, line: str, tmp_path: Path) -> None:
@@ -268,4 +273,4 @@ def test_faults_as_they_happen(first: str, fault: str, words: str, line: str, tm
     rows = read_rows(folder / "steps.csv") if folder.is_dir() else []
     assert [int(row["step"]) for row in rows] == list(range(len(rows)))
     if (folder / "checkpoints" / "last.ckpt").exists():
-        assert checkpoint_of(folder)["global_step"] > 0
+        assert checkpoint_of(folder)["global_step"] > 0 or not rows  # memory may run out in the first update

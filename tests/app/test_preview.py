@@ -346,7 +346,7 @@ TABLE: list[tuple[str, str]] = [
         "trainer.limit_train_batches=0.5: must be a whole number of updates of each epoch, at least 1; 1.0 for the whole epoch",
     ),
     ("plan_csv_rows=-1", "plan_csv_rows=-1: must be a whole number of updates, at least 0; null for any number"),
-    ("max_micro_batch_size=0", f"max_micro_batch_size=0: {EXAMPLES}; null for no limit"),
+    ("max_micro_batch_size=0", f"max_micro_batch_size=0: {EXAMPLES}; auto for the most that fit, null for no limit"),
     ("optimizer.lr=0", "optimizer.lr=0: must be a finite number in (0, inf)"),
     ("batch.size=1294", "batch.size=1294: must be at most N = 1293, the examples of one pass; use batch=full for all of them"),
     ("batch=dual batch.size=1293", "batch.size=1293: must be below N = 1293: a full batch has no noise to match; use batch=full"),

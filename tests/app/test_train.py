@@ -133,7 +133,7 @@ def test_epochs_csv_has_a_row_per_epoch(full: Finished) -> None:
 def test_results_json_has_the_final_metrics_and_where_they_come_from(full: Finished) -> None:
     metrics = {"train/loss", "train/acc", "val/loss", "val/acc", "test/loss", "test/acc"}
     facts = {"updates", "examples", "seconds", "examples_per_second", "num_examples", "status", "reason", "seed"}
-    facts |= {"overrides", "choices", "versions", "commit"}
+    facts |= {"max_micro_batch_size", "overrides", "choices", "versions", "commit"}
     results = full.results
     assert set(results) == metrics | facts
     assert (results["status"], results["reason"], results["seed"]) == ("completed", "the plan's end", 0)

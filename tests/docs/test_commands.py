@@ -6,8 +6,10 @@
 - any other python train.py: Hydra composes it, and everything that train.py checks before it reads data is checked, including the plan.
   Of a sweep as many runs are checked as it takes for each choice to occur. `make test-slow` also runs the command itself, including whole
   sweeps, with 2 updates per run; it is skipped if this machine lacks the data or the GPUs, and nothing is downloaded.
+- python report.py is run by test_report_commands.py.
 - any command with `--config-dir my_project` is run by test_own_example.py, in a folder with the files that the page shows.
 - python reproduce.py: the claims and their scales exist; nothing is trained.
+- python curvature.py: the run and what Hydra starts from are found; `make test-slow` runs it with few examples.
 - make: the target is in the Makefile; the ARGS for train.py, pytest or benchmarks are checked like a command of theirs.
 - python -m benchmarks and scripts: the part, the module or the file exists.
 - anything else must be one of `OTHERS`.
@@ -33,13 +35,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from PIL import Image
 
+import curvature
 from benchmarks import soak
 from benchmarks.__main__ import ON_REQUEST, ROUNDS
+from noisescale.app.checkpoint_start import start_at_checkpoint
 from noisescale.app.claims import claim_at
 from noisescale.app.composed import num_examples, read_config
 from noisescale.app.own_words import words_for_hydra
 from noisescale.app.reproduce import read_options
-from tests.helpers.front_door import plan, run
+from tests.helpers.front_door import outcome_of, plan, run
 from tests.helpers.pages import PAGES, Command, blocks, commands, commands_of, name, with_own_code
 from tests.helpers.processes import python
 from tests.helpers.repository import CONF, REPOSITORY
@@ -67,6 +71,7 @@ ELSEWHERE = {command for page in PAGES if page.name != "options.md" for command 
 CLAIMS = [command for command in COMMANDS if command.starts_with("python", "reproduce.py")]
 PRINTS = [command for command in COMMANDS if command.starts_with("python", "train.py") and {"--cfg", "--help", "-sc"} & {*command.words}]
 TRAININGS = [command for command in COMMANDS if command.starts_with("python", "train.py") and command not in PRINTS]
+CURVATURES = [command for command in COMMANDS if command.starts_with("python", "curvature.py")]
 MADE = [
     Command(("python", "train.py", *word.removeprefix("ARGS=").split()))
     for command in COMMANDS
@@ -91,11 +96,11 @@ def marked(commands: list[Command]) -> list[Any]:
 
 def kind(command: Command) -> str:
     """The kind of test below that checks the command; empty if there is none."""
-    if command in PLANS or command in TRAININGS or command in PRINTS or command in CLAIMS:
+    if command in PLANS or command in TRAININGS or command in PRINTS or command in CURVATURES or command in CLAIMS:
         return "front door"
     if command.words[0] == "make":
         return "make"
-    if command.starts_with("python", "-m") or (command.words[0] == "python" and command.words[1].startswith("docs/")):
+    if command.starts_with("python", "-m") or (command.words[0] == "python" and command.words[1].startswith(("docs/", "report.py"))):
         return "script"
     return "other" if command.words in OTHERS else ""
 
@@ -282,6 +287,24 @@ def test_two_updates_of_the_rest(command: Command, saved: Path, pictures: Path, 
     assert len(folders) == runs_of(arguments)
     for folder in folders:
         completed(folder, 2)
+
+
+# -- checkpoints ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", CURVATURES, ids=str)
+def test_a_checkpoint_to_be_measured_is_found(command: Command, saved: Path, pictures: Path) -> None:
+    assert start_at_checkpoint(concrete(command, saved, pictures), CONF).config_name != "config"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", CURVATURES, ids=str)
+def test_a_checkpoint_is_measured(command: Command, saved: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = ("curvature.iterations=1", "curvature.batches=2", "curvature.subspace=3", "curvature.points=3", "threads=1")
+    outcome = outcome_of(curvature, *concrete(command, saved, pictures), *few)
+    assert outcome.status == 0, outcome.err
+    assert [*tmp_path.glob("outputs/curvature/*/curvature.json"), *tmp_path.glob("outputs/curvature/*/line.png")]
 
 
 # -- the others ----------------------------------------------------------------------------------------------------------------

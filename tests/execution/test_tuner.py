@@ -52,8 +52,8 @@ def settings(trainer: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("search", "words"),
     [
-        ("lr_find", ("another Trainer, without BatchSizeScheduler", "DataLoader of the planned batch size")),
-        ("scale_batch_size", ("another Trainer, without BatchSizeScheduler", "max_micro_batch_size")),
+        ("lr_find", ("noisescale.studies.range_test", "at the planned batch size")),
+        ("scale_batch_size", ('max_micro_batch_size="auto"',)),
     ],
 )
 def test_a_search_is_refused_and_the_training_after_it_is_as_without_it(tmp_path: Any, search: str, words: tuple[str, ...]) -> None:
@@ -110,5 +110,5 @@ def test_what_is_found_with_another_trainer_can_be_used() -> None:
 def test_an_error_does_not_remove_a_search_that_the_user_has_put_there() -> None:
     finder = pl.callbacks.LearningRateFinder()
     trainer = quiet_trainer(planned(), finder)
-    error_of(lambda: trainer.fit(Tunable()), "callbacks", "LearningRateFinder", "another Trainer")
+    error_of(lambda: trainer.fit(Tunable()), "callbacks", "LearningRateFinder", "noisescale.studies.range_test")
     assert finder in trainer.callbacks  # type: ignore[attr-defined]

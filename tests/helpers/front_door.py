@@ -20,7 +20,9 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
+import branches as branches_script
 import plan as plan_script
+import range_test as range_test_script
 import train as train_script
 from noisescale.app.composed import num_examples, read_config
 from noisescale.app.trainer import quiet_lightning
@@ -92,6 +94,16 @@ def run(*arguments: str) -> Outcome:
 def plan(*arguments: str) -> Outcome:
     """Run `python plan.py ARGUMENTS` in this process until it exits."""
     return outcome_of(plan_script, *arguments)
+
+
+def branches(*arguments: str) -> Outcome:
+    """Run `python branches.py ARGUMENTS` in this process until it exits."""
+    return outcome_of(branches_script, *arguments)
+
+
+def range_test(*arguments: str) -> Outcome:
+    """Run `python range_test.py ARGUMENTS` in this process until it exits."""
+    return outcome_of(range_test_script, *arguments)
 
 
 def planned(cfg: DictConfig) -> Plan:

@@ -17,7 +17,7 @@ from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
 from noisescale.app.config import build as built
-from noisescale.app.trainer import _choices_of_run
+from noisescale.app.trainer import choices_of_run
 from noisescale.errors import ConfigError
 from noisescale.execution.compile_first import CompileFirst
 from tests.helpers.front_door import process, run
@@ -193,7 +193,7 @@ def test_how_a_step_is_computed_is_no_part_of_what_a_run_is() -> None:
     def identity(*words: str) -> dict[str, Any]:
         cfg = OmegaConf.create(run("--cfg", "job", *words).out)
         assert isinstance(cfg, DictConfig)
-        return _choices_of_run(cfg, built(cfg, "data"))
+        return choices_of_run(cfg, built(cfg, "data"))
 
     others = ("model.channels_last=true", "model.compile=true", "optimizer.fused=true")
     assert identity(*others) == identity()

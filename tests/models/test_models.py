@@ -56,6 +56,11 @@ def test_images_need_not_be_square_or_even(name: str, height: int, width: int) -
         ("resnet18", {}, 11_173_962),  # 11.17 M
         ("wrn", {}, 2_748_890),  # 2.7 M, Zagoruyko & Komodakis table 4
         ("wrn", {"depth": 40, "width": 1}, 563_930),  # 0.6 M, the same table
+        (
+            "mlp",
+            {"widths": [512] * 5, "norm": "batch"},
+            3072 * 512 + 4 * 512**2 + 5 * 2 * 512 + 512 * 10 + 10,
+        ),  # a scale and a shift, no bias
         ("vgg11", {}, 9_225_610),
         ("vgg11", {"norm": "batch"}, 9_225_610 + 2 * 2752 - 2752),  # 2752 channels, each with a scale and a shift but no bias
     ],
@@ -108,12 +113,27 @@ def test_without_batch_norm_micro_batches_are_exact(name: str) -> None:
         assert_equal_to_rounding(a, b, 100_000)
 
 
+def test_batch_norm_of_the_mlp_is_that_of_vectors() -> None:
+    """It is torch's BatchNorm1d between the linear layer and relu."""
+    torch.manual_seed(0)
+    model: Any = build("mlp", 1, 8, widths=[6], norm="batch").double()
+    linear, norm = (next(m for m in model.modules() if isinstance(m, kind)) for kind in (nn.Linear, nn.BatchNorm2d))
+    same = nn.BatchNorm1d(6).double()
+    images = torch.randn(12, 1, 8, 8, dtype=torch.float64)
+    expected = model.classifier(F.relu(same(linear(images.flatten(1)))))
+    torch.testing.assert_close(model(images), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(norm.running_var, same.running_var)
+    model.eval(), same.eval()
+    torch.testing.assert_close(model(images), model.classifier(F.relu(same(linear(images.flatten(1))))), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [
         ("resnet9", {"width": 4}),
         ("resnet18", {"width": 8}),
         ("wrn", SMALL["wrn"]),
+        ("mlp", {"norm": "batch"}),
         ("cnn", {"norm": "batch"}),
         ("vgg11", {"norm": "batch"}),
     ],

@@ -37,10 +37,10 @@ __all__ = [
 NEW_TRAINING = "resume with the same, or start a new training from its weights with weights_from=..."
 
 HARMLESS = (
-    *("threads", "full_error", "check_cuts", "rank_timeout", "plan_csv_rows"),
-    *("ckpt_path", "resume", "output_dir", "epochs", "max_micro_batch_size"),
+    *("threads", "full_error", "check_cuts", "rank_timeout", "plan_csv_rows", "branches.*", "range_test.*"),
+    *("ckpt_path", "resume", "output_dir", "epochs", "max_micro_batch_size", "micro_batch_margin"),
     *("logger", "logger.*", "early_stopping", "early_stopping.*", "callbacks.*.patience", "callbacks.last.*"),
-    *("callbacks.progress_bar", "callbacks.progress_bar.*"),
+    *("callbacks.progress_bar", "callbacks.progress_bar.*", "callbacks.sharpness", "callbacks.sharpness.*"),
     *("trainer.accelerator", "trainer.strategy", "trainer.devices", "trainer.num_nodes", "trainer.max_steps", "trainer.max_time"),
     *("trainer.profiler", "trainer.enable_model_summary", "trainer.log_every_n_steps"),
     *("model.channels_last", "model.compile", "optimizer.fused", "optimizer.foreach"),
@@ -135,7 +135,8 @@ def plan_of_run(cfg: DictConfig, batches: BatchSizeScheduler) -> PlanOfRun:
         return seen_by_micro_batches(module)
 
     changes = {"epochs": cfg.epochs, "max_micro_batch_size": cfg.max_micro_batch_size, "trainer.devices": cfg.trainer.devices}
-    return PlanOfRun(plan_choices(cfg), {group: options().get(group, "") for group in PLAN_GROUPS}, changes, said)
+    chosen = {group: options().get(group, "") for group in PLAN_GROUPS}
+    return PlanOfRun(plan_choices(cfg), chosen, changes, said, lambda: {"max_micro_batch_size": batches.limit.value})
 
 
 def moved_by_epochs(cfg: DictConfig, before: int, epoch: int) -> str:
@@ -169,6 +170,7 @@ def _at(now: Schedule, was: Schedule, epoch: int) -> str:
 
 def cuts_differ(plan: Plan, limit: int | None) -> bool:
     """Whether another memory limit divides any update into other micro-batches."""
+    plan = replace(plan, split_every=None)  # which updates are cut for a measurement does not depend on the limit
     here, there = (
         {update.effective_batch_size: each.pieces(update, 0) for update in map(each.update_in, stretches_of_every_size(each))}
         for each in (plan, replace(plan, max_micro_batch_size=limit))

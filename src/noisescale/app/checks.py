@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from noisescale.app.config import as_plain, errors_under, options, output_dir
+from noisescale.app.measurement_checks import GRADIENT_NOISE, check_measurements
 from noisescale.app.messages import SYNONYMS
 from noisescale.app.own import is_ours
 from noisescale.app.targets import BASES, check_nested, checked
@@ -21,6 +22,8 @@ from noisescale.errors import ConfigError, check_count, check_number
 from noisescale.plans.checks import (
     check_ghost_multiple,
     check_label_smoothing,
+    check_micro_batch_limit,
+    check_micro_batch_margin,
     check_optimizer_options,
     check_processes,
     check_saving_intervals,
@@ -33,6 +36,7 @@ __all__ = ["check_config", "check_precision", "check_targets", "ghost_batch_size
 
 TEN_DAYS = 10 * 24 * 3600
 """The longest `rank_timeout`, in seconds."""
+
 
 COMPILE_MODES = ("reduce-overhead", "max-autotune")
 """Values of `model.compile` other than true and false: modes of torch.compile."""
@@ -53,6 +57,7 @@ def check_config(cfg: DictConfig) -> None:
     _check_model(cfg)
     _check_early_stopping(cfg)
     _check_saving(cfg)
+    check_measurements(cfg)
     if is_ours(cfg, "data"):
         _check_bool("data.balanced", cfg.data.get("balanced", False))
     with errors_under("optimizer"):
@@ -157,10 +162,14 @@ def _check_run(cfg: DictConfig) -> None:
             check_label_smoothing(cfg.task.label_smoothing)
     if cfg.threads is not None:
         check_processes("threads", cfg.threads, at_least=1, unit="threads", remedy="null for torch's default")
+    check_micro_batch_margin("micro_batch_margin", cfg.micro_batch_margin)
     if cfg.max_micro_batch_size is not None:
-        check_count("max_micro_batch_size", cfg.max_micro_batch_size, unit="examples", remedy="null for no limit")
+        check_micro_batch_limit("max_micro_batch_size", cfg.max_micro_batch_size, remedy="auto for the most that fit, null for no limit")
+    if isinstance(cfg.max_micro_batch_size, int):
         check_ghost_multiple("max_micro_batch_size", cfg.max_micro_batch_size, ghost_batch_size(cfg))
         check_smallest_micro_batch("max_micro_batch_size", cfg.max_micro_batch_size, min_micro_batch_size(cfg))
+    if cfg.split_every is not None:
+        check_count("split_every", cfg.split_every, unit="updates", remedy="null for none")
     if cfg.plan_csv_rows is not None:
         check_count("plan_csv_rows", cfg.plan_csv_rows, at_least=0, unit="updates", remedy="null for any number")
     if cfg.ckpt_path is not None:
@@ -217,7 +226,9 @@ def _check_early_stopping(cfg: DictConfig) -> None:
 def _check_saving(cfg: DictConfig) -> None:
     """Check how often checkpoints are saved between the ends of epochs."""
     for name, node in cfg.callbacks.items():
-        if isinstance(node, DictConfig) and ("every_n_updates" in node or "every_n_minutes" in node):
+        if not isinstance(node, DictConfig) or node.get("_target_") == GRADIENT_NOISE:
+            continue
+        if "every_n_updates" in node or "every_n_minutes" in node:
             with errors_under(f"callbacks.{name}"):
                 check_saving_intervals(node.get("every_n_updates"), node.get("every_n_minutes"), node.get("monitor"))
 

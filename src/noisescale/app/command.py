@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,7 +28,7 @@ from noisescale.app.launchers.world import join, tell_others
 from noisescale.app.listing import config_folders, list_options_only
 from noisescale.app.messages import INPUT_ERRORS, composition_line, line, say
 from noisescale.app.own_words import make_importable, words_for_hydra
-from noisescale.app.resume import start_of
+from noisescale.app.resume import Start, start_of
 from noisescale.app.sweeps import RunDied, table_at_the_end, what_differs
 from noisescale.app.targets import HYDRAS, check_nested, checked
 from noisescale.signals import Interrupted, raised_at_once
@@ -47,7 +47,11 @@ FAILED = 4
 _FULL_ERROR = "NOISESCALE_FULL_ERROR"
 
 
-def front_door(conf: Path) -> Callable[[Callable[[DictConfig], int]], Command]:
+StartOf = Callable[[Sequence[str], Path], Start]
+"""(the command line, the folder of config.yaml) -> what Hydra starts from."""
+
+
+def front_door(conf: Path, start: StartOf = start_of) -> Callable[[Callable[[DictConfig], int]], Command]:
     """A decorator that turns a function of the composed config into a command.
 
     The function returns the exit status of a single run. A sweep carries out all of its runs, even if some of them fail, and the command
@@ -55,8 +59,9 @@ def front_door(conf: Path) -> Callable[[Callable[[DictConfig], int]], Command]:
 
     Args:
         conf: the folder of config.yaml.
+        start: what the command line starts from.
     """
-    return functools.partial(Command, conf)
+    return functools.partial(Command, conf, start)
 
 
 class _RunRefused(Exception):
@@ -123,8 +128,8 @@ def _check_hydras_callbacks() -> None:
 class Command:
     """The command that `front_door` makes: called without arguments, it reads the command line, runs and exits."""
 
-    def __init__(self, conf: Path, function: Callable[[DictConfig], int]) -> None:
-        self._conf, self._function = conf, function
+    def __init__(self, conf: Path, start: StartOf, function: Callable[[DictConfig], int]) -> None:
+        self._conf, self._start, self._function = conf, start, function
         self._in_function = False
         self._status: int | None = None
         functools.update_wrapper(self, function)
@@ -149,7 +154,7 @@ class Command:
         run = functools.update_wrapper(functools.partial(self.carry_out_run), self._function)
         try:
             with raised_at_once():
-                start = start_of(join(flags_first(sys.argv[1:])), self._conf)
+                start = self._start(join(flags_first(sys.argv[1:])), self._conf)
                 sys.argv[1:] = words_for_hydra(start.words)
                 make_importable([Path.cwd(), *config_folders(self._conf)[1:], *start.places])
                 with table_at_the_end():
@@ -227,7 +232,7 @@ class Command:
         os._exit(self._status)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Command, (self._conf, self._function)
+        return Command, (self._conf, self._start, self._function)
 
 
 def _full_error() -> bool:

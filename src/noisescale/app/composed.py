@@ -12,6 +12,8 @@ from noisescale.app.own import is_ours, makes_own_optimizer, name_of, refuse_wor
 from noisescale.app.targets import locate
 from noisescale.app.trainer_keys import check_added_trainer_keys
 from noisescale.errors import ConfigError
+from noisescale.plans.adaptive import GRADIENT_NOISE_SCALE
+from noisescale.plans.checks import AUTO
 from noisescale.plans.dataset_size import TRAINING_EXAMPLES, split_sizes
 from noisescale.plans.duality import CyclicBatch, Matched, resolve_rule
 from noisescale.plans.plan import Cursor, Plan
@@ -81,10 +83,11 @@ class Composed:
                 max_steps=trainer.get("max_steps", -1),
                 limit_train_batches=trainer.get("limit_train_batches", 1.0),
                 world_size=trainer.devices * trainer.get("num_nodes", 1),
-                max_micro_batch_size=self.cfg.max_micro_batch_size,
+                max_micro_batch_size=None if self.cfg.max_micro_batch_size == AUTO else self.cfg.max_micro_batch_size,
                 micro_batch_multiple=self.ghost_batch_size,
                 replacement=self._replacement,
                 min_micro_batch_size=at_least or min_micro_batch_size(self.cfg),
+                split_every=self.cfg.split_every,
                 progress=progress,
             )
         except ConfigError as error:
@@ -136,6 +139,7 @@ def read_config(cfg: DictConfig) -> Composed:
         strategy = resolve_rule(strategy, optimizer)
     sets_rate = options().get("scheduler") != "none"
     _check_warmup(warmup, strategy)
+    _check_measured(cfg, strategy)
     if not sets_rate:
         _check_left_alone(warmup, strategy)
     with errors_under("warmup"):
@@ -190,6 +194,14 @@ def _check_warmup(warmup: Warmup, strategy: BatchStrategy) -> None:
         raise ConfigError("warmup.epochs", warmup.epochs, "contradicts warmup=none", "choose warmup=linear, or set warmup.epochs=0")
     if warmup.epochs > 0 and warmup.mode == "shift" and isinstance(strategy, CyclicBatch):
         raise ConfigError("warmup.mode", "shift", "delays the schedule, but not the wave of batch=cyclic", "set warmup.mode=overlap")
+
+
+def _check_measured(cfg: DictConfig, strategy: BatchStrategy) -> None:
+    """Raise `ConfigError` if the batch goes by the gradient noise scale, and no callback measures that."""
+    targets = [str(node.get("_target_")) for node in cfg.callbacks.values() if isinstance(node, DictConfig)]
+    if GRADIENT_NOISE_SCALE in strategy.monitors and not any(target.endswith(".GradientNoiseScale") for target in targets):
+        problem = f"goes by {GRADIENT_NOISE_SCALE}, which no callback measures"
+        raise ConfigError("batch", options().get("batch", ""), problem, "add callbacks=[full,gns]")
 
 
 def _check_left_alone(warmup: Warmup, strategy: BatchStrategy) -> None:

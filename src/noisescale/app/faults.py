@@ -9,11 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from traceback import walk_tb
+from typing import TYPE_CHECKING
 
 from noisescale.app.config import output_dir
-from noisescale.app.resume import resume_command
+from noisescale.app.launchers.ranks import is_first
+from noisescale.app.resume import repeat_command, resume_command, short_path
 from noisescale.errors import ConfigError
 from noisescale.studies.runs import read_run
+
+if TYPE_CHECKING:
+    from noisescale.execution.out_of_memory import MemoryFault
 
 __all__ = ["RunFailed", "failure_of", "quiet_threads"]
 
@@ -41,6 +46,7 @@ _IN_WORDS = {
     "can't start new thread": errno.EAGAIN,
     "PytorchStreamWriter failed": errno.EIO,
     "an't allocate memory": errno.ENOMEM,
+    "annot allocate memory": errno.ENOMEM,
     "out of memory": errno.ENOMEM,
     "DataLoader worker (pid": errno.ECHILD,
 }
@@ -57,6 +63,8 @@ def failure_of(error: BaseException) -> RunFailed | None:
         return error
     if isinstance(error, ConfigError):
         return None
+    if (fault := getattr(error, "memory_fault", None)) is not None:  # from `execution.out_of_memory`, which imports torch
+        return RunFailed(_out_of_memory(fault))
     if isinstance(error, OSError):
         number, what = error.errno, _of_a_file(error)
     else:
@@ -67,6 +75,32 @@ def failure_of(error: BaseException) -> RunFailed | None:
             return None
         what = "not enough memory" if number == errno.ENOMEM else _last_line(error).partition(". ")[0]
     return RunFailed("; ".join(filter(None, (what, _kept(), _remedy(number), _how_to_go_on()))))
+
+
+def _out_of_memory(fault: MemoryFault) -> str:
+    """`not enough memory at update 12, in a micro-batch of 16 examples (CUDA out of memory); ...; to go on with half of it: python ...`."""
+    what = f"not enough memory {fault.in_words()} ({fault.reason})"
+    if not is_first():
+        return f"process {fault.process}: {what}"
+    if fault.process:
+        what = f"process {fault.process}: {what}"
+    run, on = output_dir(), _how_to_go_on()
+    saved = f"saved {short_path(Path(fault.saved))}" if fault.saved else ""
+    match fault.place:
+        case "micro-batch" if fault.half is not None:
+            half = resume_command(run, max_micro_batch_size=fault.half)
+            begin = repeat_command(run, max_micro_batch_size=fault.half)
+            on = f"go on with half the micro-batch: {half}" if on else f"begin again with half the micro-batch: {begin}"
+            remedy = ""
+        case "micro-batch":
+            remedy = "a smaller micro-batch is not possible: use a smaller model, or another device"
+        case "optimizer step":
+            remedy = "it may have changed a part of the weights, so nothing was saved; optimizer.foreach=false needs less memory"
+        case "validation":
+            remedy = "lower data.eval_batch_size, which does not change the result"
+        case _:
+            remedy = REMEDIES[errno.ENOMEM]
+    return "; ".join(filter(None, (what, saved or _kept(), remedy, on)))
 
 
 def _of_a_file(error: OSError) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -16,8 +16,17 @@ from noisescale.app.launchers.ranks import is_first
 from noisescale.errors import ConfigError
 from noisescale.execution.compatibility import untyped
 from noisescale.execution.lean import LeanCallback
+from noisescale.plans.adaptive import GRADIENT_NOISE_SCALE
 
-__all__ = ["TypedPatience", "declared_metrics", "missing_metric", "no_validation", "with_their_metrics", "without_task_metric"]
+__all__ = [
+    "TypedPatience",
+    "check_plan_monitors",
+    "declared_metrics",
+    "missing_metric",
+    "no_validation",
+    "with_their_metrics",
+    "without_task_metric",
+]
 
 
 def with_their_metrics(
@@ -47,6 +56,26 @@ def with_their_metrics(
             raise _refused(key, metric, "there is no such metric", known, validated=not without_validation)
         else:
             yield key, callback
+
+
+def check_plan_monitors(monitors: Mapping[str, Collection[str]], metrics: tuple[str, ...] | None, without_validation: str) -> None:
+    """Refuse a schedule or a batch that goes by a metric of validation that there will not be.
+
+    Args:
+        monitors: group, scheduler or batch -> the names that it goes by.
+        metrics, without_validation: as in `with_their_metrics`.
+
+    Raises:
+        ConfigError: the first such metric.
+    """
+    for group, names in monitors.items():
+        for metric in sorted(name for name in names if name != GRADIENT_NOISE_SCALE):
+            if without_validation:
+                raise _refused(group, metric, f"there is no validation, because {without_validation}", (), validated=False)
+            if not metric.startswith("val"):
+                raise _refused(group, metric, "is not a metric of validation", metrics, validated=True)
+            if metrics is not None and metric not in metrics:
+                raise _refused(group, metric, "there is no such metric", metrics, validated=True)
 
 
 def declared_metrics(module: pl.LightningModule) -> tuple[str, ...] | None:

@@ -20,6 +20,7 @@ from noisescale.app.own_data import explain, has_loader, has_step
 from noisescale.callbacks import BatchSizeScheduler, StopOnSignal, TrainingDiverged
 from noisescale.errors import ConfigError
 from noisescale.execution.checkpoint_io import whole_checkpoint
+from noisescale.execution.out_of_memory import fault_of
 from noisescale.models.tasks import Task
 from noisescale.signals import Interrupted
 
@@ -36,6 +37,7 @@ class Outcome:
         metrics: tag -> value, from the last epoch and from the test.
         updates, examples: totals of the run, including those before it was resumed.
         seconds: time of training and validation in this process.
+        micro_batch_limit: the most examples that a device has processed at once; None: no limit.
         examples_per_second: throughput in this process, without the examples before the run was resumed.
         interrupted: what has interrupted it, if a signal or the end of another process has.
         exit: the exit that someone else's handler of a signal asked for, with its status, which may tell a cluster to start the job again.
@@ -47,13 +49,14 @@ class Outcome:
     metrics: dict[str, float] = field(default_factory=dict)
     updates: int = 0
     examples: int = 0
+    micro_batch_limit: int | None = None
     seconds: float = 0.0
     examples_per_second: float = 0.0
     interrupted: Interrupted | None = None
     exit: SystemExit | None = None
     failure: RunFailed | None = None
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """Take note of an error of the machine; any other one is raised."""
         self.failure = failure_of(error)
         if self.failure is None:
@@ -85,9 +88,12 @@ def fit_and_test(
     except TrainingDiverged as error:
         outcome.status, outcome.reason = "diverged", str(error)
     except (KeyboardInterrupt, SystemExit) as stop:
-        _interrupt(outcome, stop, f"at update {trainer.global_step}")
+        if fault_of(stop) is not None:
+            outcome.fail(stop)
+        else:
+            _interrupt(outcome, stop, f"at update {trainer.global_step}")
     except Exception as error:
-        if (lost := lost_process(error) or _without_workers(error, trainer, module)) is not None:
+        if fault_of(error) is None and (lost := lost_process(error) or _without_workers(error, trainer, module)) is not None:
             _interrupt(outcome, lost, f"at update {trainer.global_step}")
             return _counted(outcome, started, trainer, batches)
         refused = _as_config_error(error, cfg, data, batches) or missing_metric(error, cfg, trainer)
@@ -108,7 +114,7 @@ def fit_and_test(
 def _counted(outcome: Outcome, started: float, trainer: pl.Trainer, batches: BatchSizeScheduler) -> Outcome:
     """`outcome` with the time and the totals of the training."""
     outcome.seconds = time.perf_counter() - started
-    outcome.updates = trainer.global_step
+    outcome.updates, outcome.micro_batch_limit = trainer.global_step, batches.limit.value
     if batches.loader is not None:
         outcome.examples = batches.loader.cursor.examples_seen
     if _has_started(batches):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from noisescale.app.composed import num_examples, read_config
+from noisescale.app.composed import Composed, num_examples, read_config
 from noisescale.app.config import in_sweep, output_dir, typed
 from noisescale.app.devices import check_counts
 from noisescale.app.progress import progress_bar
@@ -17,8 +17,11 @@ from noisescale.app.recorded import CONFIG, write_record
 from noisescale.app.run_folder import refuse_plan_in_training
 from noisescale.errors import ConfigError
 from noisescale.files import set_aside
+from noisescale.plans.bounds import bounds_in_words
+from noisescale.plans.checks import AUTO
+from noisescale.plans.plan import Plan
 from noisescale.plans.summary import summarize, write_plan
-from noisescale.plans.warnings import plan_warnings
+from noisescale.plans.warnings import plan_warnings, rule_warnings
 
 __all__ = ["preview"]
 
@@ -43,6 +46,8 @@ def preview(cfg: DictConfig) -> int:
     examples = num_examples(cfg)
     with progress_bar("checking the plan") as progress:
         plan = run.plan(examples, progress=progress)
+    if plan.monitors:
+        return _preview_undecided(cfg, run, plan)
     with progress_bar("reading the plan") as progress:
         summary = summarize(plan, run.lr, run.momentum, run.optimizer, progress)
     if in_sweep():
@@ -54,6 +59,8 @@ def preview(cfg: DictConfig) -> int:
     if run.own_optimizer:
         note = "makes its own optimizer, known only when it runs: lr and g are those of SGD with a learning rate of 1"
         print(f"note: {run.own_optimizer} {note}", file=sys.stderr)
+    if cfg.max_micro_batch_size == AUTO:
+        print(f"note: max_micro_batch_size={AUTO} is found where the training starts; this plan has no limit", file=sys.stderr)
     for note in (*run.notes, *plan_warnings(summary, run.optimizer, run.weight_decay)):
         print(f"note: {note}", file=sys.stderr)
 
@@ -71,4 +78,20 @@ def preview(cfg: DictConfig) -> int:
     for path in (table, figure):
         if path.exists():
             print(os.path.relpath(path))
+    return 0
+
+
+def _preview_undecided(cfg: DictConfig, run: Composed, plan: Plan) -> int:
+    """The same of a plan that is decided during the training, of which only bounds are known; it has neither plan.csv nor a figure."""
+    lines = bounds_in_words(plan, run.lr)
+    if in_sweep():
+        print(f"{' '.join(typed())}: {lines[-1]}")
+    else:
+        devices = f"{plan.world_size} device{'s' if plan.world_size > 1 else ''}"
+        print("\n".join([f"N = {plan.num_examples}, {plan.epochs} epochs, {devices}", *lines]))
+    for note in (*run.notes, *rule_warnings(plan, run.optimizer, run.weight_decay)):
+        print(f"note: {note}", file=sys.stderr)
+    write_record(output_dir() / CONFIG, cfg)
+    for path in (output_dir() / "plan.csv", output_dir() / "plan.png"):
+        set_aside(path)  # that of another plan
     return 0

@@ -202,6 +202,8 @@ def compose_from(record: Record, conf: Path, words: Sequence[str], run: Path | N
         hydra["run"] = {"dir": str(run)}
     hydra["runtime"] = {"choices": dict(record.choices)}
     hydra["overrides"] = {"task": list(record.words)}
+    newer = [entry for entry in plain.get("defaults", []) if isinstance(entry, dict) and not {*entry} & {*record.choices, *node}]
+    after += [entry for entry in newer if not any(" " in str(key) for key in entry)]  # groups that are newer than the run
     own = [entry for entry in plain.get("defaults", []) if isinstance(entry, dict) and any(" " in str(key) for key in entry)]
     content = OmegaConf.to_container(node)
     assert isinstance(content, dict)

@@ -45,6 +45,7 @@ def leave_results(cfg: DictConfig, outcome: Outcome, num_examples: int) -> None:
         "seconds": round(outcome.seconds, 3),
         "examples_per_second": round(outcome.examples_per_second, 1),
         "num_examples": num_examples,
+        "max_micro_batch_size": outcome.micro_batch_limit,
         "status": outcome.status,
         "reason": outcome.reason,
         "seed": cfg.seed,

@@ -21,7 +21,7 @@ from noisescale.errors import ConfigError, check_count
 from noisescale.studies.headline import headline
 from noisescale.studies.runs import last_checkpoint, newest_of
 
-__all__ = ["Start", "already_complete", "resume_command", "short_path", "start_of"]
+__all__ = ["Start", "already_complete", "repeat_command", "resume_command", "short_path", "start_of"]
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,25 @@ class Start:
     places: tuple[Path, ...] = field(default=())
 
 
-def resume_command(run: Path) -> str:
+def resume_command(run: Path, **changes: object) -> str:
     """The command that goes on with a run, quoted for a shell: `python train.py resume=outputs/train/...`.
 
     It starts as many processes as this one was started with. In Jupyter it is the call of `noisescale.app.notebook.run`.
+
+    Args:
+        run: the folder of the run.
+        changes: keys of the config that change, such as max_micro_batch_size=16.
     """
+    words: dict[str, object] = {"resume": short_path(run), **changes}
     if "ipykernel" in sys.modules:
-        return f"run(resume={short_path(run)!r})"
-    return shlex.join([*_starter(), _program(), f"resume={short_path(run)}"])
+        return f"run({', '.join(f'{key}={value!r}' for key, value in words.items())})"
+    return shlex.join([*_starter(), _program(), *(f"{key}={value}" for key, value in words.items())])
+
+
+def repeat_command(run: Path, **changes: object) -> str:
+    """The command that carries a run out again from its start, with its recorded configuration, in a folder of its own."""
+    recorded = ["--config-path", os.path.relpath(run / CONFIG), "--config-name", "config"]
+    return shlex.join([*_starter(), _program(), *recorded, *(f"{key}={value}" for key, value in changes.items())])
 
 
 def _program() -> str:
@@ -115,8 +126,7 @@ def _resumed(given: str, words: list[str], conf: Path) -> Start:
     checkpoint = newest_of(path)
     if checkpoint is None:
         problem = f"has no checkpoint to resume from ({os.path.relpath(path)})"
-        repeat = shlex.join(["python", _program(), "--config-path", os.path.relpath(run / CONFIG), "--config-name", "config"])
-        raise ConfigError("resume", given, problem, f"train it anew: {repeat}")
+        raise ConfigError("resume", given, problem, f"train it anew: {repeat_command(run)}")
     for key, value in paths_left_behind(record, Path.cwd()):
         print(f"note: {key}={value} is in {record.places[0]}, where the run was started, and not in {Path.cwd()}", file=sys.stderr)
     name = compose_from(record, conf, words, run, ckpt_path=str(checkpoint), resume=str(run), output_dir="${hydra:runtime.output_dir}")

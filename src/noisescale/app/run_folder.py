@@ -26,7 +26,7 @@ __all__ = ["RunFolder", "goes_on_in", "held", "refuse_plan_in_training", "result
 LOCK = ".lock"
 """The file that a running process has locked; its content says which process that is."""
 
-LEFT_BY_RUNS = ("steps.csv*", "epochs.csv*", "results.json", "checkpoints", "events.out.*", "hparams.yaml", "csv", CONFIG)
+LEFT_BY_RUNS = ("steps.csv*", "epochs.csv*", "curvature.csv*", "results.json", "checkpoints", "events.out.*", "hparams.yaml", "csv", CONFIG)
 """What a run leaves in its folder, as patterns. `.hydra` is the last, so that it goes with the files even if a move is interrupted."""
 
 

@@ -110,7 +110,8 @@ def recorded_run(goes_on: bool = False) -> Iterator[None]:
         _note_one_more(folder)
     before, results = _ending_in(folder), _results_of(folder)
     words = _words_of(before) if goes_on else None
-    if words is not None and any(is_choice(key_of(word)) and not continues(word, folder) for word in {*overrides()} - {*words}):
+    added = {*overrides()} - {*words} if words is not None else ()
+    if words is not None and any(is_choice(key_of(word)) and not continues(word, folder) and key_of(word) not in SAME for word in added):
         words = [*words, CHANGED]
     leave_ending(folder, "started", words=words)
     try:
@@ -153,6 +154,9 @@ def _results_of(folder: Path) -> tuple[int, int] | None:
         return None
     return found.st_ino, found.st_mtime_ns
 
+
+SAME = ("max_micro_batch_size",)
+"""Keys that may change in a run that goes on, as after an error for lack of memory, without making it another one."""
 
 CHANGED = "resumed=with_other_words"
 """Stands among the words of a run that was resumed with others than it had, so that no sweep takes it for one of its own."""

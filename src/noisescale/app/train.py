@@ -134,9 +134,11 @@ def _fit_and_report(run: Composed, data: pl.LightningDataModule, plan: Plan, acc
         run.strategy,
         run.schedule if run.sets_rate else None,
         max_micro_batch_size=cfg.max_micro_batch_size,
+        micro_batch_margin=cfg.micro_batch_margin,
         micro_batch_multiple=run.ghost_batch_size,
         seed=cfg.seed,
         weight=weight,
+        split_every=cfg.split_every,
         check_cuts=cfg.check_cuts,
     )
     trainer = build_trainer(cfg, module, data, batches, accelerator)

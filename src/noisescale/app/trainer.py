@@ -19,10 +19,17 @@ from noisescale.app.changes import plan_of_run
 from noisescale.app.config import as_plain, build, in_sweep, options, output_dir
 from noisescale.app.launchers.connection import connection
 from noisescale.app.module import MONITORED
-from noisescale.app.monitors import TypedPatience, declared_metrics, no_validation, with_their_metrics, without_task_metric
+from noisescale.app.monitors import (
+    TypedPatience,
+    check_plan_monitors,
+    declared_metrics,
+    no_validation,
+    with_their_metrics,
+    without_task_metric,
+)
 from noisescale.app.own_data import free_on_resume, has_loader, has_step, sizes
 from noisescale.app.spelling import as_typed
-from noisescale.callbacks import BatchSizeScheduler, SafeCheckpointIO, SameRun, StopOnSignal
+from noisescale.callbacks import BatchSizeScheduler, SafeCheckpointIO, SameRun, SaveOnOutOfMemory, StopOnSignal
 from noisescale.errors import ConfigError
 from noisescale.execution.compile_first import CompileFirst
 from noisescale.execution.lean import NoProfiler
@@ -30,7 +37,7 @@ from noisescale.models.building import FREE_ON_RESUME
 from noisescale.models.optimizers import OptimizerFactory
 from noisescale.studies.runs import last_checkpoint
 
-__all__ = ["build_trainer"]
+__all__ = ["build_trainer", "choices_of_run", "quiet_lightning"]
 
 ADDED = ("early_stopping", "averaging")
 """Groups whose option is a callback beside those of `callbacks`."""
@@ -53,12 +60,14 @@ def build_trainer(
     """
     quiet_lightning()
     plain: Any = {"callbacks": as_plain(cfg.callbacks)}
-    same_run = SameRun(_choices_of_run(cfg, data), plan_of_run(cfg, batches))
-    callbacks: list[pl.Callback] = [batches, same_run, TypedPatience(), StopOnSignal(last_checkpoint(output_dir(), plain))]
+    same_run = SameRun(choices_of_run(cfg, data), plan_of_run(cfg, batches))
+    last = last_checkpoint(output_dir(), plain)
+    callbacks: list[pl.Callback] = [batches, same_run, TypedPatience(), StopOnSignal(last), SaveOnOutOfMemory(last)]
     if cfg.model.get("compile"):
         callbacks.append(CompileFirst(sizes(data)["input_shape"], cfg.model.compile))
     with_data, with_step = has_loader(data, "val"), has_step(module, "validation_step")
     without = no_validation(cfg, with_data, with_step)
+    check_plan_monitors({"scheduler": batches.schedule.monitors, "batch": batches.strategy.monitors}, declared_metrics(module), without)
     chosen = _chosen_callbacks(cfg)
     if not without:
         chosen = without_task_metric(cfg, chosen, declared_metrics(module))
@@ -107,7 +116,7 @@ def _callback(cfg: DictConfig, key: str) -> Any:
     return build(cfg, key)
 
 
-def _choices_of_run(cfg: DictConfig, data: pl.LightningDataModule) -> dict[str, Any]:
+def choices_of_run(cfg: DictConfig, data: pl.LightningDataModule) -> dict[str, Any]:
     """The choices that a resumed run must not change: what is trained, the data and the optimizer, but not how they are computed."""
     free = {"data": free_on_resume(data), "optimizer": OptimizerFactory.free_on_resume}
     if cfg.module.get("_target_") is None:

@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from noisescale.execution.loader import MicroBatch
 from noisescale.plans.plan import Plan
 
-__all__ = ["RunningStatistics", "ghost_batch_size", "min_micro_batch_size"]
+__all__ = ["RunningStatistics", "ghost_batch_size", "min_micro_batch_size", "pieces_share_statistics"]
 
 _KEY = "running_statistics"
 
@@ -40,6 +40,12 @@ def ghost_batch_size(module: nn.Module) -> int:
     layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.training]
     sizes = [size for layer in layers if isinstance(size := getattr(layer, "ghost_batch_size", None), int)]
     return math.lcm(*sizes)
+
+
+def pieces_share_statistics(module: nn.Module) -> bool:
+    """Whether a batch norm of `module` in training normalises whole micro-batches, and not ghost batches of a fixed size."""
+    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and (layer.training or layer.running_mean is None)]
+    return any(getattr(layer, "ghost_batch_size", None) is None for layer in layers)
 
 
 class RunningStatistics:

@@ -16,11 +16,13 @@ from noisescale.execution.batch_norm import RunningStatistics, ghost_batch_size,
 from noisescale.execution.checkpoint import in_saving_order
 from noisescale.execution.compatibility import check_compatibility, check_optimizers, torch_name, untyped
 from noisescale.execution.cut_check import warn_about_cuts
+from noisescale.execution.decisions import Decisions
 from noisescale.execution.guards import Guards
 from noisescale.execution.horizons import horizon_warnings
 from noisescale.execution.installation import Installation
 from noisescale.execution.lean import LeanCallback
 from noisescale.execution.loader import MicroBatch, PlannedLoader
+from noisescale.execution.micro_batch_limit import MicroBatchLimit
 from noisescale.execution.parameter_groups import GroupRates
 from noisescale.execution.partial_gradient import save_gradient
 from noisescale.execution.random_generators import seed_random_generators
@@ -62,7 +64,9 @@ class BatchSizeScheduler(LeanCallback):
         strategy: the batch strategy: clock -> B.
         schedule: clock -> lr / lr0 of every parameter group, where lr0 is its learning rate at the start of training, or that it is added
             with later, see `GroupRates`; None: the learning rate is left to whoever sets it, unless the strategy changes it.
-        max_micro_batch_size: the most examples that one device processes at once; a memory limit that does not change the result.
+        max_micro_batch_size: the most examples that one device processes at once; a memory limit that does not change the result. "auto":
+            the most that fit, found before the first update; a checkpoint has it, so that a run that goes on does not search again.
+        micro_batch_margin: for "auto", the share of the largest micro-batch that fits which is left free, in [0, 1).
         micro_batch_multiple: micro-batches are multiples of it, in examples, so that ghost batch norm sees the same examples together.
             None: the `ghost_batch_size` of the module's layers, if there are any.
         min_micro_batch_size: the fewest examples of a forward pass; None: 2 if the module has a batch norm in training, otherwise 1. Give 1
@@ -74,6 +78,8 @@ class BatchSizeScheduler(LeanCallback):
         weight: batch, as `training_step` gets it -> w, the denominator of its loss: the number of target tokens, the sum of the class
             weights. The gradient of an update is then sum(w_j grad_j) / sum(w_j), see `MicroBatchWeights`; B stays in examples. None: the
             loss is a mean over examples.
+        split_every: n: every n-th update is cut in two where it would be a single piece, see `Plan`; it is what `GradientNoiseScale` needs.
+            None: no update is cut for that.
         check_cuts: whether to check before training, on a copy of the module, that the gradient of a batch does not depend on how the
             batch is cut; only if the plan accumulates. Training is bitwise the same with it and without it, unless the code keeps a
             state outside of the module and the trainer: in the data set, the datamodule, a class or a global variable.
@@ -91,28 +97,31 @@ class BatchSizeScheduler(LeanCallback):
         strategy: BatchStrategy,
         schedule: Schedule | None = None,
         *,
-        max_micro_batch_size: int | None = None,
+        max_micro_batch_size: int | str | None = None,
+        micro_batch_margin: float = 0.1,
         micro_batch_multiple: int | None = None,
         min_micro_batch_size: int | None = None,
         seed: int = 0,
         sampling_weights: Sequence[float] | torch.Tensor | None = None,
         replacement: bool | None = None,
         weight: Callable[[Any], Any] | None = None,
+        split_every: int | None = None,
         check_cuts: bool = True,
     ) -> None:
-        if max_micro_batch_size is not None:
-            check_count("max_micro_batch_size", max_micro_batch_size, unit="examples", remedy="None for no limit")
         for name, value in (("micro_batch_multiple", micro_batch_multiple), ("min_micro_batch_size", min_micro_batch_size)):
             if value is not None:
                 check_count(name, value, unit="examples", remedy="None for what the module needs")
+        if split_every is not None:
+            check_count("split_every", split_every, unit="updates", remedy="None for none")
         check_count("seed", seed, at_least=0)
         if not isinstance(strategy, BatchStrategy):
             raise ConfigError("strategy", strategy, "must be a batch strategy", "for example plans.Fixed(size=64)")
         self.strategy = strategy
         self.writes_rate = schedule is not None or strategy.moves_rate
         self.schedule = schedule if schedule is not None else Constant()
-        self.max_micro_batch_size, self.micro_batch_multiple = max_micro_batch_size, micro_batch_multiple
-        self.min_micro_batch_size = min_micro_batch_size
+        self.limit = MicroBatchLimit(max_micro_batch_size, micro_batch_margin)
+        self.micro_batch_multiple = micro_batch_multiple
+        self.min_micro_batch_size, self.split_every = min_micro_batch_size, split_every
         self.seed = seed
         self.sampling = chosen_sampling(sampling_weights, replacement)
         self.check_cuts = check_cuts
@@ -120,9 +129,11 @@ class BatchSizeScheduler(LeanCallback):
         if weight is None:
             self.on_before_optimizer_step = None  # type: ignore[method-assign,assignment]  # so that it costs nothing
         self.loader: PlannedLoader | None = None
+        self.loss_factor = 1.0  # what the loss of the current micro-batch is multiplied by, before Lightning divides it by k
         self.examples_before = 0  # this fit: examples seen by the run that it resumes
         self._installation: Installation | None = None
         self._stops: Stops | None = None
+        self._decisions: Decisions | None = None
         self._resumed = Resumption()
         self._norms: RunningStatistics | None = None
         self._guards = Guards()
@@ -135,6 +146,16 @@ class BatchSizeScheduler(LeanCallback):
     def plan(self) -> Plan:
         """The plan that is carried out; known from `configure_optimizers` on."""
         return self._opened.plan
+
+    def measured(self, name: str, value: float) -> None:
+        """Let the plan go by a measurement, if it does: a callback calls it that has the name in `provides`."""
+        if self._decisions is not None:
+            self._decisions.measured[name] = value
+
+    @property
+    def weight(self) -> Callable[[Any], float] | None:
+        """Batch -> the denominator of its loss, checked; None: its number of examples."""
+        return None if self._weights is None else self._weights.of
 
     @property
     def restored_metrics(self) -> dict[str, torch.Tensor]:
@@ -156,6 +177,7 @@ class BatchSizeScheduler(LeanCallback):
         check_trainer_limits(trainer.max_steps, trainer.limit_train_batches)
         limit = trainer.limit_train_batches  # read here, because Installation removes the limit from the trainer
         self._resumed, self._has_optimizer = Resumption(), False  # an earlier `fit` may have left them
+        self.limit.start()
         self._rates = GroupRates(relative=any(isinstance(callback, BaseFinetuning) for callback in untyped(trainer).callbacks))
 
         def make_plan(num_examples: int) -> Plan:
@@ -168,10 +190,11 @@ class BatchSizeScheduler(LeanCallback):
                 max_steps=trainer.max_steps,
                 limit_train_batches=limit,
                 world_size=trainer.world_size,
-                max_micro_batch_size=self.max_micro_batch_size,
+                max_micro_batch_size=self.limit.value,
                 micro_batch_multiple=self.micro_batch_multiple or ghost_batch_size(pl_module),
                 # here and not in `setup`, because the module may build its layers after that
                 min_micro_batch_size=self.min_micro_batch_size or min_micro_batch_size(pl_module, trainer.world_size),
+                split_every=self.split_every,
             )
 
         # It may have been used in another trainer.
@@ -179,13 +202,14 @@ class BatchSizeScheduler(LeanCallback):
         self._unplanned = Unplanned.of_trainer(trainer) if previous is None else None
         self._installation = Installation(trainer, make_plan, self.seed, previous=previous, sampling=self.sampling)
         self.loader = self._installation.loader
-        self._stops = Stops(trainer, self.loader)
+        self._stops, self._decisions = Stops(trainer, self.loader), Decisions(self.loader)
         untyped(trainer).callbacks = in_saving_order([self, *(each for each in untyped(trainer).callbacks if each is not self)])
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._has_optimizer = True
         check_optimizers(trainer)
         self._opened.open()
+        self.limit.find(trainer, pl_module, self._opened)
         if self._installation is not None:
             self._installation.forget_length(trainer)
             for note in self._installation.notes(trainer.optimizers[0]):
@@ -195,6 +219,8 @@ class BatchSizeScheduler(LeanCallback):
         if self._unplanned is not None:
             self._unplanned.go_on(self._opened)
         check_interval(trainer, self._opened)
+        if self._decisions is not None:
+            self._decisions.check(trainer)
         if self._weights is not None:
             self._opened.weight = 0.0  # from here on a number, so that other callbacks know
         self._resumed.find_position(self._opened, self.seed, self._weights)
@@ -250,6 +276,7 @@ class BatchSizeScheduler(LeanCallback):
             factor = self._weights.factor(self._opened.weight, update.accumulate_grad_batches)
         else:
             factor = micro.size * parts / update.effective_batch_size
+        self.loss_factor = factor
         if factor == 0.0:
             self._silenced = without_gradient(_parameters(trainer))
         elif factor != 1.0:
@@ -278,10 +305,14 @@ class BatchSizeScheduler(LeanCallback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._stops is not None:
             self._stops.end_validation()
+        if self._decisions is not None:
+            self._decisions.end_validation(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._stops is not None:
             self._stops.end_epoch()
+        if self._decisions is not None:
+            self._decisions.end_epoch(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._opened.close()
@@ -300,11 +331,20 @@ class BatchSizeScheduler(LeanCallback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self._listen_again()
-        if self._guards.inside_batch and self._guards.has_stepped(trainer.global_step):  # the update is done
-            self._opened.advance()
-            self._guards.inside_batch = False
+        self.note_step(trainer)
         self.teardown(trainer, pl_module, "fit")
         remove_searches(trainer)
+
+    @property
+    def inside_micro_batch(self) -> bool:
+        """Whether a micro-batch has been started that is not done."""
+        return self._guards.inside_batch
+
+    def note_step(self, trainer: pl.Trainer) -> None:
+        """After an exception: count an update as done if its optimizer has stepped, even if the hooks behind that were not called."""
+        if self._guards.inside_batch and self._guards.has_stepped(trainer.global_step):
+            self._opened.advance()
+            self._guards.inside_batch = False
 
     # -- state ----------------------------------------------------------------------------------------------------------------
 
@@ -312,13 +352,18 @@ class BatchSizeScheduler(LeanCallback):
         """The position of the run, in plain values; `on_save_checkpoint` saves the partial gradient of an unfinished update."""
         if self.loader is None:
             return {}
-        return {**position(self.loader, self.seed, self._weights), "bases": self._rates.bases}
+        decisions = {} if self._decisions is None else self._decisions.state()
+        here = position(self.loader, self.seed, self._weights)
+        return {**here, "bases": self._rates.bases, "decisions": decisions, **self.limit.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from `state_dict`, in a `fit`; the weights of a checkpoint can also be tested and validated."""
         if self._installation is not None:
             self._resumed.state = state_dict
+            self.limit.restore(state_dict)
             self._opened.restore(state_dict["loader"])
+            if self._decisions is not None and state_dict.get("decisions"):
+                self._decisions.restore(state_dict["decisions"])
             if self._has_optimizer:  # some strategies, such as FSDP, restore after on_fit_start
                 self._resumed.find_position(self._opened, self.seed, self._weights)
 

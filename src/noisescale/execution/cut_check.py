@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
@@ -90,8 +91,10 @@ def warn_about_cuts(
 
 def _updates(plan: Plan) -> Iterator[Update]:
     """Updates of every size, as far as they are searched; none if no update of the plan is cut."""
-    if plan.world_size == 1 and plan.max_micro_batch_size is None and plan.strategy.micro_batch_size is None:
+    if plan.world_size == 1 and plan.limit is None and plan.split_every is None:
         return
+    if plan.split_every is not None:
+        plan = replace(plan, split_every=1)  # so that the first update of each size is cut as one of them will be
     for stretch in takewhile(lambda stretch: stretch.step < MOST_UPDATES, stretches_of_every_size(plan)):
         yield plan.update_at(stretch.cursor())
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from noisescale.execution.batched import BatchedDataset
 from noisescale.execution.random_generators import seed_random_generators
 
-__all__ = ["CountingCollate", "SeededDataset", "SeededList", "as_fetched", "length_of"]
+__all__ = ["CountingCollate", "SeededDataset", "SeededList", "as_fetched", "fetched_apart", "length_of"]
 
 
 class SeededList(list[int]):
@@ -69,3 +69,24 @@ class CountingCollate:
 def as_fetched(fetched: Any) -> Any:
     """A collate function that leaves the examples as they are."""
     return fetched
+
+
+def fetched_apart(loader: DataLoader[Any], lists: Sequence[SeededList]) -> Iterator[tuple[int, Any]]:
+    """(number of examples, batch) of some lists of indices, as `loader` would fetch and collate them, apart from the training.
+
+    With workers they are fetched in one worker of their own, because a data set may open its files when it is first used, and this process
+    must not have done that when the workers of the training are made from it.
+    """
+    collate = loader.collate_fn
+    once: DataLoader[Any] = DataLoader(
+        loader.dataset if isinstance(loader.dataset, SeededDataset) else SeededDataset(loader.dataset),
+        batch_sampler=lists,
+        collate_fn=collate if isinstance(collate, CountingCollate) else CountingCollate(collate),
+        num_workers=min(1, loader.num_workers),
+        timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        generator=torch.Generator().manual_seed(0),  # otherwise it would draw from the global one
+    )
+    for counted in once:
+        yield counted.examples, counted.batch

@@ -10,14 +10,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from noisescale.execution.batched import BatchedDataset
-from noisescale.execution.fetching import CountingCollate, SeededDataset, SeededList, as_fetched, length_of
+from noisescale.execution.fetching import CountingCollate, SeededDataset, SeededList, as_fetched, fetched_apart, length_of
 from noisescale.execution.sampling import Sampling, sampling_of
 from noisescale.plans.plan import Cursor, Plan, Stretch, Update
 from noisescale.seeding import derive_seed
@@ -106,6 +106,8 @@ class PlannedLoader:
         self.epoch_start = self.cursor = Cursor()
         self.micro_batches_done = 0
         self.batches_before_update = 0
+        self.observed: list[tuple[int, dict[str, float]]] = []  # what was measured, and the epoch from which on the plan knows it
+        self._undecided: Plan | None = None
         self._to_come: tuple[tuple[int, Cursor], int] | None = None
 
     # -- what is loaded -------------------------------------------------------------------------------------------------------
@@ -116,7 +118,8 @@ class PlannedLoader:
             loader = self._source()
             self.sampling = sampling_of(loader, self._chosen)
             plan = self._make_plan(self.sampling.num_examples(len(loader.dataset)))
-            self._plan = replace(plan, replacement=self.sampling.replacement)
+            self._undecided = replace(plan, replacement=self.sampling.replacement)
+            self._decide()
             self._pass = lru_cache(maxsize=2)(self._order)
             self._dataset: Dataset[Any] = loader.dataset
             self._collate: Callable[[Any], Any] = loader.collate_fn
@@ -133,12 +136,27 @@ class PlannedLoader:
                 persistent_workers=loader.persistent_workers,
                 generator=torch.Generator().manual_seed(derive_seed("workers", self.seed)),
             )
+        assert self._plan is not None
         return self._plan
+
+    def observe(self, epoch: int, values: dict[str, float]) -> None:
+        """Let the plan know what was measured before the updates from `epoch` on, none of which has been loaded."""
+        self.observed = [*self.observed, (epoch, values)]
+        self._decide()
+
+    def _decide(self) -> None:
+        self._to_come = None
+        if self._undecided is not None:
+            self._plan = reduce(lambda plan, reading: plan.observed(*reading), self.observed, self._undecided)
 
     @property
     def plan(self) -> Plan:
         """The plan that is carried out."""
         return self.open() if self._plan is None else self._plan
+
+    def limit_micro_batches(self, size: int | None) -> None:
+        """Change the most examples that one device processes at once, before the first micro-batch; None: no limit."""
+        self._plan, self._to_come = replace(self.plan, max_micro_batch_size=size), None
 
     @property
     def dataset(self) -> Dataset[Any]:
@@ -191,6 +209,12 @@ class PlannedLoader:
                 raise TypeError("the data set returns whole batches")
             yield each.batch
 
+    def fetched_apart(self, lists: Sequence[SeededList]) -> Iterator[tuple[int, Any]]:
+        """(number of examples, batch) of some lists of indices; nothing is handed out, see `fetching.fetched_apart`."""
+        self.open()
+        assert self._loader is not None
+        return fetched_apart(self._loader, lists)
+
     @property
     def collate(self) -> Callable[[Any], Any]:
         """The user's collate function."""
@@ -230,7 +254,7 @@ class PlannedLoader:
         if self._to_come is None or self._to_come[0] != place:  # Lightning asks for the length several times in each epoch.
             plan = self._whole_epochs()
             found = plan.sizes_of_epoch(self.epoch, self.cursor)
-            self._to_come = place, sum(stretch.updates * plan.update_in(stretch).accumulate_grad_batches for stretch in found)
+            self._to_come = place, sum(map(plan.micro_batches_in, found))
         return self._to_come[1]
 
     def _whole_epochs(self) -> Plan:
@@ -316,6 +340,7 @@ class PlannedLoader:
             "cursor": asdict(self.cursor),
             "micro_batches_done": self.micro_batches_done,
             "batches_before_update": self.batches_before_update,
+            **({"observed": [[epoch, values] for epoch, values in self.observed]} if self.observed else {}),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -324,6 +349,8 @@ class PlannedLoader:
         self.epoch_start, self.cursor = Cursor(**state["epoch_start"]), Cursor(**state["cursor"])
         self.micro_batches_done = state["micro_batches_done"]
         self.batches_before_update = state["batches_before_update"]
+        self.observed = [(epoch, dict(values)) for epoch, values in state.get("observed", ())]
+        self._decide()
 
     def restart_update(self) -> None:
         """Repeat the current update from its first micro-batch; the epoch gets longer, because the trainer has counted those done."""

@@ -37,7 +37,8 @@ class PlannedBatches:
         rank: the rank of this device, 0 to W - 1, where W is the plan's `world_size`.
 
     Raises:
-        ConfigError: the loader cannot be planned, or the plan is not for it: another N, or `replacement` differs.
+        ConfigError: the loader cannot be planned, or the plan is not for it: another N, or `replacement` differs;
+            the plan is decided during the training.
     """
 
     def __init__(
@@ -52,6 +53,10 @@ class PlannedBatches:
     ) -> None:
         if rank not in range(plan.world_size):
             raise ConfigError("rank", rank, f"must be a whole number in [0, {plan.world_size - 1}]", "Plan(world_size=...) is W")
+
+        if plan.monitors:
+            remedy = "use BatchSizeScheduler in a Trainer"
+            raise ConfigError("plan", " and ".join(sorted(plan.monitors)), "a loop of one's own does not hand over what it goes by", remedy)
 
         def check(num_examples: int) -> Plan:
             if num_examples != plan.num_examples:

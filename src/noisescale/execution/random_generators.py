@@ -1,14 +1,17 @@
-"""Set the global random number generators from one seed."""
+"""Set the global random number generators from one seed, and put them back."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import numpy as np
 import torch
+from torch import nn
 
-__all__ = ["seed_random_generators"]
+__all__ = ["same_generators", "seed_random_generators"]
 
 
 def seed_random_generators(seed: int) -> None:
@@ -19,6 +22,19 @@ def seed_random_generators(seed: int) -> None:
         torch.default_generator.manual_seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - users' transforms draw from the global generator
     random.seed(seed)
+
+
+@contextmanager
+def same_generators(module: nn.Module) -> Iterator[None]:
+    """Restore all random number generators, also those of the devices of `module`."""
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 - users' transforms draw from the global generator
+    devices = sorted({p.device.index or 0 for p in module.parameters() if p.device.type == "cuda"})
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
 
 
 @cache

@@ -25,16 +25,18 @@ class PlanOfRun:
         changes: dotted key -> plain value of what may change, such as the number of epochs.
         said: (key, value of the checkpoint, module, epoch of the checkpoint) -> what such a change has as a consequence, in words; may be
             empty.
+        found: returns those of `changes` that are known only in the training, for its checkpoints.
     """
 
     choices: Mapping[str, Any]
     options: Mapping[str, str] = field(default_factory=dict)
     changes: Mapping[str, Any] = field(default_factory=dict)
     said: Callable[[str, Any, pl.LightningModule, int], str] = lambda key, before, module, epoch: ""
+    found: Callable[[], Mapping[str, Any]] = dict
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint has of it."""
-        return {"choices": dict(self.choices), "options": dict(self.options), "changes": dict(self.changes)}
+        return {"choices": dict(self.choices), "options": dict(self.options), "changes": {**self.changes, **self.found()}}
 
     def compare(self, saved: Mapping[str, Any] | None) -> dict[str, Any]:
         """Compare with the state in a checkpoint, or None if it has none; returns what may change and has changed, as it was."""

@@ -15,6 +15,7 @@ import torch
 
 from noisescale.execution.agreement import Agreement
 from noisescale.execution.compatibility import untyped
+from noisescale.execution.last_checkpoint import last_path, leave_averages
 from noisescale.execution.lean import LeanCallback
 from noisescale.execution.loader import PlannedLoader
 from noisescale.signals import SIGNALS, Handlers, Interrupted, foreign
@@ -182,21 +183,10 @@ class StopOnSignal(LeanCallback):
         """Save where the training is, on all processes; returns the checkpoint, or None in a `fast_dev_run`, which leaves none."""
         if getattr(trainer, "fast_dev_run", False):
             return None
-        if untyped(trainer).validating:
-            averaging = getattr(pl.callbacks, "WeightAveraging", ())
-            for callback in untyped(trainer).callbacks:
-                if isinstance(callback, averaging):  # the module has the averaged weights for the time of the validation
-                    callback.on_validation_epoch_end(trainer, pl_module)
-        path = self._path(trainer)
+        leave_averages(trainer, pl_module)
+        path = last_path(trainer, self.path)
         trainer.save_checkpoint(path, weights_only=False)
         return path
-
-    def _path(self, trainer: pl.Trainer) -> Path:
-        if self.path is not None:
-            return Path(self.path)
-        folders = [getattr(callback, "dirpath", None) for callback in untyped(trainer).checkpoint_callbacks]
-        folder = next((each for each in folders if each), None)
-        return Path(folder if folder is not None else Path(trainer.default_root_dir) / "checkpoints") / "last.ckpt"
 
     # -- the end --------------------------------------------------------------------------------------------------------------
 

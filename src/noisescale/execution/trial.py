@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import random
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from enum import Enum
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
@@ -20,7 +18,8 @@ from torch import Tensor, nn
 
 from noisescale.execution.cuts import Pass
 from noisescale.execution.loader import PlannedLoader
-from noisescale.execution.random_generators import seed_random_generators
+from noisescale.execution.random_generators import same_generators, seed_random_generators
+from noisescale.execution.rehearsal import leaves, without_logs
 
 __all__ = ["Trial", "trial_of"]
 
@@ -39,15 +38,35 @@ class Trial:
 
     def on_device(self, batch: Any) -> Any:
         """What Lightning does with a batch before `training_step`, but with the hooks of the copy, and in full precision."""
-        if self._module.dtype == torch.float64:
+        return apply_to_collection(self.as_trained(batch, converted=self._module.dtype == torch.float64), Tensor, _in_full_precision)
+
+    def as_trained(self, batch: Any, converted: bool = True) -> Any:
+        """The same in the precision of the training; `converted`: whether its numbers are converted to the type of the weights."""
+        if converted:
             batch = self._trainer.precision_plugin.convert_input(batch)
         batch = self._hook(HOOKS[0], batch, 0)
         batch = self._hook(HOOKS[1], batch, self._trainer.strategy.root_device, 0)
-        return apply_to_collection(self._hook(HOOKS[2], batch, 0), Tensor, _in_full_precision)
+        return self._hook(HOOKS[2], batch, 0)
 
     def _hook(self, name: str, *arguments: Any) -> Any:
         owner = self._trainer._data_connector._datahook_selector.get_instance(name)  # type: ignore[union-attr]
         return getattr(self.twin if owner is self._module else owner, name)(*arguments)
+
+    def loss(self, batch: Any, seed: int) -> Tensor:
+        """The loss of a batch, before any backward pass.
+
+        Raises:
+            RuntimeError: `training_step` returned no loss.
+        """
+        seed_random_generators(seed)
+        step = self.twin.training_step
+        double = self._module.dtype == torch.float64
+        with self._trainer.precision_plugin.forward_context() if double else nullcontext():
+            output = step(batch, 0) if is_param_in_hook_signature(step, "batch_idx", min_args=2) else step(batch)
+        loss = output.get("loss") if isinstance(output, dict) else output
+        if not isinstance(loss, Tensor):
+            raise RuntimeError("training_step returned no loss")
+        return loss
 
     def run(self, batch: Any, n: int, seed: int) -> Pass:
         """One forward and backward pass on a batch of n examples.
@@ -55,16 +74,10 @@ class Trial:
         Raises:
             RuntimeError: `training_step` returned no loss, or uses parameters of the module instead of those of the copy.
         """
-        seed_random_generators(seed)
-        step = self.twin.training_step
-        double = self._module.dtype == torch.float64
-        with torch.enable_grad(), self._trainer.precision_plugin.forward_context() if double else nullcontext():
-            output = step(batch, 0) if is_param_in_hook_signature(step, "batch_idx", min_args=2) else step(batch)
-        loss = output.get("loss") if isinstance(output, dict) else output
-        if not isinstance(loss, Tensor):
-            raise RuntimeError("training_step returned no loss")
+        with torch.enable_grad():
+            loss = self.loss(batch, seed)
         shared = {id(parameter) for parameter in self._module.parameters()}
-        if any(id(leaf) in shared for leaf in _leaves(loss)):
+        if any(id(leaf) in shared for leaf in leaves(loss)):
             raise RuntimeError("training_step uses parameters through a function or a global variable, which a copy of the module shares")
         parameters = [parameter for parameter in self.twin.parameters() if parameter.requires_grad]
         gradient = torch.autograd.grad(loss, parameters, allow_unused=True)
@@ -95,7 +108,9 @@ class Trial:
 
 
 @contextmanager
-def trial_of(trainer: pl.Trainer, module: pl.LightningModule, loader: PlannedLoader) -> Iterator[Trial]:
+def trial_of(
+    trainer: pl.Trainer, module: pl.LightningModule, loader: PlannedLoader, shared: dict[int, Any] | None = None
+) -> Iterator[Trial]:
     """A trial of the module. Afterwards its buffers and gradients and the random number generators are as they were before.
 
     A copy can share more with the module than it should: a method that was replaced by a function still runs on the module itself. What
@@ -105,6 +120,8 @@ def trial_of(trainer: pl.Trainer, module: pl.LightningModule, loader: PlannedLoa
         trainer: the trainer.
         module: the module, on its device.
         loader: the planned loader.
+        shared: what the copy gets in place of copies of its own, as for `copy.deepcopy`; it is then in the precision of the training, and
+            its buffers are left to the caller. None: nothing, and in full precision.
 
     Raises:
         RuntimeError: something that the module uses can be neither copied nor shown.
@@ -114,15 +131,18 @@ def trial_of(trainer: pl.Trainer, module: pl.LightningModule, loader: PlannedLoa
     nothing: dict[str, Any] = {"logger": None, "loggers": [], "progress_bar_callback": None, "profiler": PassThroughProfiler()}
     view: Any = View(trainer, "trainer", strategy=parallel, datamodule=datamodule, **nothing)
     with ExitStack() as stack:
-        stack.enter_context(_same_generators(module))
-        stack.enter_context(_same_buffers_and_gradients(module))
-        stack.enter_context(_full_arithmetic())
+        stack.enter_context(same_generators(module))
+        if shared is None:
+            stack.enter_context(_same_buffers_and_gradients(module))
+            stack.enter_context(_full_arithmetic())
         if "torch._dynamo" in sys.modules:  # the sizes that a compiled function has seen decide how it is compiled for the next
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         if datamodule is not None and getattr(datamodule, "trainer", None) is trainer:
             stack.callback(setattr, datamodule, "trainer", trainer)
             datamodule.trainer = view
-        twin = view.lightning_module = view.model = _copy(trainer, module, view, (loader.dataset, datamodule))
+        twin = view.lightning_module = view.model = _copy(trainer, module, view, (loader.dataset, datamodule), shared)
+        if shared is None and twin.dtype in (torch.float16, torch.bfloat16):
+            twin.float()
         yield Trial(trainer, module, twin)
 
 
@@ -166,18 +186,14 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, PLAIN)
 
 
-def _copy(trainer: pl.Trainer, module: pl.LightningModule, view: Any, kept: tuple[Any, ...]) -> pl.LightningModule:
-    shared = {id(each): each for each in kept if each is not None}
-    twin: pl.LightningModule = copy.deepcopy(module, {**shared, id(trainer): view})
+def _copy(
+    trainer: pl.Trainer, module: pl.LightningModule, view: Any, kept: tuple[Any, ...], shared: dict[int, Any] | None
+) -> pl.LightningModule:
+    memo = {} if shared is None else shared
+    memo.update({id(each): each for each in kept if each is not None} | {id(trainer): view})
+    twin: pl.LightningModule = copy.deepcopy(module, memo)
     twin.trainer = view  # Lightning leaves the trainer out of copies
-    for part in twin.modules():
-        if isinstance(part, pl.LightningModule):
-            part.__dict__["log"] = part.__dict__["log_dict"] = _log_nothing
-    return twin.float() if twin.dtype in (torch.float16, torch.bfloat16) else twin
-
-
-def _log_nothing(*args: Any, **kwargs: Any) -> None:
-    pass
+    return without_logs(twin)
 
 
 def _in_full_precision(tensor: Tensor) -> Tensor:
@@ -192,33 +208,6 @@ def _dense(parameter: Tensor, gradient: Tensor | None) -> Tensor:
     if gradient is None:
         return torch.zeros_like(parameter)
     return gradient.to_dense() if gradient.is_sparse else gradient
-
-
-def _leaves(loss: Tensor) -> Iterator[Tensor]:
-    """The tensors that a backward pass from `loss` adds a gradient to."""
-    waiting: list[Any] = [loss.grad_fn]
-    seen = set()
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if isinstance(variable := getattr(node, "variable", None), Tensor):
-            yield variable
-        waiting.extend(following for following, _ in node.next_functions)
-
-
-@contextmanager
-def _same_generators(module: nn.Module) -> Iterator[None]:
-    """Restore all random number generators."""
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002 - users' transforms draw from the global generator
-    devices = sorted({p.device.index or 0 for p in module.parameters() if p.device.type == "cuda"})
-    try:
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
 
 
 @contextmanager

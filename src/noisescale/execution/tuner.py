@@ -15,12 +15,12 @@ _SEARCHES: dict[type[pl.Callback], tuple[str, str, str]] = {
     LearningRateFinder: (
         "lr_find",
         "would search while the batch size changes as planned",
-        "search with another Trainer, without BatchSizeScheduler, and a DataLoader of the planned batch size",
+        "call noisescale.studies.range_test(module, datamodule, batch), which searches at the planned batch size",
     ),
     BatchSizeFinder: (
         "scale_batch_size",
         "would search with other batches than the plan's",
-        "search with another Trainer, without BatchSizeScheduler, and give the result as max_micro_batch_size",
+        'give BatchSizeScheduler(..., max_micro_batch_size="auto"), which runs the size that it returns',
     ),
 }
 

@@ -4,6 +4,7 @@ Import the classes from here: `from noisescale.plans import Plan, Dual`. Import 
 `quadratic`.
 """
 
+from noisescale.plans.adaptive import FollowNoise, GrowOnPlateau
 from noisescale.plans.duality import CyclicBatch, Dual, Matched, counterpart
 from noisescale.plans.plan import Cursor, Plan, Update
 from noisescale.plans.strategies import BatchChoice, BatchStrategy, Fixed, Full, Linear, MultiStep
@@ -15,7 +16,9 @@ __all__ = [
     "CyclicBatch",
     "Dual",
     "Fixed",
+    "FollowNoise",
     "Full",
+    "GrowOnPlateau",
     "Linear",
     "Matched",
     "MultiStep",

@@ -13,13 +13,21 @@ from typing import Any
 from noisescale.errors import ConfigError, check_count, check_number
 
 __all__ = [
+    "AUTO",
     "check_ghost_multiple",
+    "check_gradient_noise",
     "check_label_smoothing",
+    "check_measured_updates",
+    "check_micro_batch_limit",
+    "check_micro_batch_margin",
     "check_optimizer_options",
     "check_processes",
     "check_saving_intervals",
     "check_smallest_micro_batch",
 ]
+
+AUTO = "auto"
+"""The `max_micro_batch_size` that is found before a training."""
 
 LARGEST_OPTION = 1e30
 """Times 10^8, as by a rule for the learning rate, it is still a 32-bit number."""
@@ -85,6 +93,17 @@ def check_ghost_multiple(key: str, size: int | None, ghost_batch_size: int) -> N
         raise ConfigError(key, size, problem, "else it would change what batch norm sees")
 
 
+def check_micro_batch_limit(key: str, size: Any, *, remedy: str) -> None:
+    """Raise `ConfigError` unless a limit of the micro-batch is a whole number of examples, `AUTO`, or None for no limit."""
+    if size is not None and size != AUTO:
+        check_count(key, size, unit="examples", remedy=remedy)
+
+
+def check_micro_batch_margin(key: str, margin: Any) -> None:
+    """The share of the largest micro-batch that fits which a search leaves free, in [0, 1)."""
+    check_number(key, margin, at_least=0, below=1)
+
+
 def check_smallest_micro_batch(key: str, size: int | None, at_least: int) -> None:
     """Check that a limit of the micro-batch allows for as many examples as batch norm needs.
 
@@ -95,6 +114,20 @@ def check_smallest_micro_batch(key: str, size: int | None, at_least: int) -> Non
     """
     if size is not None and size < at_least:
         raise ConfigError(key, size, f"batch norm needs at least {at_least} examples in a micro-batch", f"use {2 * at_least - 1} or more")
+
+
+def check_gradient_noise(every_n_updates: Any, decay: Any, confidence: Any) -> None:
+    """Check the arguments of `callbacks.GradientNoiseScale`: a number of updates or None, a number in [0, 1) and one in (0, 1)."""
+    if every_n_updates is not None:
+        check_count("every_n_updates", every_n_updates, unit="updates", remedy="null for the split_every of the plan")
+    check_number("decay", decay, at_least=0.0, below=1.0)
+    check_number("confidence", confidence, above=0.0, below=1.0)
+
+
+def check_measured_updates(every_n_updates: int, split_every: int | None) -> None:
+    """Check that the plan cuts the updates that are measured, if it cuts any for that."""
+    if split_every is not None and every_n_updates % split_every:
+        raise ConfigError("every_n_updates", every_n_updates, f"must be a multiple of split_every={split_every}", "null for the same")
 
 
 def check_saving_intervals(every_n_updates: Any, every_n_minutes: Any, monitor: str | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
-__all__ = ["count_parts", "cut", "smallest_group", "split_evenly"]
+__all__ = ["can_be_halved", "count_parts", "cut", "smallest_group", "split_evenly"]
 
 
 def split_evenly(total: int, parts: int) -> list[int]:
@@ -48,6 +48,12 @@ def cut(size: int, parts: int, multiple: int = 1, at_least: int = 1, at_most: in
     if not fits or min(smallest_group(each, multiple) for each in sizes) < at_least:
         return ()
     return (*sizes, *[0] * (parts - used))
+
+
+def can_be_halved(size: int, multiple: int = 1, at_least: int = 1, at_most: int | None = None) -> bool:
+    """Whether `cut` makes two pieces of `size` examples, neither of them empty; the arguments are those of `cut`."""
+    pieces = cut(size, 2, multiple, at_least, at_most)
+    return len(pieces) == 2 and 0 not in pieces
 
 
 def smallest_group(size: int, ghost: int) -> int:

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import takewhile
 
 from noisescale.errors import ConfigError, check_count
 from noisescale.plans.checks import check_ghost_multiple, check_smallest_micro_batch
-from noisescale.plans.cutting import count_parts, cut
+from noisescale.plans.cutting import can_be_halved, count_parts, cut
 from noisescale.plans.noise import sgd_noise_scale
 from noisescale.plans.strategies import BatchChoice, BatchStrategy, sizes_follow_clock
 from noisescale.plans.stretches import Cursor, Stretch, Update, stretches
-from noisescale.schedules import Constant, warmup_and_rest
+from noisescale.plans.uncuttable import uncuttable
+from noisescale.schedules import Constant, Schedule, warmup_and_rest
 
 __all__ = ["Cursor", "Plan", "Stretch", "Update"]
 
@@ -53,6 +54,8 @@ class Plan:
         max_updates_per_epoch: the most updates in one epoch, after which the clock moves on to the next; None: no limit.
         replacement: whether a pass is N draws with replacement, so that an example can come several times in it, or not at all; then
             g = lr N/B.
+        split_every: n: every n-th update, from update n - 1 on, is cut in two where it would be a single piece and can be cut; None: no
+            update is cut for that. The noise of the gradient is measured by comparing the pieces of an update.
 
     Raises:
         ConfigError: a size is above N, a count is not positive, or the strategy needs batches that are drawn without replacement.
@@ -69,11 +72,12 @@ class Plan:
     max_updates: int | None = None
     max_updates_per_epoch: int | None = None
     replacement: bool = False
+    split_every: int | None = None
 
     def __post_init__(self) -> None:
         check_count("num_examples", self.num_examples, unit="examples")
         check_count("world_size", self.world_size, unit="devices")
-        for key in ("epochs", "max_micro_batch_size", "max_updates", "max_updates_per_epoch"):
+        for key in ("epochs", "max_micro_batch_size", "max_updates", "max_updates_per_epoch", "split_every"):
             if getattr(self, key) is not None:
                 check_count(key, getattr(self, key))
         check_count("micro_batch_multiple", self.micro_batch_multiple, unit="examples")
@@ -110,8 +114,9 @@ class Plan:
     def updates_in(self, stretch: Stretch) -> Iterator[Update]:
         """The updates of a stretch, in order."""
         step, position, seen, done, count, _, size, planned, lr_factor = stretch
-        n, k = self.num_examples, self._accumulate(size)
+        n, every, (usual, split) = self.num_examples, self.split_every, self.ways_to_cut(size)
         for _ in range(count):
+            k = split if every and (step + 1) % every == 0 else usual
             yield Update(Cursor(step, position, seen, done), position / n, size, k, lr_factor, planned)
             step, position, seen, done = step + 1, position + size, seen + size, done + 1
 
@@ -119,7 +124,13 @@ class Plan:
         """Update `index` of a stretch; -1 is the last one."""
         start, size = stretch.cursor(index % stretch.updates), stretch.effective_batch_size
         epoch = start.position / self.num_examples
-        return Update(start, epoch, size, self._accumulate(size), stretch.lr_factor, stretch.planned_batch_size)
+        return Update(start, epoch, size, self._accumulate(size, start.step), stretch.lr_factor, stretch.planned_batch_size)
+
+    def micro_batches_in(self, stretch: Stretch) -> int:
+        """The number of micro-batches of each device in a stretch."""
+        (usual, split), step, every = self.ways_to_cut(stretch.effective_batch_size), stretch.step, self.split_every
+        turns = (step + stretch.updates) // every - step // every if every else 0
+        return stretch.updates * usual + turns * (split - usual)
 
     def sizes(self, start: Cursor | None = None) -> Iterator[Stretch]:
         """The stretches from `start` on, for those who need no learning rate: their lr_factor may be any number.
@@ -139,6 +150,16 @@ class Plan:
         """The whole epoch that an update starting at `cursor` belongs to."""
         return cursor.position // self.num_examples
 
+    @property
+    def monitors(self) -> frozenset[str]:
+        """What has to be measured during the training for the plan to be known further than to the end of an epoch; empty for most."""
+        return self.strategy.monitors | (self.schedule.monitors if isinstance(self.schedule, Schedule) else frozenset())
+
+    def observed(self, epoch: float, values: Mapping[str, float]) -> Plan:
+        """The plan after the values of `monitors` were read between two passes: no update that starts before `epoch` is another."""
+        schedule = self.schedule.observed(epoch, values) if isinstance(self.schedule, Schedule) else self.schedule
+        return replace(self, schedule=schedule, strategy=self.strategy.observed(epoch, values))
+
     def choice_at(self, epoch: float) -> BatchChoice:
         """B and lr / lr0 at the time `epoch`, whether or not an update starts there."""
         warmup, factor = warmup_and_rest(self.schedule, epoch)
@@ -156,7 +177,7 @@ class Plan:
             size = math.ceil(remaining / math.ceil(remaining / size))
         if size != planned and self.strategy.match_last:
             lr_factor *= self.strategy.resized(planned, size, self.num_examples, self.match)
-        return Update(cursor, epoch, size, self._accumulate(size), lr_factor, planned)
+        return Update(cursor, epoch, size, self._accumulate(size, cursor.step), lr_factor, planned)
 
     def after(self, update: Update) -> Cursor:
         """The cursor after `update`."""
@@ -240,32 +261,15 @@ class Plan:
 
     def _cut(self, update: Update) -> tuple[int, ...]:
         parts = update.accumulate_grad_batches * self.world_size
-        sizes = cut(update.effective_batch_size, parts, self.micro_batch_multiple, self.min_micro_batch_size, self._limit)
+        sizes = cut(update.effective_batch_size, parts, self.micro_batch_multiple, self.min_micro_batch_size, self.limit)
         if not sizes:
-            raise self._uncuttable(update)
+            raise uncuttable(update, self.strategy, self.min_micro_batch_size, self.micro_batch_multiple, self.limit)
         return sizes
 
     @cached_property
-    def _limit(self) -> int | None:
+    def limit(self) -> int | None:
         """The most examples that one device processes at once; None: no limit."""
         return min((limit for limit in (self.max_micro_batch_size, self.strategy.micro_batch_size) if limit is not None), default=None)
-
-    def _uncuttable(self, update: Update) -> ConfigError:
-        """The error of an update with too few examples, or with a limit or a ghost batch that leaves too few of them together."""
-        size, least, ghost = update.effective_batch_size, self.min_micro_batch_size, self.micro_batch_multiple
-        which = f"update {update.start.step} has {size} example{'s' if size > 1 else ''}"
-        if size < least:
-            problem = f"{which}, and batch norm needs at least {least}"
-            if size == update.planned_batch_size:
-                return ConfigError("size", getattr(self.strategy, "size", size), problem, "raise it, or use a model without batch norm")
-            others = "carry, drop or spread" if self.strategy.last == "partial" and update.planned_batch_size > 2 else "carry or drop"
-            return ConfigError("last", self.strategy.last, problem, f"use {others}, or another size")
-        if ghost > 1:
-            problem = f"{which}, and one of its ghost batches would have fewer than the {least} that batch norm needs"
-            return ConfigError("micro_batch_multiple", ghost, problem, "use larger ones, or a batch that is a multiple")
-        key = "max_micro_batch_size" if self._limit == self.max_micro_batch_size else "micro_batch_size"
-        problem = f"{which}, which cannot be cut into micro-batches of at least {least}, as batch norm needs"
-        return ConfigError(key, self._limit, problem, f"use {2 * least - 1} or more")
 
     def noise(self, update: Update, lr: float) -> float:
         """g of `update` for an optimizer with learning rate `lr`: lr lr_factor (N/B - 1); lr lr_factor N/B with replacement."""
@@ -284,5 +288,13 @@ class Plan:
         devices = "1 device" if self.world_size == 1 else f"{self.world_size} devices"
         return f"effective {size} {equal} {micro} micro x {k} accumulate x {devices}"
 
-    def _accumulate(self, size: int) -> int:
-        return count_parts(size, self.world_size, self.micro_batch_multiple, self._limit)
+    def ways_to_cut(self, size: int) -> tuple[int, int]:
+        """k of an update of `size` examples, usually and where `split_every` has its turn."""
+        usual = count_parts(size, self.world_size, self.micro_batch_multiple, self.limit)
+        if self.split_every is None or usual * self.world_size > 1:
+            return usual, usual
+        return usual, 1 + can_be_halved(size, self.micro_batch_multiple, self.min_micro_batch_size, self.limit)
+
+    def _accumulate(self, size: int, step: int) -> int:
+        turn = self.split_every is not None and (step + 1) % self.split_every == 0
+        return self.ways_to_cut(size)[turn]

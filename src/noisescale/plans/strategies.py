@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, NamedTuple
 
@@ -92,6 +92,15 @@ class BatchStrategy(ABC):
 
     def check_replacement(self) -> None:  # noqa: B027 - most strategies can
         """Raise `ConfigError` if the strategy cannot be carried out with examples that are drawn with replacement."""
+
+    @property
+    def monitors(self) -> frozenset[str]:
+        """The names of what has to be measured during a training for the batch to be known further than to the end of the epoch."""
+        return frozenset()
+
+    def observed(self, epoch: float, values: Mapping[str, float]) -> BatchStrategy:
+        """This strategy after the values of `monitors` were read: it may differ from `epoch` on, but not before."""
+        return self
 
     def constant_until(self, epoch: float) -> float:
         """A time T up to which the clock changes nothing: for every t with `epoch` <= t < T the choice depends on the schedule alone.

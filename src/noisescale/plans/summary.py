@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from noisescale.files import replaced
@@ -112,6 +112,13 @@ class PlanSummary:
             return f"{total}, as many as at B = {size} with the same {noise}"
         return f"{total} instead of {_grouped(self.other_updates)} at B = {size} with the same {noise}{_times(self.other_updates, n)}"
 
+    def splits_in_words(self) -> str:
+        """One line about the updates that are cut for a measurement; empty if none is."""
+        every = self.plan.split_every
+        if every is None:
+            return ""
+        return f"one update in {every} is cut into at least two pieces, so that the gradient noise can be measured"
+
     def drift_in_words(self) -> str:
         """One line with the drift of the plan and of its counterpart."""
         here = f"sum of lr: {self.drift.whole:.4g} (last quarter {self.drift.last_quarter:.4g})"
@@ -200,22 +207,32 @@ def write_plan(summary: PlanSummary, path: Path, progress: Progress | None = Non
     Args:
         progress: is called with the share of the rows that are written, 0 to 1.
     """
-    plan, lr, n = summary.plan, summary.lr, summary.plan.num_examples
-    size = k = micro = 0
+    plan, lr, n, every = summary.plan, summary.lr, summary.plan.num_examples, summary.plan.split_every
+    size, cuts = 0, ((0, 0), (0, 0))
     with replaced(path) as file:
         file.write("step,epoch,examples_seen,lr,effective_batch_size,micro_batch_size,accumulate_grad_batches,g\n")
         for number, stretch in enumerate(plan.stretches()):
             if stretch.effective_batch_size != size:
-                update = plan.update_in(stretch)
-                size, k, micro = update.effective_batch_size, update.accumulate_grad_batches, plan.micro_batch_size(update)
+                size = stretch.effective_batch_size
+                cuts = _cuts(plan, plan.update_in(stretch))
             rate = lr * stretch.lr_factor
             noise = sgd_noise_scale(rate, n, size, plan.replacement)
-            tail = f"{rate!r},{size},{micro},{k},{noise!r}\n"
+            usual, split = (f"{rate!r},{size},{micro},{k},{noise!r}\n" for micro, k in cuts)
             step, position, seen = stretch[:3]
             for i in range(stretch.updates):
+                tail = split if every and (step + i + 1) % every == 0 else usual
                 file.write(f"{step + i},{(position + i * size) / n!r},{seen + i * size},{tail}")
             if progress is not None and number % 1024 == 0:
                 progress((step + stretch.updates) / summary.total)
+
+
+def _cuts(plan: Plan, update: Update) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(largest micro-batch, micro-batches of each device) of an update of that size, usually and where `split_every` has its turn."""
+    usual, split = (replace(update, accumulate_grad_batches=k) for k in plan.ways_to_cut(update.effective_batch_size))
+    return (
+        (plan.micro_batch_size(usual), usual.accumulate_grad_batches),
+        (plan.micro_batch_size(split), split.accumulate_grad_batches),
+    )
 
 
 def noise_formula(rule: str, match: str) -> str:

@@ -54,6 +54,7 @@ def plan_for_trainer(
     micro_batch_multiple: int = 1,
     replacement: bool = False,
     min_micro_batch_size: int = 1,
+    split_every: int | None = None,
     progress: Progress | None = None,
 ) -> Plan:
     """The plan of a training under the limits of a Lightning Trainer, whose argument names it uses.
@@ -62,7 +63,7 @@ def plan_for_trainer(
 
     Args:
         schedule, strategy, num_examples: as in `Plan`; so are world_size, max_micro_batch_size, micro_batch_multiple, replacement,
-            min_micro_batch_size.
+            min_micro_batch_size, split_every.
         optimizer: the optimizer's class name; None: it does not exist yet, and the strategy must have a rule if it needs one.
         max_epochs: number of epochs; None or -1: no limit.
         progress: see `check_pieces`.
@@ -85,6 +86,7 @@ def plan_for_trainer(
         max_updates=None if max_steps == -1 else max_steps,
         max_updates_per_epoch=limit_train_batches if isinstance(limit_train_batches, int) else None,
         replacement=replacement,
+        split_every=split_every,
     )
     check_pieces(plan, progress)
     return plan

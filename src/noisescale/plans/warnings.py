@@ -39,7 +39,7 @@ def plan_warnings(summary: PlanSummary, optimizer: str = "SGD", weight_decay: fl
 def idle_warnings(plan: Plan) -> list[str]:
     """Lines about a strategy that has no schedule to carry, and about one that grows the batch beyond N, to which it is clipped."""
     strategy, n = plan.strategy, plan.num_examples
-    if isinstance(strategy, Matched):
+    if isinstance(strategy, Matched) and not plan.monitors:
         # the times have no period, which a wave could have too
         times = ((plan.epochs or 100) * (i * _GOLDEN % 1.0) for i in range(1000))
         if len({strategy.level(t, warmup_and_rest(plan.schedule, t)[1]) for t in times}) == 1:

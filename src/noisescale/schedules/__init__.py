@@ -15,6 +15,7 @@ the batch carries it out.
 """
 
 from noisescale.schedules.decays import WSD, Constant, Cosine, Exponential, Inverse, Linear, MultiStep, Polynomial, Step
+from noisescale.schedules.plateau import Plateau
 from noisescale.schedules.schedule import Schedule, constant_until, milestones_passed, next_milestone, warmup_and_rest
 from noisescale.schedules.warmup import WarmedUp, Warmup
 from noisescale.schedules.waves import CosineRestarts, Cyclic, OneCycle
@@ -30,6 +31,7 @@ __all__ = [
     "Linear",
     "MultiStep",
     "OneCycle",
+    "Plateau",
     "Polynomial",
     "Schedule",
     "Step",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from noisescale.errors import ConfigError, check_number
@@ -44,6 +44,15 @@ class Schedule(ABC):
         updates. Ask the function `constant_until`, which does not rely on it where a derived class has changed the schedule.
         """
         return epoch
+
+    @property
+    def monitors(self) -> frozenset[str]:
+        """The names of what has to be measured during a training for the schedule to be known further than to the end of the epoch."""
+        return frozenset()
+
+    def observed(self, epoch: float, values: Mapping[str, float]) -> Schedule:
+        """This schedule after the values of `monitors` were read: it may differ from `epoch` on, but not before."""
+        return self
 
     def with_horizon(self, epochs: float) -> Schedule:
         """This schedule with an open horizon set to `epochs`; the schedule itself if its horizon is not open."""

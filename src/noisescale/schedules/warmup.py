@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from noisescale.errors import check_choice, check_number
 from noisescale.schedules.schedule import Schedule, constant_until, shortly_before
@@ -79,6 +80,14 @@ class WarmedUp(Schedule):
         delay = self.warmup.epochs if self.warmup.mode == "shift" else 0.0
         warmup, rest = self.schedule.parts(max(0.0, epoch - delay))
         return self.warmup(epoch) * warmup, rest
+
+    @property
+    def monitors(self) -> frozenset[str]:
+        return self.schedule.monitors
+
+    def observed(self, epoch: float, values: Mapping[str, float]) -> Schedule:
+        delay = self.warmup.epochs if self.warmup.mode == "shift" else 0.0
+        return replace(self, schedule=self.schedule.observed(max(0.0, epoch - delay), values))
 
     def constant_until(self, epoch: float) -> float:
         delay = self.warmup.epochs if self.warmup.mode == "shift" else 0.0

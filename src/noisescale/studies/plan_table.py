@@ -34,6 +34,8 @@ def print_plan(summary: PlanSummary) -> None:
         assert isinstance(console.file, StringIO)
         print("\n".join(line.rstrip() for line in console.file.getvalue().splitlines()).rstrip())
     print(summary.comparison())
+    if splits := summary.splits_in_words():
+        print(splits)
     print(summary.drift_in_words())
     for line in summary.all_reduces_in_words():
         print(line)
@@ -67,7 +69,7 @@ def _cells(summary: PlanSummary, phase: Phase) -> tuple[str, ...]:
     cells = [
         _range([summary.rate(update) for update in ends]),
         _range([update.effective_batch_size for update in ends]),
-        _range([update.accumulate_grad_batches for update in ends]),
+        _range([summary.plan.ways_to_cut(update.effective_batch_size)[0] for update in ends]),
         _range([summary.noise(update) for update in ends]),
     ]
     if not summary.keeps_g:

@@ -68,7 +68,8 @@ def other_ranks(count: int, script: Path, record: Path, timeout: float) -> Itera
         return
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()), NODE_RANK="0", LOCAL_RANK="0", WORLD_SIZE=str(count))
     command = [sys.executable, str(script), *words_of_rank(record.resolve())]
-    environment = {**os.environ, _PARENT: str(os.getpid())}
+    # without HYDRA_FULL_ERROR, which the command sets for itself, and by which it would take a traceback to be wanted
+    environment = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"} | {_PARENT: str(os.getpid())}
     _children[:] = [subprocess.Popen(command, env={**environment, "LOCAL_RANK": str(rank)}) for rank in range(1, count)]
     finished = threading.Event()
     threading.Thread(target=_watch, args=(list(_children), finished), daemon=True).start()

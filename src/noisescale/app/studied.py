@@ -1,0 +1,158 @@
+"""What the studies of the command line have in common: the training that a config describes, and the folder that it is studied in."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from noisescale.app.changes import PLAN_GROUPS, plan_choices
+from noisescale.app.choices import key_of
+from noisescale.app.composed import Composed, read_config
+from noisescale.app.config import errors_under, options, output_dir, typed
+from noisescale.app.devices import accelerator_of, check_devices
+from noisescale.app.interruption import RunInterrupted
+from noisescale.app.libraries import import_libraries
+from noisescale.app.recorded import compose_from, last_record, read_record
+from noisescale.app.resume import Start, run_in, short_path, start_of
+from noisescale.app.run_folder import held
+from noisescale.errors import ConfigError
+from noisescale.signals import Interrupted
+from noisescale.studies.runs import last_checkpoint, newest_of
+
+if TYPE_CHECKING:
+    from noisescale.studies.training import Training
+
+__all__ = ["check_studied", "goes_on_after", "start_of_study", "training_of"]
+
+PASSED_ON = ("precision", "gradient_clip_val", "gradient_clip_algorithm", "deterministic", "benchmark")
+"""Keys of `trainer` that a study trains with, beside the accelerator."""
+
+WITHOUT_EFFECT = {"max_steps": -1, "max_time": None, "limit_train_batches": 1.0}
+"""Keys of `trainer` that would end a training elsewhere, with the value that does not."""
+
+
+def start_of_study(words: Sequence[str], conf: Path) -> Start:
+    """What the command line of a study starts from: with `run=<folder>` the config that the run has recorded, and its last checkpoint.
+
+    Raises:
+        ConfigError: the folder is not that of a run with a checkpoint.
+    """
+    resumed = [word.partition("=")[2] for word in words if key_of(word) == "resume" and word.partition("=")[2] not in ("", "null")]
+    if resumed:
+        raise ConfigError("resume", resumed[-1], "goes on with a training, and this command studies one", "give run=<its folder>")
+    given = [word for word in words if key_of(word) == "run" and "=" in word]
+    if not given:
+        return start_of(words, conf)
+    left = [word for word in words if word not in given]
+    path = Path(given[-1].partition("=")[2].strip("'\"")).expanduser()
+    try:
+        run = run_in(path)
+        record = read_record(last_record(run))
+    except ConfigError as error:
+        raise ConfigError("run", path, error.problem, error.remedy) from error
+    if any(key_of(word) == "ckpt_path" for word in left):
+        return Start(compose_from(record, conf, left, resume=None), [*left, *record.job_words], record.places)
+    plain: Any = OmegaConf.to_container(record.config)
+    checkpoint = newest_of(last_checkpoint(run, dict(plain)))
+    if checkpoint is None:
+        raise ConfigError("run", path, "has no checkpoint to branch from", "give a run that has one")
+    name = compose_from(record, conf, left, ckpt_path=str(checkpoint), resume=None, output_dir="${hydra:runtime.output_dir}")
+    return Start(name, [*left, *record.job_words], record.places)
+
+
+def check_studied(cfg: DictConfig, program: str) -> Composed:
+    """Check a composed config for a study, as far as possible before torch is imported.
+
+    Raises:
+        ConfigError: the config is invalid, or has what a study does not do.
+    """
+    run = read_config(cfg)
+    if check_devices(cfg) != 1 or cfg.trainer.get("num_nodes", 1) != 1:
+        raise ConfigError("trainer.devices", cfg.trainer.devices, f"{program} runs on one device", "use trainer=auto, cpu or gpu")
+    for key, without in WITHOUT_EFFECT.items():
+        if cfg.trainer.get(key, without) != without:
+            raise ConfigError(f"trainer.{key}", cfg.trainer[key], f"would end the training that {program} studies", "leave it out")
+    if not run.sets_rate:
+        raise ConfigError("scheduler", "none", f"leaves the learning rate to the module, but {program} sets it", "choose a schedule")
+    if cfg.averaging:
+        option = options().get("averaging", "")
+        raise ConfigError("averaging", option, f"{program} looks at the weights themselves, not at their average", "use averaging=none")
+    return run
+
+
+def training_of(run: Composed) -> tuple[Training, dict[str, Any]]:
+    """The training that a config describes, and key -> plain value of what decides it.
+
+    Raises:
+        ConfigError: the data cannot be used, or a class cannot be built.
+    """
+    cfg = run.cfg
+    import_libraries()
+    accelerator = accelerator_of(cfg)
+    import torch
+
+    from noisescale.app.module import build_module, build_optimizer, check_task, micro_batch_weight
+    from noisescale.app.own_data import build_data, set_up, train_size
+    from noisescale.app.trainer import choices_of_run, quiet_lightning
+    from noisescale.app.weights import load_weights
+    from noisescale.execution.batch_norm import min_micro_batch_size
+    from noisescale.execution.same_run import PlanOfRun, SameRun
+    from noisescale.studies.training import Training
+
+    quiet_lightning()
+    data = build_data(cfg)
+    check_task(cfg, data)
+    size = train_size(cfg, data)
+    run.plan(size)
+    with errors_under("data"):
+        data.prepare_data()
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    optimizer, weight = build_optimizer(cfg), micro_batch_weight(cfg)
+    set_up(data)
+    module = build_module(cfg, data, optimizer)
+    load_weights(cfg, module)
+    run.plan(size, min_micro_batch_size(module, 1))
+    choices = choices_of_run(cfg, data)
+    plan = PlanOfRun(plan_choices(cfg), {group: options().get(group, "") for group in PLAN_GROUPS})
+    training = Training(
+        module,
+        data,
+        run.strategy,
+        run.schedule,
+        cfg.epochs,
+        cfg.seed,
+        {"max_micro_batch_size": cfg.max_micro_batch_size, "micro_batch_multiple": run.ghost_batch_size, "weight": weight},
+        {"accelerator": accelerator, **{key: cfg.trainer[key] for key in PASSED_ON if cfg.trainer.get(key) is not None}},
+        SameRun(choices, plan),
+    )
+    identity = {**choices, **plan_choices(cfg), "epochs": cfg.epochs, "max_micro_batch_size": cfg.max_micro_batch_size}
+    return training, identity | {"weights_from": cfg.get("weights_from")}
+
+
+@contextmanager
+def goes_on_after(program: str) -> Iterator[Path]:
+    """The folder of a study, held until the end of the block; an interruption prints the command that goes on with it.
+
+    Raises:
+        ConfigError: another process works in it.
+        RunInterrupted: a signal has ended the study; what was done is in the folder.
+    """
+    folder = output_dir()
+    with held(folder, "hydra.run.dir"):
+        try:
+            yield folder
+        except (KeyboardInterrupt, SystemExit) as stop:
+            interrupted = stop if isinstance(stop, Interrupted) else None
+            words = [word for word in typed() if key_of(word) != "hydra.run.dir"]
+            command = shlex.join(["python", program, *words, f"hydra.run.dir={short_path(folder)}"])
+            reason = interrupted.reason if interrupted is not None else "SIGINT"
+            print(f"error: interrupted by {reason}; what was done is in {os.path.relpath(folder)}; to go on:\n{command}", file=sys.stderr)
+            raise RunInterrupted(int(interrupted.code or 1) if interrupted is not None else 130, reason) from None

@@ -1,0 +1,230 @@
+"""Find the critical batch size of a training by branches: from several of its checkpoints, resumable, with files of its own."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from noisescale.errors import ConfigError
+from noisescale.execution.fork import Trunk
+from noisescale.files import read_rows, write_atomically, write_rows
+from noisescale.measures.branch_options import BranchOptions
+from noisescale.measures.branches import (
+    HALF,
+    PARTS,
+    Arm,
+    Comparison,
+    compare,
+    critical_batch,
+    examples_of_branch,
+    rules_of,
+    sizes_of_branches,
+)
+from noisescale.measures.fixed_loss import FixedExamples
+from noisescale.plans.strategies import BatchStrategy
+from noisescale.schedules import Constant, Schedule
+from noisescale.studies.branch_results import PointFound, found_at
+from noisescale.studies.branching import COLUMNS, BranchRow, Point, grow_trunk, mean_seconds, probe_point, read_trunk, size_at, train_branch
+from noisescale.studies.training import Training, strategy_of
+
+__all__ = ["branches", "run_branches"]
+
+Progress = Callable[[float], None]
+
+
+def branches(
+    module: Any,
+    data: Any,
+    batch: int | BatchStrategy,
+    *,
+    schedule: Schedule | None = None,
+    epochs: int = 1,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    ckpt_path: str | Path | None = None,
+    scheduler: Mapping[str, Any] | None = None,
+    trainer: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> list[PointFound]:
+    """The critical batch size of a training, measured by branches at some of its checkpoints.
+
+    From each checkpoint short trainings go on with the batch sizes B/4, B/2, B, 2 B, ..., each with the same number of examples, and the
+    learning rate scaled such that the noise is the same. The critical batch size is the largest up to which the loss at the end is the
+    same as with the smallest, within a tolerance. What measures.branches says of one rule applies: only branches of equal noise compare.
+
+    Args:
+        module: a LightningModule; afterwards it has the weights that it had before.
+        data: its LightningDataModule, or a DataLoader.
+        batch: the batch size of the training, or a strategy of noisescale.plans.
+        schedule: of the training; None: constant. A branch holds the learning rate that it begins with.
+        epochs: the length of the training.
+        seed: of the training and, together with the number of a seed, of its branches.
+        folder: for the checkpoints, branches.csv and points.csv. A study that is called again with the same folder goes on where it was.
+            None: a folder that is removed afterwards.
+        ckpt_path: a checkpoint of a training with `BatchSizeScheduler` to branch from, in place of a training that is carried out here.
+        scheduler: further arguments of `BatchSizeScheduler`, such as max_micro_batch_size or weight.
+        trainer: arguments of Lightning's Trainer, such as accelerator or precision.
+        progress: is called with the share of the work that is done, 0 to 1.
+        options: of `BranchOptions`: at, length, sizes, seeds, tolerance, examples.
+
+    Returns:
+        What was found at each checkpoint, in order.
+
+    Raises:
+        ConfigError: a value cannot be used, or the folder has the branches of another training.
+
+    Sources: Merrill et al. 2505.23971, who branch language models. Not to be confused with the gradient noise scale B_simple, which is
+    measured at each checkpoint, too, and is known to mislead (2505.23971).
+    """
+    chosen = BranchOptions(**options)
+    training = Training(module, data, strategy_of(batch), schedule or Constant(), epochs, seed, scheduler or {}, trainer or {})
+    with ExitStack() as stack:
+        place = Path(folder) if folder is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        identity = {"batch": repr(training.strategy), "schedule": repr(training.schedule), "epochs": epochs, "seed": seed}
+        return run_branches(training, chosen, place, identity, None if ckpt_path is None else Path(ckpt_path), progress)
+
+
+def run_branches(
+    training: Training,
+    options: BranchOptions,
+    folder: Path,
+    identity: Mapping[str, Any],
+    ckpt_path: Path | None = None,
+    progress: Progress | None = None,
+    found_one: Callable[[PointFound], None] | None = None,
+) -> list[PointFound]:
+    """The work of `branches`: nothing that a file in the folder has is trained again.
+
+    Args:
+        training: the training.
+        options: of the branches.
+        folder: for the files.
+        identity: key -> plain value of what the branches in the folder belong to, compared with what is there.
+        ckpt_path: see `branches`.
+        progress: see `branches`.
+        found_one: is called with what was found at a checkpoint, once its branches are done.
+    """
+    _same_study(folder / "study.json", {**identity, **_plain(asdict(options)), "ckpt_path": None if ckpt_path is None else str(ckpt_path)})
+    times = (0.0,) if ckpt_path is not None else options.times(training.epochs)
+    paths = [ckpt_path or folder / f"point-{number}.ckpt" for number in range(len(times))]
+    with training.left_as_it_was():
+        if ckpt_path is None:
+            grow_trunk(training, dict(zip(times, paths, strict=True)))
+        study = _Study(training, options, folder, len(times), progress)
+        found = []
+        for number, path in enumerate(paths):
+            found.append(study.branch(number, path))
+            if found_one is not None:
+                found_one(found[-1])
+    return found
+
+
+def _same_study(path: Path, mine: Mapping[str, Any]) -> None:
+    """Write what the branches in a folder belong to, or compare it with what is there."""
+    if not path.exists():
+        write_atomically(path, json.dumps(mine, indent=2) + "\n")
+        return
+    there = json.loads(path.read_text())
+    for key in dict.fromkeys([*there, *mine]):
+        if there.get(key) != mine.get(key):
+            problem = f"{path.parent} has the branches of a training with {key}={there.get(key)}"
+            raise ConfigError(key, mine.get(key), problem, "go on with the same, or choose another folder")
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, (list, tuple)) else value for key, value in values.items()}
+
+
+@dataclass
+class _Study:
+    """The branches of a training, one after the other."""
+
+    training: Training
+    options: BranchOptions
+    folder: Path
+    points: int
+    progress: Progress | None
+
+    def __post_init__(self) -> None:
+        self.rows = [BranchRow.of_row(row) for row in read_rows(self.folder / "branches.csv")]
+        self.known = {row["point"]: Point.of_row(row) for row in read_rows(self.folder / "points.csv")}
+        self.fixed = FixedExamples(self.options.examples, self.training.seed, weight=self.training.scheduler.get("weight"))
+        self.left: list[int] = []  # updates of each branch that is still to come, if none breaks
+
+    def branch(self, number: int, path: Path) -> PointFound:
+        """Train all branches from a checkpoint."""
+        trunk = read_trunk(path)
+        point = self._point(number, path, trunk)
+        sizes = self._sizes(point)
+        rules = rules_of(point.optimizer)
+        expected = [point.examples // size for size in sizes for _ in range(self.options.seeds)]
+        self.left = expected * (len(rules) * (self.points - number))
+        for rule in rules:
+            ends: list[float] = []
+            compared: dict[int, Comparison] = {}
+            for place, size in enumerate(sizes):
+                losses = self._train(point, path, trunk, Arm(rule, size))
+                compared[size] = compare(losses, ends := ends or losses, self.options.tolerance)
+                if compared[size].verdict == "worse":
+                    for each in (critical_batch(compared, self.options.tolerance).at_least, size):
+                        self._train(point, path, trunk, Arm(rule, int(each), HALF))
+                    del self.left[: self.options.seeds * (len(sizes) - place - 1)]
+                    break
+        return found_at(point, self.rows, self.options.seeds, self.options.tolerance)
+
+    def _train(self, point: Point, path: Path, trunk: Trunk, arm: Arm) -> list[float]:
+        """The losses at the end of the branches of an arm, one for each seed; those that are not known are trained."""
+        there = {row.seed: row for row in self.rows if row.point == point.point and row.arm == arm}
+        for seed in range(self.options.seeds):
+            if seed not in there:
+                there[seed] = train_branch(self.training, path, trunk, point, arm, seed, self.fixed)
+                self.rows.append(there[seed])
+                write_rows(self.folder / "branches.csv", COLUMNS, (row.as_row() for row in self.rows))
+            if arm.factor == 1.0 and self.left:
+                del self.left[0]
+            self._advance()
+        return [there[seed].curve.end for seed in range(self.options.seeds)]
+
+    def _point(self, number: int, path: Path, trunk: Trunk) -> Point:
+        known = self.known.get(str(number))
+        if known is not None:
+            return known
+        size = size_at(self.training, trunk)
+        probed = probe_point(self.training, path, trunk, size, self.fixed)
+        length = self.options.length_of(trunk.num_examples, size)
+        most = min(trunk.num_examples // 2, length // PARTS)
+        sizes = self.options.sizes or sizes_of_branches(size, most, probed["smallest"])
+        _check_sizes(sizes, trunk.num_examples, length, self.options.sizes is None)
+        examples = examples_of_branch(length, sizes)
+        point = Point(number, trunk.step, trunk.epoch, trunk.num_examples, size, trunk.lr, examples, **probed)
+        self.known[str(number)] = point
+        columns = [each.name for each in fields(Point)]
+        write_rows(self.folder / "points.csv", columns, (asdict(each) for each in self.known.values()))
+        return point
+
+    def _sizes(self, point: Point) -> list[int]:
+        if self.options.sizes is not None:
+            return list(self.options.sizes)
+        length = self.options.length_of(point.num_examples, point.size)
+        return sizes_of_branches(point.size, min(point.num_examples // 2, length // PARTS), point.smallest)
+
+    def _advance(self) -> None:
+        if self.progress is not None:
+            fixed, each = mean_seconds(self.rows)
+            left, done = sum(fixed + each * updates for updates in self.left), sum(row.seconds for row in self.rows)
+            self.progress(done / (done + left) if done + left else 1.0)
+
+
+def _check_sizes(sizes: Any, num_examples: int, length: int, chosen_here: bool) -> None:
+    """Raise `ConfigError` unless there are two sizes that fit the data and a branch."""
+    if len(sizes) < 2:
+        problem = f"a branch of {length} examples has room for the batch sizes {list(sizes)} only, with {PARTS} updates or more"
+        raise ConfigError("length", length / num_examples, problem, "take longer branches, or give sizes")
+    if not chosen_here and sizes[-1] > num_examples:
+        raise ConfigError("sizes", list(sizes), f"must be at most N = {num_examples}, the examples of one pass")

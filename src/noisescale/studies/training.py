@@ -1,0 +1,123 @@
+"""What studies train again and again: a module with its data and its plan, in quiet trainers of one device."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities.seed import isolate_rng
+
+from noisescale.errors import ConfigError
+from noisescale.execution.batch_size_scheduler import BatchSizeScheduler
+from noisescale.execution.checkpoint_io import SafeCheckpointIO
+from noisescale.execution.lean import NoProfiler
+from noisescale.execution.same_run import SameRun
+from noisescale.plans.strategies import BatchStrategy, Fixed
+from noisescale.schedules import Constant, Schedule
+
+__all__ = ["Training", "strategy_of"]
+
+_QUIET: dict[str, Any] = {
+    "devices": 1,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    "limit_val_batches": 0,
+    "use_distributed_sampler": False,
+}
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training of which a study carries out parts: it logs nothing, saves nothing by itself, and does not validate.
+
+    Args:
+        module: the LightningModule, with the weights that the training starts from.
+        data: its LightningDataModule, or a DataLoader.
+        strategy: the batch strategy of the training.
+        schedule: its schedule.
+        epochs: its length, which is the horizon of the schedule.
+        seed: of the order of the examples and of the random numbers.
+        scheduler: further arguments of `BatchSizeScheduler`, such as max_micro_batch_size or weight.
+        trainer: arguments of Lightning's Trainer, such as accelerator, precision or gradient_clip_val.
+        same_run: the choices that checkpoints are compared with; None: none.
+    """
+
+    module: pl.LightningModule
+    data: Any
+    strategy: BatchStrategy
+    schedule: Schedule = field(default_factory=Constant)
+    epochs: int = 1
+    seed: int = 0
+    scheduler: Mapping[str, Any] = field(default_factory=dict)
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+    same_run: SameRun | None = None
+
+    def __post_init__(self) -> None:
+        if self.trainer.get("devices", 1) not in (1, "1", "auto") or self.trainer.get("num_nodes", 1) != 1:
+            raise ConfigError("trainer.devices", self.trainer.get("devices"), "a study runs on one device", "use 1")
+
+    def fit(
+        self,
+        strategy: BatchStrategy,
+        schedule: Schedule | None,
+        callbacks: Sequence[pl.Callback],
+        *,
+        seed: int | None = None,
+        ckpt_path: Path | None = None,
+        io: SafeCheckpointIO | None = None,
+        same_run: SameRun | None = None,
+        max_epochs: int = -1,
+        max_steps: int = -1,
+    ) -> pl.Trainer:
+        """Train with another plan; returns the trainer.
+
+        Args:
+            strategy, schedule: of the plan; without a schedule a callback sets the learning rate.
+            callbacks: beside the `BatchSizeScheduler`.
+            seed: None: that of the training.
+            ckpt_path: what to go on from.
+            io: reads and writes the checkpoints.
+            same_run: compares the choices with those of the checkpoint.
+            max_epochs, max_steps: when it ends; -1: not by this.
+        """
+        batches = BatchSizeScheduler(
+            strategy, schedule, seed=self.seed if seed is None else seed, **{"check_cuts": False, **self.scheduler}
+        )
+        guards = [] if same_run is None else [same_run]
+        trainer = pl.Trainer(
+            **{**_QUIET, "profiler": NoProfiler(), **self.trainer, "devices": 1, "max_epochs": max_epochs, "max_steps": max_steps},
+            callbacks=[batches, *guards, *callbacks],
+            plugins=[io or SafeCheckpointIO()],
+        )
+        given = {"datamodule": self.data} if isinstance(self.data, pl.LightningDataModule) else {"train_dataloaders": self.data}
+        trainer.fit(self.module, ckpt_path=None if ckpt_path is None else str(ckpt_path), **given)
+        return trainer
+
+    @contextmanager
+    def left_as_it_was(self) -> Iterator[None]:
+        """Afterwards the weights, the buffers and the modes of the module and the random number generators are as they were before."""
+        state, modes = copy.deepcopy(self.module.state_dict()), {layer: layer.training for layer in self.module.modules()}
+        needed = [parameter.requires_grad for parameter in self.module.parameters()]
+        try:
+            with isolate_rng():
+                yield
+        finally:
+            self.module.load_state_dict(state)
+            for parameter, requires in zip(self.module.parameters(), needed, strict=True):
+                parameter.grad = None
+                parameter.requires_grad_(requires)
+            for layer, training in modes.items():
+                layer.training = training
+
+
+def strategy_of(batch: int | BatchStrategy) -> BatchStrategy:
+    """A batch size as a strategy, with the last update of a pass filled from the next one."""
+    return batch if isinstance(batch, BatchStrategy) else Fixed(size=batch, last="carry")
