@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from noisescale.app.claim_runs import Runner, found_runs
@@ -11,7 +12,7 @@ from noisescale.studies.claims.claim import FIRST_TUNING_SEED, Arm, Claim
 from noisescale.studies.claims.metrics import Metric
 from noisescale.studies.claims.result import Result
 from noisescale.studies.claims.toys import FUNCTIONS
-from noisescale.studies.claims.verdict import judge
+from noisescale.studies.claims.verdict import INCONCLUSIVE, judge
 from noisescale.studies.runs import COMPLETE, Run, identity
 
 __all__ = ["result_of", "words_of"]
@@ -46,7 +47,10 @@ def result_of(claim: Claim, folder: Path, runner: Runner) -> Result:
         else {name: [_value(metric, run) for run in each] for name, each in runs.items()}
         for key, metric in claim.metrics.items()
     }
-    return Result(claim, runs, values, judge(claim, values), chosen, tuple(_failures(wanted, runs)))
+    failed, verdict = tuple(_failures(wanted, runs)), judge(claim, values)
+    if failed:
+        verdict = replace(verdict, word=INCONCLUSIVE, why=f"{len(failed)} runs have not ended as planned")
+    return Result(claim, runs, values, verdict, chosen, failed)
 
 
 def words_of(claim: Claim, arm: Arm, chosen: Sequence[str], seed: int) -> Words:

@@ -104,14 +104,19 @@ def reproduce(options: Options, conf: Path) -> int:
     claims = [claim_at(name, options.scale, conf) for name in options.claims]  # first of all, so that a mistake in one is said at once
     runner, folder, status = Runner(conf, _one_run(conf), options.n_jobs), options.folder / options.scale, 0
     for claim in claims:
-        result = result_of(claim, folder / claim.name / "runs", runner)
+        try:
+            result = result_of(claim, folder / claim.name / "runs", runner)
+        except ConfigError as error:  # of this claim; the others go on
+            say(composition_line(error, conf, []))
+            status = INCOMPLETE
+            continue
         write_page(result, folder / claim.name)
         for line in result.failed:
             say(line)
             status = INCOMPLETE
         print(f"{claim.name} ({claim.scale}): {result.verdict.word}: {result.verdict.why}", flush=True)
-        overview = write_overview(folder, names_of_claims(conf))
-    print(os.path.relpath(overview))
+        write_overview(folder, names_of_claims(conf))
+    print(os.path.relpath(write_overview(folder, names_of_claims(conf))))
     return status
 
 

@@ -117,6 +117,10 @@ def _effect(axis: Axes, check: Check, outcome: Outcome) -> None:
         axis.plot([max(low, outcome.low), min(high, outcome.high)], [0, 0], color=colour, linewidth=2, marker="|", markersize=9)
         axis.plot([effect.shown], [0], color=colour, marker="o", markersize=6)
     axis.set_xlim(low, high)
+    if axis.get_xscale() == "log":
+        ticks = [float(f"{low * (high / low) ** (part / 6):.2g}") for part in range(1, 6)]
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.minorticks_off()
     axis.set_ylim(-1, 1)
     axis.set_yticks([])
     axis.tick_params(labelsize=7)
