@@ -35,6 +35,7 @@ GROUPS = {
     "logger": "Where the numbers go beside the CSV files. `python train.py logger=[tensorboard,csv]` has several at once.",
     "branches": "What `branches.py` does with a training.",
     "range_test": "What `range_test.py` does with a training.",
+    "recommend": "What `recommend.py` does with a training.",
     "debug": "Short runs that check that everything works.",
     "experiment": "Named combinations of the options above. The words that follow on the command line come after them and win.",
 }

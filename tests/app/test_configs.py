@@ -52,6 +52,7 @@ PROMISED = {
     "averaging": "none ema",
     "logger": "tensorboard csv wandb mlflow other csv-only",
     "branches": "default",
+    "recommend": "default",
     "range_test": "default",
     "debug": "fast overfit",
     "experiment": "step_gamma065 alexnet_multistep exponential_098 cosine_tmax150 constant_too_small constant_good constant_too_large "

@@ -43,8 +43,10 @@ def test_a_plan_that_is_decided_during_the_training_has_bounds(words: list[str],
     "words",
     [
         ["batch=gns", "batch.max_size=100"],
-        pytest.param(["batch=plateau", "batch.patience=0", "batch.threshold=0.9"], marks=pytest.mark.slow),
-        pytest.param(["scheduler=plateau", "scheduler.patience=0", "scheduler.threshold=0.9", "batch=dual"], marks=pytest.mark.slow),
+        pytest.param(["batch=plateau", "batch.size=10", "batch.patience=0", "batch.threshold=0.9"], marks=pytest.mark.slow),
+        pytest.param(
+            ["scheduler=plateau", "scheduler.patience=0", "scheduler.threshold=0.9", "batch=dual", "batch.size=10"], marks=pytest.mark.slow
+        ),
     ],
 )
 def test_train_carries_it_out(words: list[str], tmp_path: Path) -> None:

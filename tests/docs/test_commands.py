@@ -41,8 +41,10 @@ from benchmarks.__main__ import ON_REQUEST, ROUNDS
 from noisescale.app.checkpoint_start import start_at_checkpoint
 from noisescale.app.claims import claim_at
 from noisescale.app.composed import num_examples, read_config
+from noisescale.app.measurement_checks import branch_options, range_options, recommendation_options
 from noisescale.app.own_words import words_for_hydra
 from noisescale.app.reproduce import read_options
+from noisescale.app.studied import start_of_study
 from tests.helpers.front_door import outcome_of, plan, run
 from tests.helpers.pages import PAGES, Command, blocks, commands, commands_of, name, with_own_code
 from tests.helpers.processes import python
@@ -72,6 +74,8 @@ CLAIMS = [command for command in COMMANDS if command.starts_with("python", "repr
 PRINTS = [command for command in COMMANDS if command.starts_with("python", "train.py") and {"--cfg", "--help", "-sc"} & {*command.words}]
 TRAININGS = [command for command in COMMANDS if command.starts_with("python", "train.py") and command not in PRINTS]
 CURVATURES = [command for command in COMMANDS if command.starts_with("python", "curvature.py")]
+STUDY = ("branches.py", "range_test.py", "recommend.py")
+STUDIES = [command for command in COMMANDS if command.words[0] == "python" and command.words[1] in STUDY]
 MADE = [
     Command(("python", "train.py", *word.removeprefix("ARGS=").split()))
     for command in COMMANDS
@@ -96,7 +100,7 @@ def marked(commands: list[Command]) -> list[Any]:
 
 def kind(command: Command) -> str:
     """The kind of test below that checks the command; empty if there is none."""
-    if command in PLANS or command in TRAININGS or command in PRINTS or command in CURVATURES or command in CLAIMS:
+    if any(command in known for known in (PLANS, TRAININGS, PRINTS, CURVATURES, STUDIES, CLAIMS)):
         return "front door"
     if command.words[0] == "make":
         return "make"
@@ -305,6 +309,21 @@ def test_a_checkpoint_is_measured(command: Command, saved: Path, pictures: Path,
     outcome = outcome_of(curvature, *concrete(command, saved, pictures), *few)
     assert outcome.status == 0, outcome.err
     assert [*tmp_path.glob("outputs/curvature/*/curvature.json"), *tmp_path.glob("outputs/curvature/*/line.png")]
+
+
+# -- studies ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", STUDIES, ids=str)
+def test_a_study_is_composed_and_checked(command: Command, saved: Path, pictures: Path) -> None:
+    if "<run>" in str(command):
+        assert start_of_study(concrete(command, saved, pictures), CONF).config_name != "config"
+        return
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", ["output_dir=somewhere", *command.arguments])
+    assert branch_options(cfg).times(cfg.epochs)
+    assert range_options(cfg).updates
+    assert recommendation_options(cfg).budget
 
 
 # -- the others ----------------------------------------------------------------------------------------------------------------

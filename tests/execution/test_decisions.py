@@ -63,10 +63,11 @@ def test_it_is_decided_between_the_passes(case: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @each
 def test_it_does_not_depend_on_the_workers(case: str, tmp_path: Path) -> None:
-    trained = [train(case, tmp_path / f"{workers}.csv", workers=workers)[0] for workers in (0, 1, 2)]
-    assert torch.equal(weights(trained[0]), weights(trained[1]))
-    assert torch.equal(weights(trained[0]), weights(trained[2]))
-    assert len({(tmp_path / f"{workers}.csv").read_text() for workers in (0, 1, 2)}) == 1
+    kept = DataLoader(Regression(), batch_size=7, shuffle=True, num_workers=2, persistent_workers=True, prefetch_factor=9)
+    options: list[dict[str, Any]] = [{"workers": 0}, {"workers": 1}, {"workers": 2}, {"loader": kept}]
+    trained = [train(case, tmp_path / f"{number}.csv", **each)[0] for number, each in enumerate(options)]
+    assert all(torch.equal(weights(trained[0]), weights(module)) for module in trained[1:])
+    assert len({(tmp_path / f"{number}.csv").read_text() for number in range(len(options))}) == 1
 
 
 @pytest.mark.parametrize("at", [40, *(pytest.param(at, marks=pytest.mark.slow) for at in (2, 26, 27, 28, 29, 30, 31, 60))])

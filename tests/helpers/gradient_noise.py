@@ -125,6 +125,19 @@ class Twin(pl.Callback):
         return weight, torch.cat([p.grad.flatten() for p in twin.parameters() if p.grad is not None])
 
 
+class Sparse(NextToken):
+    """The same, with an embedding whose gradient has only the rows of the tokens that are there."""
+
+    def __init__(self, sparse: bool) -> None:
+        super().__init__("token mean", torch.float64)
+        embedding = self.net[0]
+        assert isinstance(embedding, nn.Embedding)
+        embedding.sparse = sparse
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
 def rows_of(path: Path) -> list[dict[str, float]]:
     """The rows of gradient_noise.csv."""
     return [{name: float(value) for name, value in row.items()} for row in read_rows(path)]

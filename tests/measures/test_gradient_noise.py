@@ -24,7 +24,7 @@ from noisescale.files import read_rows
 from noisescale.models.normalization import GhostBatchNorm2d
 from noisescale.plans import strategies as batching
 from tests.helpers.denominators import NextToken, count_targets
-from tests.helpers.gradient_noise import Twin, averages, problems, rows_of
+from tests.helpers.gradient_noise import Sparse, Twin, averages, problems, rows_of
 from tests.helpers.regression import N, Plain, network
 from tests.helpers.trainings import SaveAndDie, Stop, fit, ignored, weights
 
@@ -280,19 +280,6 @@ def test_bad_arguments(arguments: dict[str, Any]) -> None:
 def test_turns_that_the_plan_does_not_cut_are_refused() -> None:
     with pytest.raises(ConfigError, match="every_n_updates=5: must be a multiple of split_every=3"):
         fit(Plain(network()), planned(split_every=3), GradientNoiseScale(5, path=False))
-
-
-class Sparse(NextToken):
-    """The same, with an embedding whose gradient has only the rows of the tokens that are there."""
-
-    def __init__(self, sparse: bool) -> None:
-        super().__init__("token mean", torch.float64)
-        embedding = self.net[0]
-        assert isinstance(embedding, torch.nn.Embedding)
-        embedding.sparse = sparse
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
 def test_sparse_gradients(tmp_path: Path) -> None:

@@ -36,8 +36,8 @@ def sizes(strategy: BatchStrategy, epochs: int) -> list[int]:
 def test_the_batch_follows_the_noise_in_steps_that_are_bounded() -> None:
     found = after(FollowNoise(32, min_size=20, max_size=300), "noise/gns", [100, 100, 3000, math.nan, 3000, 3000, 5, 5, 5, 5, 5])
     assert sizes(found, 12) == [32, 64, 100, 200, 200, 300, 300, 150, 75, 38, 20, 20]
-    assert sizes(after(FollowNoise(32, ratio=0.5, max_change=100), "noise/gns", [100, 4000]), 3) == [32, 50, N]
-    assert sizes(after(FollowNoise(32, "sqrt", ratio=9.0, max_change=100), "noise/gns", [100, 400]), 3) == [32, 30, 60]
+    assert sizes(after(FollowNoise(32, ratio=0.2, max_change=100), "noise/gns", [100, 4000]), 3) == [32, 20, N // 10]
+    assert sizes(after(FollowNoise(32, "sqrt", ratio=9.0, max_size=N, max_change=100), "noise/gns", [100, 400]), 3) == [32, 30, 60]
     assert sizes(after(FollowNoise(4, max_change=1.1), "noise/gns", [1000] * 3), 4) == [4, 4, 5, 5]  # 4.4, 4.84, 5.3
 
 

@@ -37,7 +37,7 @@ __all__ = [
 NEW_TRAINING = "resume with the same, or start a new training from its weights with weights_from=..."
 
 HARMLESS = (
-    *("threads", "full_error", "check_cuts", "rank_timeout", "plan_csv_rows", "branches.*", "range_test.*"),
+    *("threads", "full_error", "check_cuts", "rank_timeout", "plan_csv_rows", "branches.*", "range_test.*", "recommend.*"),
     *("ckpt_path", "resume", "output_dir", "epochs", "max_micro_batch_size", "micro_batch_margin"),
     *("logger", "logger.*", "early_stopping", "early_stopping.*", "callbacks.*.patience", "callbacks.last.*"),
     *("callbacks.progress_bar", "callbacks.progress_bar.*", "callbacks.sharpness", "callbacks.sharpness.*"),

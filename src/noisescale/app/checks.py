@@ -168,8 +168,8 @@ def _check_run(cfg: DictConfig) -> None:
     if isinstance(cfg.max_micro_batch_size, int):
         check_ghost_multiple("max_micro_batch_size", cfg.max_micro_batch_size, ghost_batch_size(cfg))
         check_smallest_micro_batch("max_micro_batch_size", cfg.max_micro_batch_size, min_micro_batch_size(cfg))
-    if cfg.split_every is not None:
-        check_count("split_every", cfg.split_every, unit="updates", remedy="null for none")
+    if cfg.get("split_every") is not None:
+        check_count("split_every", cfg.get("split_every"), unit="updates", remedy="null for none")
     if cfg.plan_csv_rows is not None:
         check_count("plan_csv_rows", cfg.plan_csv_rows, at_least=0, unit="updates", remedy="null for any number")
     if cfg.ckpt_path is not None:

@@ -87,7 +87,7 @@ class Composed:
                 micro_batch_multiple=self.ghost_batch_size,
                 replacement=self._replacement,
                 min_micro_batch_size=at_least or min_micro_batch_size(self.cfg),
-                split_every=self.cfg.split_every,
+                split_every=self.cfg.get("split_every"),
                 progress=progress,
             )
         except ConfigError as error:

@@ -12,8 +12,9 @@ from noisescale.measures.branch_options import BranchOptions
 from noisescale.measures.range_test import RangeOptions
 from noisescale.plans.checks import check_gradient_noise, check_measured_updates
 from noisescale.plans.curvature_options import CurvatureOptions, check_when
+from noisescale.studies.recommendation_options import RecommendationOptions
 
-__all__ = ["GRADIENT_NOISE", "branch_options", "check_measurements", "curvature_options", "range_options"]
+__all__ = ["GRADIENT_NOISE", "branch_options", "check_measurements", "curvature_options", "range_options", "recommendation_options"]
 
 GRADIENT_NOISE = "noisescale.callbacks.GradientNoiseScale"
 SHARPNESS = "noisescale.callbacks.Sharpness"
@@ -29,13 +30,14 @@ def check_measurements(cfg: DictConfig) -> None:
         if isinstance(node, DictConfig):
             with errors_under(f"callbacks.{name}"):
                 if node.get("_target_") == GRADIENT_NOISE:
-                    _check_gradient_noise(node, cfg.split_every)
+                    _check_gradient_noise(node, cfg.get("split_every"))
                 elif node.get("_target_") == SHARPNESS:
                     given = as_plain(node)
                     check_when(given.get("every_n_epochs"), given.get("at_end", True))
                     curvature_options(given)
     branch_options(cfg)
     range_options(cfg)
+    recommendation_options(cfg)
 
 
 def _check_gradient_noise(node: DictConfig, split_every: Any) -> None:
@@ -60,3 +62,9 @@ def range_options(cfg: DictConfig) -> RangeOptions:
     """What `range_test` says, checked."""
     with errors_under("range_test"):
         return RangeOptions(**as_plain(cfg.range_test))
+
+
+def recommendation_options(cfg: DictConfig) -> RecommendationOptions:
+    """What `recommend` says, checked."""
+    with errors_under("recommend"):
+        return RecommendationOptions(**as_plain(cfg.recommend))

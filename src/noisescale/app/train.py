@@ -138,7 +138,7 @@ def _fit_and_report(run: Composed, data: pl.LightningDataModule, plan: Plan, acc
         micro_batch_multiple=run.ghost_batch_size,
         seed=cfg.seed,
         weight=weight,
-        split_every=cfg.split_every,
+        split_every=cfg.get("split_every"),
         check_cuts=cfg.check_cuts,
     )
     trainer = build_trainer(cfg, module, data, batches, accelerator)

@@ -35,7 +35,7 @@ class FollowNoise(BatchStrategy):
         follow: linear | sqrt.
         ratio: r > 0: a number for linear; examples for sqrt, where it is how many examples an update saved is worth.
         min_size: the smallest B, in examples, >= 1.
-        max_size: the largest B, in examples; None: N.
+        max_size: the largest B, in examples; None: N/10, or `size` if that is larger.
         max_change: the largest factor from one epoch to the next, > 1.
         history: the measurements so far, see `observed`.
 
@@ -63,7 +63,7 @@ class FollowNoise(BatchStrategy):
         check_count("min_size", self.min_size, unit="examples")
         check_count("size", self.size, at_least=self.min_size, at_most=self.max_size, unit="examples")
         if self.max_size is not None:
-            check_count("max_size", self.max_size, at_least=self.min_size, unit="examples", remedy="null for N")
+            check_count("max_size", self.max_size, at_least=self.min_size, unit="examples", remedy="null for N/10")
 
     def check(self, num_examples: int) -> None:
         for key in ("size", "max_size"):
@@ -78,9 +78,13 @@ class FollowNoise(BatchStrategy):
         value = values.get(GRADIENT_NOISE_SCALE, math.nan)
         return self if math.isnan(value) else replace(self, history=(*self.history, (epoch, value)))
 
+    def cap(self, num_examples: int) -> int:
+        """The largest batch, in examples."""
+        return max(self.size, num_examples // 10) if self.max_size is None else self.max_size
+
     def size_at(self, epoch: float, factor: float, num_examples: int) -> int:
         grown = self._sizes(num_examples)[bisect_right(self.history, (epoch, math.inf))]
-        return realisable(grown, self.max_size or num_examples, self.micro_batch_size)
+        return realisable(grown, self.cap(num_examples), self.micro_batch_size)
 
     def constant_until(self, epoch: float) -> float:
         passed = bisect_right(self.history, (epoch, math.inf))
@@ -89,7 +93,7 @@ class FollowNoise(BatchStrategy):
     def _sizes(self, num_examples: int) -> list[float]:
         """B before each of the readings and after the last, not rounded."""
         if num_examples not in self._known:
-            highest, sizes = float(self.max_size or num_examples), [float(self.size)]
+            highest, sizes = float(self.cap(num_examples)), [float(self.size)]
             for _, noise_scale in self.history:
                 target = self.ratio * noise_scale if self.follow == "linear" else math.sqrt(max(0.0, self.ratio * noise_scale))
                 target = min(max(target, sizes[-1] / self.max_change), sizes[-1] * self.max_change)

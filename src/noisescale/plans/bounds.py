@@ -17,7 +17,7 @@ def size_bounds(plan: Plan) -> tuple[int, int]:
     strategy, n = plan.strategy, plan.num_examples
     match strategy:
         case FollowNoise():
-            return strategy.min_size, strategy.max_size or n
+            return strategy.min_size, strategy.cap(n)
         case GrowOnPlateau():
             return strategy.size, strategy.cap(n)
         case Dual():

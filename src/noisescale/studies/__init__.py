@@ -11,10 +11,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from noisescale.studies.branch_study import branches
     from noisescale.studies.range_study import range_test
+    from noisescale.studies.recommendation_study import recommend
 
-__all__ = ["branches", "range_test"]
+__all__ = ["branches", "range_test", "recommend"]
 
-_STUDIES = {"branches": "noisescale.studies.branch_study", "range_test": "noisescale.studies.range_study"}
+_STUDIES = {
+    "branches": "noisescale.studies.branch_study",
+    "range_test": "noisescale.studies.range_study",
+    "recommend": "noisescale.studies.recommendation_study",
+}
 """Where each study is, which imports torch, so that a plan does not: it is imported when it is first used."""
 
 

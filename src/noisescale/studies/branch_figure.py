@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from noisescale.studies.branch_results import PointFound, RuleFound
 
-__all__ = ["draw_branches"]
+__all__ = ["draw_branches", "draw_losses", "draw_sizes"]
 
 STYLES = {"linear": ("-", "o"), "sqrt": ("--", "s")}
 
@@ -27,15 +27,15 @@ def draw_branches(found: Sequence[PointFound], title: str, path: Path, tolerance
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    _draw_losses(left, found, tolerance)
-    _draw_sizes(right, found)
+    draw_losses(left, found, tolerance)
+    draw_sizes(right, found)
     figure.suptitle(textwrap.fill(title, 130), fontsize=10, parse_math=False)
     part = path.with_name(f".{path.name}.part")
     figure.savefig(part, format="png", dpi=110)
     part.replace(path)
 
 
-def _draw_losses(axis: Any, found: Sequence[PointFound], tolerance: float) -> None:
+def draw_losses(axis: Any, found: Sequence[PointFound], tolerance: float) -> None:
     top = 1.0 + tolerance
     for number, point in enumerate(found):
         for rule in point.rules:
@@ -61,7 +61,7 @@ def _draw_losses(axis: Any, found: Sequence[PointFound], tolerance: float) -> No
     axis.legend(fontsize=8)
 
 
-def _draw_sizes(axis: Any, found: Sequence[PointFound]) -> None:
+def draw_sizes(axis: Any, found: Sequence[PointFound]) -> None:
     epochs = [point.at.epoch for point in found]
     for number, rule in enumerate(dict.fromkeys(rule.rule for point in found for rule in point.rules)):
         pairs = [(point.at.epoch, each) for point in found for each in point.rules if each.rule == rule]

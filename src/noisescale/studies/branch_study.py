@@ -32,7 +32,7 @@ from noisescale.studies.branch_results import PointFound, found_at
 from noisescale.studies.branching import COLUMNS, BranchRow, Point, grow_trunk, mean_seconds, probe_point, read_trunk, size_at, train_branch
 from noisescale.studies.training import Training, strategy_of
 
-__all__ = ["branches", "run_branches"]
+__all__ = ["branches", "run_branches", "same_study"]
 
 Progress = Callable[[float], None]
 
@@ -110,7 +110,7 @@ def run_branches(
         progress: see `branches`.
         found_one: is called with what was found at a checkpoint, once its branches are done.
     """
-    _same_study(folder / "study.json", {**identity, **_plain(asdict(options)), "ckpt_path": None if ckpt_path is None else str(ckpt_path)})
+    same_study(folder / "study.json", {**identity, **_plain(asdict(options)), "ckpt_path": None if ckpt_path is None else str(ckpt_path)})
     times = (0.0,) if ckpt_path is not None else options.times(training.epochs)
     paths = [ckpt_path or folder / f"point-{number}.ckpt" for number in range(len(times))]
     with training.left_as_it_was():
@@ -125,7 +125,7 @@ def run_branches(
     return found
 
 
-def _same_study(path: Path, mine: Mapping[str, Any]) -> None:
+def same_study(path: Path, mine: Mapping[str, Any]) -> None:
     """Write what the branches in a folder belong to, or compare it with what is there."""
     if not path.exists():
         write_atomically(path, json.dumps(mine, indent=2) + "\n")

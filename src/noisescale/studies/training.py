@@ -15,7 +15,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from noisescale.errors import ConfigError
 from noisescale.execution.batch_size_scheduler import BatchSizeScheduler
 from noisescale.execution.checkpoint_io import SafeCheckpointIO
-from noisescale.execution.lean import NoProfiler
+from noisescale.execution.lean import LeanCallback, NoProfiler
 from noisescale.execution.same_run import SameRun
 from noisescale.plans.strategies import BatchStrategy, Fixed
 from noisescale.schedules import Constant, Schedule
@@ -48,6 +48,7 @@ class Training:
         scheduler: further arguments of `BatchSizeScheduler`, such as max_micro_batch_size or weight.
         trainer: arguments of Lightning's Trainer, such as accelerator, precision or gradient_clip_val.
         same_run: the choices that checkpoints are compared with; None: none.
+        rate: lr of the training / lr of the optimizer that the module makes.
     """
 
     module: pl.LightningModule
@@ -59,6 +60,7 @@ class Training:
     scheduler: Mapping[str, Any] = field(default_factory=dict)
     trainer: Mapping[str, Any] = field(default_factory=dict)
     same_run: SameRun | None = None
+    rate: float = 1.0
 
     def __post_init__(self) -> None:
         if self.trainer.get("devices", 1) not in (1, "1", "auto") or self.trainer.get("num_nodes", 1) != 1:
@@ -94,7 +96,7 @@ class Training:
         guards = [] if same_run is None else [same_run]
         trainer = pl.Trainer(
             **{**_QUIET, "profiler": NoProfiler(), **self.trainer, "devices": 1, "max_epochs": max_epochs, "max_steps": max_steps},
-            callbacks=[batches, *guards, *callbacks],
+            callbacks=[_Rate(self.rate), batches, *guards, *callbacks],
             plugins=[io or SafeCheckpointIO()],
         )
         given = {"datamodule": self.data} if isinstance(self.data, pl.LightningDataModule) else {"train_dataloaders": self.data}
@@ -116,6 +118,19 @@ class Training:
                 parameter.requires_grad_(requires)
             for layer, training in modes.items():
                 layer.training = training
+
+
+class _Rate(LeanCallback):
+    """Scales the learning rate with which the module makes its optimizer, before anyone else has seen it."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.rate != 1.0:
+            for optimizer in trainer.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = group["lr"] * self.rate
 
 
 def strategy_of(batch: int | BatchStrategy) -> BatchStrategy:

@@ -1,0 +1,94 @@
+"""The job of recommend.py: a recommendation for the training that a config describes, as a page, a file and figures."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from noisescale.app.choices import key_of
+from noisescale.app.config import typed
+from noisescale.app.measurement_checks import recommendation_options
+from noisescale.app.progress import progress_bar
+from noisescale.app.recorded import CONFIG, write_record
+from noisescale.app.studied import check_studied, goes_on_after, training_of
+from noisescale.errors import ConfigError
+from noisescale.files import write_atomically
+
+if TYPE_CHECKING:
+    from noisescale.studies.recommendation_study import Recommended, Tell
+
+__all__ = ["recommend"]
+
+PROGRAM = "recommend.py"
+
+
+def recommend(cfg: DictConfig) -> int:
+    """Measure, print the recommendation, and write recommendation.md, recommendation.json and recommendation.png; returns 0.
+
+    Args:
+        cfg: the composed config, the same as for training.
+
+    Raises:
+        ConfigError: the config is invalid.
+        RunInterrupted: it was interrupted, and said how to go on.
+    """
+    if cfg.ckpt_path is not None:
+        raise ConfigError("ckpt_path", cfg.ckpt_path, f"{PROGRAM} begins with new weights", "leave it out, or give weights_from")
+    run, options = check_studied(cfg, PROGRAM), recommendation_options(cfg)
+    with goes_on_after(PROGRAM) as folder:
+        training, identity = training_of(run)
+        from noisescale.studies.recommendation_figure import draw_recommendation
+        from noisescale.studies.recommendation_page import as_json, page
+        from noisescale.studies.recommendation_study import run_recommendation
+
+        write_record(folder / CONFIG, cfg)
+        with _telling() as tell:
+            found = run_recommendation(training, options, folder, identity, tell)
+        command = _command(found)
+        draw_recommendation(found.measured, found.found, " ".join(typed()) or "the default training", folder / "recommendation.png")
+        text = page(found.found, found.measured, command, _updates(found), ("recommendation.png",))
+        write_atomically(folder / "recommendation.json", as_json(found.found, found.measured, command))
+        write_atomically(folder / "recommendation.md", text)
+    _print(found, command)
+    for name in ("recommendation.md", "recommendation.json", "recommendation.png"):
+        print(os.path.relpath(folder / name))
+    return 0
+
+
+@contextmanager
+def _telling() -> Iterator[Tell | None]:
+    """Shows the progress of all probes as one bar."""
+    with progress_bar("measuring") as progress:
+        yield None if progress is None else lambda _, share: progress(share)
+
+
+def _command(found: Recommended) -> str:
+    """The command that trains as recommended: the words that were typed, with the batch and the learning rate."""
+    ours = ("batch", "batch.size", "batch.max_size", "optimizer.lr", "hydra.run.dir")
+    words = [word for word in typed() if key_of(word) not in ours and not key_of(word).startswith(("recommend", "batch."))]
+    batch = [f"batch.size={found.found.batch_size}", f"optimizer.lr={found.found.lr:.4g}"]
+    if found.grows:
+        batch = ["batch=dual", *batch, f"batch.max_size={found.found.max_batch_size}"]
+    return shlex.join(["python", "train.py", *words, *batch])
+
+
+def _updates(found: Recommended) -> str:
+    if found.dual_updates is None:
+        return f"The training takes {found.updates} updates."
+    saved = 1.0 - found.dual_updates / found.updates
+    return f"The schedule takes {found.updates} updates, its dual {found.dual_updates}: {saved:.0%} fewer, with the same noise."
+
+
+def _print(found: Recommended, command: str) -> None:
+    best = found.found
+    sure = "" if best.is_sure else "  (not sure)"
+    print(f"batch size {best.batch_size}, learning rate {best.lr:.3g}, accumulate {best.accumulate}{sure}")
+    for each in best.findings:
+        undecided = f"\n    not sure; this would decide: {each.would_decide}" if each.would_decide else ""
+        print(f"- {each.about}: {each.sentence}{undecided}")
+    print(f"{_updates(found)}\n{command}")

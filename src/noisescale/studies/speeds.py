@@ -1,0 +1,85 @@
+"""How many examples per second a training has with several batch sizes, measured by training with each of them in turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+import pytorch_lightning as pl
+
+from noisescale.errors import check_number
+from noisescale.execution.lean import LeanCallback
+from noisescale.plans.strategies import Fixed
+from noisescale.schedules import Constant
+from noisescale.studies.measured import Speed
+from noisescale.studies.training import Training
+
+__all__ = ["speeds_of"]
+
+ROUNDS = 3
+"""Every size has a turn in each round, so that what else a machine does meets all of them."""
+
+WARM = 2
+"""Updates that are not timed: the first ones allocate memory and choose kernels."""
+
+
+class _Clock(LeanCallback):
+    """Times the updates after the first few, and ends the training when the time is up, but not before three updates were timed."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.updates = 0
+        self.began = self.ended = 0.0
+        self._done = -1
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._done = trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self._done:  # inside an update
+            return
+        self._done = trainer.global_step
+        if trainer.strategy.root_device.type == "cuda":
+            import torch
+
+            torch.cuda.synchronize(trainer.strategy.root_device)
+        now = time.perf_counter()
+        if trainer.global_step == WARM:
+            self.began = now
+        elif trainer.global_step > WARM:
+            self.updates, self.ended = trainer.global_step - WARM, now
+            if now - self.began >= self.seconds and self.updates >= 3:
+                trainer.should_stop = True
+
+
+def speeds_of(
+    training: Training, sizes: Sequence[int], seconds: float, rounds: int = ROUNDS, progress: Callable[[float], None] | None = None
+) -> tuple[tuple[Speed, ...], float]:
+    """The speeds of a training with several batch sizes, and the seconds that it takes to start one.
+
+    A speed is that of whole updates, data and accumulation included, but without validation. The weights of the module are afterwards what
+    they were.
+
+    Args:
+        training: the training.
+        sizes: batch sizes, in examples.
+        seconds: to be spent on updates in all, > 0; a turn takes at least five updates, however long they take.
+        rounds: turns of each size.
+        progress: is called with the share of the turns that have been taken.
+    """
+    check_number("seconds", seconds, above=0.0)
+    found: dict[int, list[float]] = {size: [] for size in sizes}
+    starts = []
+    turns = [size for _ in range(rounds) for size in sizes]
+    with training.left_as_it_was():
+        for number, size in enumerate(turns):
+            clock, began = _Clock(seconds / len(turns)), time.perf_counter()
+            training.fit(Fixed(size=size, last="carry"), Constant(), [clock])
+            spent = clock.ended - clock.began
+            starts.append(time.perf_counter() - began - spent)
+            found[size].append(clock.updates * size / spent)
+            if progress is not None:
+                progress((number + 1) / len(turns))
+    return tuple(Speed(size, median(each), min(each), max(each)) for size, each in found.items()), median(starts)
