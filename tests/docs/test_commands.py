@@ -8,6 +8,7 @@
   sweeps, with 2 updates per run; it is skipped if this machine lacks the data or the GPUs, and nothing is downloaded.
 - python report.py is run by test_report_commands.py.
 - any command with `--config-dir my_project` is run by test_own_example.py, in a folder with the files that the page shows.
+- python reproduce.py: the claims and their scales exist; nothing is trained.
 - python curvature.py: the run and what Hydra starts from are found; `make test-slow` runs it with few examples.
 - make: the target is in the Makefile; the ARGS for train.py, pytest or benchmarks are checked like a command of theirs.
 - python -m benchmarks and scripts: the part, the module or the file exists.
@@ -38,9 +39,11 @@ import curvature
 from benchmarks import soak
 from benchmarks.__main__ import ON_REQUEST, ROUNDS
 from noisescale.app.checkpoint_start import start_at_checkpoint
+from noisescale.app.claims import claim_at
 from noisescale.app.composed import num_examples, read_config
 from noisescale.app.measurement_checks import branch_options, range_options, recommendation_options
 from noisescale.app.own_words import words_for_hydra
+from noisescale.app.reproduce import read_options
 from noisescale.app.studied import start_of_study
 from tests.helpers.front_door import outcome_of, plan, run
 from tests.helpers.pages import PAGES, Command, blocks, commands, commands_of, name, with_own_code
@@ -67,6 +70,7 @@ OTHERS = {
 COMMANDS = [*(command for command in commands() if not with_own_code(command)), Command(("python", "train.py", "-sc", "install=bash"))]
 PLANS = [command for command in COMMANDS if command.starts_with("python", "plan.py")]
 ELSEWHERE = {command for page in PAGES if page.name != "options.md" for command in commands_of(page)}
+CLAIMS = [command for command in COMMANDS if command.starts_with("python", "reproduce.py")]
 PRINTS = [command for command in COMMANDS if command.starts_with("python", "train.py") and {"--cfg", "--help", "-sc"} & {*command.words}]
 TRAININGS = [command for command in COMMANDS if command.starts_with("python", "train.py") and command not in PRINTS]
 CURVATURES = [command for command in COMMANDS if command.starts_with("python", "curvature.py")]
@@ -96,7 +100,7 @@ def marked(commands: list[Command]) -> list[Any]:
 
 def kind(command: Command) -> str:
     """The kind of test below that checks the command; empty if there is none."""
-    if command in PLANS or command in TRAININGS or command in PRINTS or command in CURVATURES or command in STUDIES:
+    if any(command in known for known in (PLANS, TRAININGS, PRINTS, CURVATURES, STUDIES, CLAIMS)):
         return "front door"
     if command.words[0] == "make":
         return "make"
@@ -188,6 +192,12 @@ def test_what_prints_and_trains_nothing(command: Command, tmp_path: Path, monkey
     assert outcome.status == 0, outcome.err
     assert outcome.out
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("command", CLAIMS, ids=str)
+def test_claims(command: Command) -> None:
+    options = read_options(command.arguments, CONF)
+    assert all(claim_at(name, options.scale, CONF).seeds > 1 for name in options.claims)
 
 
 def completed(folder: Path, updates: int) -> None:

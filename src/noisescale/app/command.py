@@ -143,7 +143,7 @@ class Command:
             raise
 
     def _carry_out(self) -> int:
-        """Carry out all runs of the command line; returns the exit status, or raises SystemExit with it, as Hydra and `_run` do."""
+        """Carry out all runs of the command line; returns the exit status, or raises SystemExit with it, as `carry_out_run` does."""
         self._in_function = False
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             os.environ[_FULL_ERROR] = "1"
@@ -151,7 +151,7 @@ class Command:
         list_options_only()
         _adapt_hydras_results()
         _check_hydras_callbacks()
-        run = functools.update_wrapper(functools.partial(self._run), self._function)
+        run = functools.update_wrapper(functools.partial(self.carry_out_run), self._function)
         try:
             with raised_at_once():
                 start = self._start(join(flags_first(sys.argv[1:])), self._conf)
@@ -185,7 +185,7 @@ class Command:
             tell_others(None)
         return 0
 
-    def _run(self, cfg: DictConfig) -> None:
+    def carry_out_run(self, cfg: DictConfig) -> None:
         """Carry out one run; called by Hydra."""
         self._in_function = True
         if in_sweep():

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from noisescale.app.commit import commit
 from noisescale.studies.runs import COMPLETE, Run, changed_keys, identity, key_of, runs_in
 
-__all__ = ["Decision", "KnownRuns", "continuing"]
+__all__ = ["Decision", "KnownRuns", "continuing", "quoted"]
 
 _NUMBERED = "${hydra.job.num}"
 """The name of a run's folder that Hydra makes from its number in the sweep; those that are known may have other numbers."""
@@ -51,7 +51,7 @@ class Decision:
 
 def continuing(checkpoint: Path) -> list[str]:
     """The overrides that let a run go on from its checkpoint, if it is carried out in its own folder."""
-    return [f"ckpt_path={_quoted(checkpoint.resolve())}"]
+    return [f"ckpt_path={quoted(checkpoint.resolve())}"]
 
 
 class KnownRuns:
@@ -102,7 +102,7 @@ class KnownRuns:
             return Decision(None, "kept" if run.state in COMPLETE else "running", run.folder, run, changed)
         if changed and run.checkpoint is not None:
             return self._in_new_folder(words, run, changed)
-        words = [*words, f"hydra.sweep.subdir={_quoted(run.folder.relative_to(self._folder))}"]
+        words = [*words, f"hydra.sweep.subdir={quoted(run.folder.relative_to(self._folder))}"]
         if run.checkpoint is None:
             return Decision(words, "restarted", run.folder, run)
         return Decision([*words, *continuing(run.checkpoint)], "continued", run.folder, run)
@@ -188,6 +188,6 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_SOME]) + (f" and {len(names) - _SOME} more" if len(names) > _SOME else "")
 
 
-def _quoted(path: Path) -> str:
+def quoted(path: Path) -> str:
     """A path as the value of an override."""
     return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -11,19 +11,22 @@ from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigSource
 from omegaconf import DictConfig, OmegaConf
 
-__all__ = ["config_folders", "list_options_only", "options_of", "options_with"]
+__all__ = ["CLAIMS", "config_folders", "list_options_only", "options_of", "options_with"]
+
+CLAIMS = "claim"
+"""The folder of conf/ with the claims of reproduce.py, which is no group of train.py and plan.py."""
 
 
 @cache
 def list_options_only() -> None:
-    """Make Hydra's help and completion omit files whose name starts with `_`, which hold keys that several options share.
+    """Make Hydra's help and completion omit files whose name starts with `_`, which hold keys that several options share, and the claims.
 
     Hydra has no setting for this. Such a file can still be used in a defaults list, for which Hydra does not need the listing.
     """
     add = ConfigSource._list_add_result
 
     def add_options_only(self: ConfigSource, files: list[str], file_path: str, file_name: str, results_filter: ObjectType | None) -> None:
-        if not file_name.startswith("_"):
+        if not file_name.startswith("_") and file_path.strip("/") != CLAIMS:
             add(self, files, file_path, file_name, results_filter)
 
     ConfigSource._list_add_result = add_options_only  # type: ignore[method-assign]

@@ -29,7 +29,7 @@ from noisescale.files import write_atomically
 from noisescale.studies.runs import STARTED, continues, is_choice, read_run
 from noisescale.studies.table import print_runs
 
-__all__ = ["RunDied", "announce", "as_death", "in_short", "leave_ending", "recorded_run", "table_at_the_end", "what_differs"]
+__all__ = ["RunDied", "announce", "as_death", "in_short", "leave_ending", "noted_runs", "recorded_run", "table_at_the_end", "what_differs"]
 
 _SWEEP = "NOISESCALE_SWEEP"
 
@@ -57,21 +57,34 @@ def in_short(words: Sequence[str]) -> str:
 
 
 @contextmanager
+def noted_runs(typed: Sequence[str]) -> Iterator[Path]:
+    """A folder in which the folders of the runs are noted that are carried out inside, here and in other processes.
+
+    Args:
+        typed: the words of the command, which tell what it varies.
+    """
+    with tempfile.TemporaryDirectory(prefix="noisescale-sweep-") as folder:
+        os.environ[_SWEEP] = json.dumps({"folders": folder, "typed": [*typed]})
+        try:
+            yield Path(folder)
+        finally:
+            os.environ.pop(_SWEEP, None)
+
+
+@contextmanager
 def table_at_the_end() -> Iterator[None]:
     """Print a table of the runs that were carried out inside, if they were those of a sweep, whatever became of them."""
-    with tempfile.TemporaryDirectory(prefix="noisescale-sweep-") as folder:
-        os.environ[_SWEEP] = json.dumps({"folders": folder, "typed": sys.argv[1:]})
+    with noted_runs(sys.argv[1:]) as folder:
         try:
             yield
         finally:
-            noted = sorted(Path(folder).iterdir())
+            noted = sorted(folder.iterdir())
             folders = list(dict.fromkeys(Path(file.read_text()) for file in noted))
             found = [run for run in map(read_run, folders) if run is not None]
             if found:
                 names = [run.folder.name for run in found]
                 print_runs(found, names, [_varied(run.overrides or ()) for run in found])
                 print(os.path.relpath(found[0].folder.parent), flush=True)
-            os.environ.pop(_SWEEP, None)
 
 
 def announce(folders: Iterable[Path | None]) -> None:

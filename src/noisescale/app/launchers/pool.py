@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -51,7 +51,9 @@ class Sweep:
 _sweep: Sweep
 
 
-def launch(sweep: Sweep, n_jobs: int, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
+def launch(
+    sweep: Sweep, n_jobs: int, job_overrides: Sequence[Sequence[str]], first: int, ended: Callable[[], None] | None = None
+) -> list[JobReturn]:
     """Carry out all runs, `n_jobs` at a time, even if some of them fail; returns their results, in the order of the runs.
 
     A forked process has everything that was imported before, at no cost, and keeps the data that a run has read for its next run.
@@ -61,6 +63,7 @@ def launch(sweep: Sweep, n_jobs: int, job_overrides: Sequence[Sequence[str]], fi
         n_jobs: number of processes, at least 1; each carries out one run after another.
         job_overrides: the overrides of each run.
         first: the number of the first run.
+        ended: is called after the end of each run.
 
     A run whose process is killed, as the system does when memory runs out, has failed and is not tried again: it would probably be killed
     again. Another process takes its place and carries out the other runs.
@@ -85,6 +88,8 @@ def launch(sweep: Sweep, n_jobs: int, job_overrides: Sequence[Sequence[str]], fi
                 workers.give(waiting.popleft())
             for job, result in workers.results():
                 done[job.number] = result
+                if ended is not None:
+                    ended()
     return [done[number] for number in sorted(done)]
 
 

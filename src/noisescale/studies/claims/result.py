@@ -1,0 +1,34 @@
+"""What is known of a claim once its runs have ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from noisescale.studies.claims.checks import Values
+from noisescale.studies.claims.claim import Claim
+from noisescale.studies.claims.verdict import Verdict
+from noisescale.studies.runs import Run
+
+__all__ = ["Result"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A claim, its runs and its verdict.
+
+    Attributes:
+        claim: the claim at its scale.
+        runs: arm -> one run per seed; None for one that is not there. Arms that are functions have none.
+        values: metric -> arm -> one value per seed.
+        verdict: what came out.
+        chosen: arm -> the words that its grid has added.
+        failed: a line for each run without an end, whose value is missing.
+    """
+
+    claim: Claim
+    runs: Mapping[str, Sequence[Run | None]]
+    values: Values
+    verdict: Verdict
+    chosen: Mapping[str, Sequence[str]]
+    failed: tuple[str, ...] = ()
