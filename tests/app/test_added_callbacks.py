@@ -87,6 +87,7 @@ def test_a_run_is_not_resumed_with_another_averaging(before: tuple[str], after: 
     assert outcome.lines[-1].startswith(f"error: {line}")
 
 
+@pytest.mark.slow
 def test_the_average_is_a_moving_one_over_updates_and_a_resumed_run_goes_on_with_it(tmp_path: Path) -> None:
     KeepsWeights.kept.clear()
     keeps = "+callbacks.keeps._target_=tests.helpers.callbacks.KeepsWeights"

@@ -89,6 +89,7 @@ def never(what: str) -> Callable[..., None]:
     return fail
 
 
+@pytest.mark.cases(50)
 @pytest.mark.parametrize("case", cases("before_data_are_touched"))
 def test_bad_input_is_one_line_before_data_are_touched(
     case: dict[str, str], tmp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -103,7 +104,7 @@ def test_bad_input_is_one_line_before_data_are_touched(
     assert not (tmp / "made").exists(), "what the config names was called"
 
 
-@pytest.mark.cases(8)
+@pytest.mark.cases(3)
 @pytest.mark.parametrize("case", cases("before_training"))
 def test_bad_input_found_late_is_one_line_before_training(
     case: dict[str, str], tmp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -115,10 +116,11 @@ def test_bad_input_found_late_is_one_line_before_training(
 
 
 def test_every_group_of_the_table_is_refused_an_unknown_option() -> None:
-    groups = {folder.name for folder in (REPOSITORY / "conf").iterdir() if folder.is_dir()}
+    groups = {folder.name for folder in (REPOSITORY / "conf").iterdir() if folder.is_dir()} - {"claim"}  # of reproduce.py
     assert groups <= {case["typed"].partition("=")[0] for case in INPUT["before_data_are_touched"] if "no such option" in case["line"]}
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize(
     ("typed", "environment"), [(["full_error=true"], {}), (["-m", "full_error=true"], {}), ([], {"HYDRA_FULL_ERROR": "1"})]
 )
@@ -146,6 +148,7 @@ def test_a_fault_of_ours_is_not_made_a_fault_of_the_user(tmp_path: Path, monkeyp
         run(f"hydra.run.dir={tmp_path}")
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("typed", ["batch.size=0", "scheduler=x", "data.sise=3", "optimizer.lr=nan", "ckpt_path=x.ckpt"])
 def test_what_needs_no_torch_is_refused_without_importing_it(typed: str, tmp_path: Path) -> None:
     program = (

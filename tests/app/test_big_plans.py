@@ -31,6 +31,7 @@ class Terminal(io.StringIO):
 # -- plan.csv ------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", ["81", pytest.param("null", marks=pytest.mark.slow)])
 def test_above_a_number_of_rows_plan_csv_is_left_out_and_a_line_names_the_key(limit: str, tmp_path: Path) -> None:
     words = ("epochs=2", "batch.last=carry", run_dir(tmp_path))  # 81 updates

@@ -42,6 +42,7 @@ def test_a_study_leaves_its_files_and_is_not_trained_twice(tmp_path: Path) -> No
     assert outcome.lines == [f"error: branches.tolerance=0.3: {tmp_path} {problem}"]
 
 
+@pytest.mark.slow
 def test_a_run_is_branched_from_its_last_checkpoint(tmp_path: Path) -> None:
     trained, studied = tmp_path / "run", tmp_path / "study"
     assert run(*QUICK, "optimizer=momentum", "scheduler=constant", "batch.size=8", run_dir(trained)).status == 0
@@ -56,6 +57,7 @@ def test_a_run_is_branched_from_its_last_checkpoint(tmp_path: Path) -> None:
     assert "optimizer.momentum=0.5: the checkpoint was trained with optimizer.momentum=0.9" in other.err
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize(
     ("words", "line"),
     [

@@ -21,6 +21,7 @@ from tests.helpers.trainings import ignored
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
 
 
+@pytest.mark.cases(4)
 @pytest.mark.parametrize(
     ("words", "line"),
     [

@@ -226,6 +226,7 @@ def test_models(name: str) -> None:
         assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
 
 
+@pytest.mark.cases(4)
 @pytest.mark.parametrize("name", classes("model"))
 def test_that_a_model_has_batch_norm_is_known_from_its_config(name: str) -> None:
     """plan.py has only the config, and training has the network; both must refuse the same single examples."""
@@ -314,7 +315,7 @@ def number(text: str) -> int:
     return int(text.replace(" ", ""))
 
 
-@pytest.mark.cases(10)
+@pytest.mark.cases(5)
 @pytest.mark.parametrize("name", options("experiment"))
 def test_experiments(name: str) -> None:
     """The header states command, result and run time; later words of the command line override one choice and keep the others."""
@@ -343,7 +344,7 @@ def test_experiments(name: str) -> None:
     assert (later.data.root, later.data.val_fraction, later.data.augment) == ("pictures", cfg.data.val_fraction, cfg.data.augment)
 
 
-@pytest.mark.cases(10)
+@pytest.mark.cases(5)
 @pytest.mark.parametrize("name", options("experiment"))
 def test_the_updates_that_an_experiment_states_are_those_of_its_plan(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     header = header_of(name)

@@ -45,6 +45,7 @@ def measured(runs: Path, tmp_path: Path, *words: str) -> tuple[Outcome, dict[str
     return outcome, json.loads((tmp_path / "found" / "curvature.json").read_text())
 
 
+@pytest.mark.cases(1)
 def test_it_measures_what_the_run_has_measured(runs: Path, tmp_path: Path) -> None:
     """The numbers are those of the callback at the end of the run, to the last digit: the module and the data are rebuilt exactly."""
     outcome, found = measured(runs, tmp_path)

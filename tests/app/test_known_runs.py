@@ -59,6 +59,7 @@ def test_runs_that_differ_in_what_does_not_count_are_still_several(tmp_path: Pat
     assert launched(sweep(tmp_path, "threads=3")) == []
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_and_is_the_run_that_was_never_interrupted(tmp_path: Path) -> None:
     words = ("epochs=3", "callbacks=full", "seed=0,1")
     ends = ("+callbacks.end._target_=tests.helpers.callbacks.EndsOnce", f"+callbacks.end.mark={tmp_path}/mark", "+callbacks.end.epoch=2")

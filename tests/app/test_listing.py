@@ -61,6 +61,7 @@ def test_a_slip_in_an_option_of_the_users_own_folder_is_answered_with_it(given: 
     assert "_shared" not in outcome.err
 
 
+@pytest.mark.cases(4)
 @pytest.mark.parametrize(
     ("typed", "meant"),
     [

@@ -59,6 +59,7 @@ def test_each_logger_has_every_update_and_the_final_metrics(tmp_path: Path) -> N
     assert float(last["final/test/acc"]) == pytest.approx(results["test/acc"])
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize(
     ("words", "status", "closed"),
     [
@@ -83,6 +84,7 @@ def test_a_bug_closes_them_too(tmp_path: Path) -> None:
     assert len(of("recording", "end")) == 1
 
 
+@pytest.mark.slow
 def test_in_a_sweep_each_run_opens_and_closes_its_own(tmp_path: Path) -> None:
     diverging = ("optimizer=sgd", "optimizer.lr=1e6,0.1", "+trainer.overfit_batches=0,2", "+logger.mine.name=each")
     assert run("-m", *LIGHT, "logger=csv-only", MINE, *diverging, f"hydra.sweep.dir={tmp_path}").status == 2

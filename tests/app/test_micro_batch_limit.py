@@ -24,6 +24,7 @@ def refused(*_: Any, **__: Any) -> bool:
     pytest.fail("a size was tried")
 
 
+@pytest.mark.slow
 def test_what_is_found_is_recorded_and_taken_by_a_run_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     by_hand, cut = tmp_path / "by hand", tmp_path / "cut"
     assert run(*HUNGRY, "max_micro_batch_size=8", run_dir(by_hand)).status == 0

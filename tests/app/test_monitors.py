@@ -21,6 +21,7 @@ from tests.helpers.trainings import ignored, quiet_trainer
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize(
     ("words", "because"),
     [

@@ -55,6 +55,7 @@ def test_a_call_trains_as_the_command_does(tmp_path: Path) -> None:
     assert isinstance(found.module, pl.LightningModule)
 
 
+@pytest.mark.cases(5)
 @pytest.mark.parametrize(
     ("words", "values", "line"),
     [

@@ -45,6 +45,7 @@ def assert_same_to_rounding(folder: Path, other: Path, losses_from: int = 0) -> 
             assert float(mine["loss"]) == pytest.approx(float(theirs["loss"]), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_the_printed_command_goes_on_with_the_same_run(tmp_path: Path) -> None:
     smaller, cut = tmp_path / "smaller", tmp_path / "cut"
     assert run(*HUNGRY, "max_micro_batch_size=5", run_dir(smaller)).status == 0

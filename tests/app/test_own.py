@@ -197,6 +197,7 @@ def test_the_rule_of_a_modules_own_optimizer_is_followed(tmp_path: Path) -> None
 # -- data ---------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize(
     ("words", "n"),
     [
@@ -267,6 +268,7 @@ def test_the_batch_size_of_the_users_loader_is_not_ignored_in_silence(tmp_path: 
     assert "note: data.batch_size=50 does not decide the batches of the training, which batch=small does" in outcome.lines
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize(
     ("words", "line"),
     [
@@ -304,6 +306,7 @@ def test_a_network_of_ones_own(name: str, tmp_path: Path) -> None:
     assert checkpoint_of(tmp_path)["state_dict"]["net.net.1.weight"].shape == (6, 64)
 
 
+@pytest.mark.slow
 def test_a_loss_of_ones_own_by_name_and_with_arguments(tmp_path: Path) -> None:
     by_name = trained(tmp_path / "a", "data=diabetes", f"task.loss={HERE}.absolute")
     ours = trained(tmp_path / "b", "data=diabetes", "task.loss=l1")

@@ -93,7 +93,7 @@ def row_of(part: list[Update], plan: Plan) -> list[str]:
     ]
 
 
-@pytest.mark.cases(5)
+@pytest.mark.cases(3)
 @pytest.mark.parametrize("case", CASES)
 def test_a_plan_is_seen_before_training(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The table, the totals and plan.csv are those of a plan that is built by hand, and plan.png is a figure."""
@@ -163,7 +163,7 @@ WIDE = (
 )
 
 
-@pytest.mark.cases(4)
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("words", [words for words, _ in WIDE], ids=" ".join)
 def test_a_plan_fits_80_columns_when_it_is_piped(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
@@ -219,6 +219,7 @@ def test_training_warns_of_the_same(tmp_path: Path) -> None:
 HEAVY = {"torch", "pytorch_lightning", "lightning", "torchvision", "sklearn", "torchmetrics", "tensorboard"}
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize(
     ("words", "updates", "places"),
     [
@@ -269,6 +270,7 @@ def test_imagenet_in_batches_of_256(tmp_path: Path) -> None:
 # -- notes ---------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize(
     ("words", "note"),
     [
@@ -381,7 +383,7 @@ TABLE: list[tuple[str, str]] = [
 ]
 
 
-@pytest.mark.cases(15)
+@pytest.mark.cases(8)
 @pytest.mark.parametrize(("typed", "line"), TABLE, ids=[typed for typed, _ in TABLE])
 def test_bad_input_is_one_line(typed: str, line: str, tmp_path: Path) -> None:
     outcome = plan(*typed.split(), run_dir(tmp_path))

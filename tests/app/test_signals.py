@@ -61,6 +61,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize(("number", "at"), [(signal.SIGINT, 4), pytest.param(signal.SIGTERM, 8, marks=pytest.mark.slow)])
 def test_an_interrupted_run_is_saved_and_the_command_that_it_prints_resumes_it(
     number: signal.Signals, at: int, tmp_path: Path, whole: Path

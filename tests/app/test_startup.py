@@ -46,6 +46,7 @@ def packages(modules: set[str]) -> set[str]:
     return {name.partition(".")[0] for name in modules} - sys.stdlib_module_names
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["--hydra-help"]])
 def test_what_trains_nothing_imports_nothing_heavy(arguments: list[str]) -> None:
     assert not packages(modules_after(*arguments)) & HEAVY

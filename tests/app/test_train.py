@@ -252,6 +252,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(full: Finished, tmp_path: Path) 
         assert results_of(tmp_path)[name] == full.results[name]
 
 
+@pytest.mark.cases(2)
 @pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint need to be provided.*")
 @pytest.mark.parametrize(
     ("choice", "line"),

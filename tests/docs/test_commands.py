@@ -175,6 +175,7 @@ def concrete(command: Command, saved: Path, pictures: Path) -> list[str]:
 # -- the front doors -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.cases(4)
 @pytest.mark.parametrize("command", marked(PLANS))
 def test_plan(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -206,6 +207,7 @@ def completed(folder: Path, updates: int) -> None:
     assert results["status"] in ("completed", "stopped"), results
 
 
+@pytest.mark.cases(5)
 @pytest.mark.parametrize("command", SHORT, ids=str)
 def test_two_updates(command: Command, saved: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -250,7 +252,7 @@ def composed(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> DictConfi
     return cfg
 
 
-@pytest.mark.cases(30)
+@pytest.mark.cases(20)
 @pytest.mark.parametrize("command", marked(REST))
 def test_up_to_the_start_of_training(command: Command, saved: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for arguments in samples(concrete(command, saved, pictures)):

@@ -46,7 +46,7 @@ def test_the_example_has_everything() -> None:
     assert [word for word in words if word not in typed] == []
 
 
-@pytest.mark.cases(4)
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("command", COMMANDS, ids=str)
 def test_a_command_of_the_example(command: Command, project: Path) -> None:
     if command.starts_with("python", "plan.py"):

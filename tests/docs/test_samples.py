@@ -11,6 +11,7 @@ SAMPLES = [sample for page in PAGES for sample in samples(page.read_text())]
 QUICK = [(command, shown) for command, shown in SAMPLES if command.startswith("plan.py") or shown.startswith("error: ")]
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize(
     ("command", "shown"),
     [pytest.param(*sample, id=sample[0], marks=() if sample in QUICK else pytest.mark.slow) for sample in SAMPLES],

@@ -286,6 +286,7 @@ class RareClass(Plain):
         return F.cross_entropy(self.net(batch[0]), batch[1], weight=RARE)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("limit", [4, 8, 16, 32])
 def test_several_batches_are_tried_so_that_a_rare_class_is_found(limit: int) -> None:
     """One example in fifty: 256 examples without any are found with a probability of 0.6 %; for these seeds there are none."""

@@ -105,7 +105,7 @@ def test_checkpoints_between_updates_change_nothing_and_resume_the_same_run(save
     assert saved["timed"][0]["saves"]  # both went on, so both have come to the same decisions
 
 
-@pytest.mark.cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WEIGHTED)
 def test_with_weights_every_update_has_the_gradient_of_one_big_batch(name: str, folder: Path, two: dict[str, Any]) -> None:
     roundings = 16 * torch.finfo(getattr(torch, WEIGHTED[name]["dtype"])).eps  # see test_weighting.py

@@ -64,6 +64,7 @@ def test_channels_last_reaches_weights_images_and_all_between(name: str) -> None
     assert all(seen)
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", ["logistic", "mlp", *CONVOLUTIONAL])
 def test_channels_last_changes_nothing_but_rounding(name: str, channels: int) -> None:
@@ -203,6 +204,7 @@ def test_how_a_step_is_computed_is_no_part_of_what_a_run_is() -> None:
 # Precision
 
 
+@pytest.mark.cases(1)
 @pytest.mark.filterwarnings(*ignored)
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true"])
 def test_precisions_train_from_the_front_door(precision: str, tmp_path: Path) -> None:

@@ -101,8 +101,8 @@ def test_a_limit_is_accumulated() -> None:
     ("without", "what", "would_decide"),
     [
         ({"branches": ()}, "batch size", "branches from an early and a late epoch"),
-        ({"branches": (at(0.1, 8), at(4.0, 128))}, "batch size", "branches with smaller batches"),
-        ({"branches": (at(0.1, 2048),), "speeds": ()}, "growth", "branches from a late epoch"),
+        ({"branches": (at(0.1, 8), at(4.0, 128))}, "batch size", "branches with smaller batches, and with more seeds"),
+        ({"branches": (at(0.1, 2048),), "speeds": ()}, "growth", "branches from more epochs at which the loss still falls"),
         ({"rates": None}, "learning rate", "a range test"),
         ({"rates": Rates(32, SUGGESTED)}, "learning rate", "short trainings with several rates, which the budget has not allowed"),
         ({"rates": Rates(32, SUGGESTED, trials=trials(0.3, 0.2, 0.1))}, "learning rate", "trainings with larger rates"),
@@ -181,3 +181,29 @@ def test_the_batch_of_the_configuration_stays_if_the_seeds_leave_it_open() -> No
     found = recommendation(replace(MEASURED, branches=(point, at(4.0, 128))))
     assert found.batch_size == 32
     assert about(found, "batch size").would_decide == "branches with more seeds"
+
+
+def test_a_time_at_which_the_loss_hardly_moves_decides_nothing() -> None:
+    still = at(15.0, 2048)
+    flat = PointFound(replace(still.at, loss=0.105), still.rules)  # 0.101 at the end of the smallest batch: less than 20 %
+    found = recommendation(replace(MEASURED, branches=(at(0.1, 128), flat)))
+    assert found.max_batch_size is None
+    assert "the loss hardly moved in the other branches" in about(found, "growth").sentence
+    alone = recommendation(replace(MEASURED, branches=(flat,)))
+    assert (alone.batch_size, alone.is_sure) == (32, False)
+    assert "the loss hardly moved in the branches" in about(alone, "batch size").sentence
+
+
+def test_of_rates_that_do_not_differ_the_smallest_is_taken() -> None:
+    assert Rates(32, SUGGESTED, trials=trials(0.11, 0.1, 0.3)).chosen == 0.03
+    assert Rates(32, SUGGESTED, trials=trials(0.13, 0.1, 0.3)).chosen == 0.1
+
+
+def test_a_batch_is_not_changed_without_branches_however_fast_another_is() -> None:
+    assert recommendation(replace(MEASURED, branches=())).batch_size == 32
+
+
+def test_trainings_that_all_diverged_are_said() -> None:
+    found = recommendation(replace(MEASURED, rates=Rates(32, SUGGESTED, trials=trials(math.inf, math.inf, math.inf))))
+    assert about(found, "learning rate").sentence.endswith("all 3 short trainings diverged")
+    assert about(found, "learning rate").would_decide == "trainings with smaller rates"

@@ -75,6 +75,9 @@ def _command(found: Recommended) -> str:
     ours = ("batch", "batch.size", "batch.max_size", "optimizer.lr", "hydra.run.dir")
     words = [word for word in typed() if key_of(word) not in ours and not key_of(word).startswith(("recommend", "batch."))]
     batch = [f"batch.size={found.found.batch_size}", f"optimizer.lr={found.found.lr:.4g}"]
+    if found.measured.limit is not None:
+        words = [word for word in words if key_of(word) != "max_micro_batch_size"]
+        batch.append(f"max_micro_batch_size={found.measured.limit}")
     if found.grows:
         batch = ["batch=dual", *batch, f"batch.max_size={found.found.max_batch_size}"]
     return shlex.join(["python", "train.py", *words, *batch])

@@ -36,6 +36,11 @@ class RateTrial:
         """The mean."""
         return fmean(self.losses)
 
+    @property
+    def spread(self) -> float:
+        """The highest minus the lowest."""
+        return max(self.losses) - min(self.losses)
+
 
 @dataclass(frozen=True)
 class Rates:
@@ -57,10 +62,14 @@ class Rates:
 
     @property
     def chosen(self) -> float:
-        """The rate of the trials with the lowest loss; without trials the middle suggestion, or the lower of the two in the middle."""
+        """The smallest rate of the trials whose loss does not differ from the lowest by more than the seeds do.
+
+        Without trials it is the middle suggestion, or the lower of the two in the middle.
+        """
         finite = [each for each in self.trials if math.isfinite(each.loss)]
         if finite:
-            return min(finite, key=lambda each: each.loss).lr
+            best = min(finite, key=lambda each: each.loss)
+            return next(each.lr for each in finite if each.loss <= best.loss + max(best.spread, each.spread))
         ordered = sorted(self.suggestions.values())
         return ordered[(len(ordered) - 1) // 2]
 
@@ -94,10 +103,24 @@ class Measured:
     @property
     def scaling(self) -> str:
         """How the learning rate goes with the batch, a key of `RULES`: the rule whose branches hold up to the largest batch."""
-        rules = [each.rule for each in self.branches[0].rules] if self.branches else []
+        rules = [each.rule for each in self.telling[0].rules] if self.telling else []
         usual = "linear" if NOISE_RULES[self.rule] == RULES["linear"] else "sqrt"
         return max(rules, key=lambda rule: (min(each.critical.at_least for each in self.by_rule(rule)), rule == usual), default=usual)
 
     def by_rule(self, rule: str) -> list[RuleFound]:
-        """What the branches of one rule have shown at each time."""
-        return [each for point in self.branches for each in point.rules if each.rule == rule]
+        """What the branches of one rule have shown at each time at which they could show something."""
+        return [each for point in self.telling for each in point.rules if each.rule == rule]
+
+    @property
+    def telling(self) -> list[PointFound]:
+        """The times at which the branches of the smallest batch changed the loss by more than the tolerance.
+
+        Where the loss hardly moves, as at the end of a decayed schedule, every batch ends at the same loss, and only instability can show.
+        """
+        return [point for point in self.branches if any(self._moves(point, each) for each in point.rules)]
+
+    def _moves(self, point: PointFound, found: RuleFound) -> bool:
+        start, end = point.at.loss, found.sizes[0].loss
+        if not math.isfinite(end) or min(start, end) <= 0.0:
+            return True
+        return abs(math.log(end / start)) > math.log1p(self.tolerance)

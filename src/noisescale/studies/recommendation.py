@@ -51,8 +51,8 @@ class Recommendation:
 
     @property
     def is_sure(self) -> bool:
-        """Whether all findings about the batch size, its speed and the learning rate are sure."""
-        return all(each.is_sure for each in self.findings if each.about in ("speed", "batch size", "learning rate"))
+        """Whether the findings about the batch size and the learning rate are sure."""
+        return all(each.is_sure for each in self.findings if each.about in ("batch size", "learning rate"))
 
 
 def recommendation(measured: Measured) -> Recommendation:
@@ -80,9 +80,9 @@ def _batch_size(measured: Measured) -> tuple[int, list[Finding]]:
     fast, about = _fast_enough(measured.speeds)
     brackets = [each.critical for each in measured.by_rule(measured.scaling)]
     if not brackets:
-        batch = fast or measured.batch_size
-        sentence = f"B = {batch} is {'fast enough' if fast else 'the one of the configuration'}; whether it costs accuracy was not measured"
-        return batch, [*about, Finding("batch size", sentence, "no branches", "branches from an early and a late epoch")]
+        why = "no branches were trained" if not measured.branches else "the loss hardly moved in the branches"
+        sentence = f"B = {measured.batch_size} is the one of the configuration: {why}, so nothing says what another batch would cost"
+        return measured.batch_size, [*about, Finding("batch size", sentence, "no branches", "branches from an early and a late epoch")]
     own = measured.batch_size
     tried = sorted({each.size for found in measured.by_rule(measured.scaling) for each in found.sizes})
     shown = int(min(each.at_least for each in brackets))
@@ -91,17 +91,19 @@ def _batch_size(measured: Measured) -> tuple[int, list[Finding]]:
     wanted = fast if fast is not None else own
     sizes = [size for size in tried if size <= bound]
     batch = next((size for size in sizes if size >= wanted), sizes[-1])
-    if open_to_own and batch == own:
-        sentence = (
-            f"B = {own} is the one of the configuration: the seeds differ too much to say whether it loses anything against B = {tried[0]}"
-        )
+    if open_to_own and batch > shown:
+        chosen = "the one of the configuration" if batch == own else "fast enough"
+        sentence = f"B = {batch} is {chosen}: the seeds differ too much to say whether it loses anything against B = {tried[0]}"
         return batch, [*about, Finding("batch size", sentence, "branches", "branches with more seeds")]
     if bound == tried[0]:
-        sentence = f"B = {batch} is the smallest batch that was tried, and every larger one loses something at some time"
-        return batch, [*about, Finding("batch size", sentence, "branches", "branches with smaller batches")]
+        worse = min(each.below for each in brackets)
+        between = f"B = {worse:.0f} loses something; what lies between is not known"
+        sentence = f"B = {batch} is the smallest batch that was tried, and {between}"
+        return batch, [*about, Finding("batch size", sentence, "branches", "branches with smaller batches, and with more seeds")]
     if wanted <= bound:
         fine = f"within the bound of B = {bound} up to which nothing was lost at any time"
-        return batch, [*about, Finding("batch size", f"B = {batch} is {'fast enough, and ' if fast else ''}{fine}", "branches")]
+        rises = about[0].would_decide if about and batch == tried[-1] else ""
+        return batch, [*about, Finding("batch size", f"B = {batch} is {'fast enough, and ' if fast else ''}{fine}", "branches", rises)]
     faster = f"a faster one, B = {wanted}, was not shown to be as good"
     sentence = f"B = {batch} is the largest batch with which nothing was lost at any time; {faster}"
     undecided = ""
@@ -141,7 +143,7 @@ def _lr(measured: Measured, batch: int) -> tuple[float, Finding]:
     if measured.rates is None or not measured.rates.suggestions:
         lr = measured.lr * (batch / measured.batch_size) ** exponent
         moved = f", moved from B0 = {measured.batch_size} by {formula}" if batch != measured.batch_size else ""
-        sentence = f"lr = {lr:.3g} is the one of the configuration{moved}; no other one was tried"
+        sentence = f"lr = {lr:.3g} is the one of the configuration{moved}; a range test suggested no other one, or there was no time for it"
         return lr, Finding("learning rate", sentence, "no range test", "a range test")
     rates = measured.rates
     tested = rates.chosen
@@ -153,12 +155,15 @@ def _lr(measured: Measured, batch: int) -> tuple[float, Finding]:
         undecided = "short trainings with several rates, which the budget has not allowed"
         return lr, Finding("learning rate", f"lr = {lr:.3g}: {suggested}, of which {tested:.3g} is taken{moved}", "range test", undecided)
     tried = [each.lr for each in rates.trials if math.isfinite(each.loss)]
+    if not tried:
+        sentence = f"lr = {lr:.3g}: {suggested}, of which {tested:.3g} is taken{moved}; all {len(rates.trials)} short trainings diverged"
+        return lr, Finding("learning rate", sentence, "range test", "trainings with smaller rates")
     undecided = "trainings with smaller rates" if tested == tried[0] else "trainings with larger rates" if tested == tried[-1] else ""
     undecided = "" if len(tried) < len(rates.trials) and tested == tried[-1] else undecided  # the next one diverged
-    best = f"of {len(rates.trials)} rates in short trainings of {rates.trials[0].updates} updates {tested:.3g} has the lowest loss"
-    return lr, Finding(
-        "learning rate", f"lr = {lr:.3g}: at B0 = {rates.batch_size} {best}{moved}; {suggested}", "short trainings", undecided
-    )
+    trained = f"of {len(rates.trials)} rates in short trainings of {rates.trials[0].updates} updates"
+    best = f"{tested:.3g} is the smallest whose loss differs from the lowest by no more than the seeds do"
+    sentence = f"lr = {lr:.3g}: at B0 = {rates.batch_size}, {trained}, {best}{moved}; {suggested}"
+    return lr, Finding("learning rate", sentence, "short trainings", undecided)
 
 
 # -- memory, growth, and what larger batches cost -------------------------------------------------------------------------------
@@ -176,32 +181,29 @@ def _memory(measured: Measured, batch: int, accumulate: int) -> list[Finding]:
 
 def _growth(measured: Measured, batch: int) -> tuple[int | None, Finding]:
     """Up to where the batch may grow, and whether early or late."""
-    points = [(point.at.epoch, each.critical) for point in measured.branches for each in point.rules if each.rule == measured.scaling]
-    if not points:
-        return None, Finding(
-            "growth", "whether the batch can grow was not measured", "no branches", "branches from an early and a late epoch"
-        )
+    points = [(point.at.epoch, each.critical) for point in measured.telling for each in point.rules if each.rule == measured.scaling]
+    if len(points) < 2:
+        when = f"after epoch {points[0][0]:.3g} " if points else ""
+        sentence = f"whether the batch can grow {when}was not measured"
+        if len(measured.branches) > len(points):
+            sentence = f"whether the batch can grow {when}does not show, because the loss hardly moved in the other branches"
+        return None, Finding("growth", sentence, "branches", "branches from more epochs at which the loss still falls")
     (early, first), (late, last) = points[0], points[-1]
-    bound = int(last.at_least)
-    largest = bound if bound > batch else None
-    if len(points) == 1:
-        sentence = f"whether the batch can grow after epoch {early:.3g} was not measured"
-        return largest, Finding("growth", sentence, "branches", "branches from a late epoch")
     both = f"at epoch {early:.3g} and at epoch {late:.3g}"
     bounds = f"nothing is lost up to B = {first.at_least:.0f} at epoch {early:.3g} and up to B = {last.at_least:.0f} at epoch {late:.3g}"
     if last.at_least >= first.below:
-        return largest, Finding("growth", f"grow late: {bounds}", "branches")
+        largest = int(last.at_least)
+        return largest if largest > batch else None, Finding("growth", f"grow late: {bounds}", "branches")
     if first.at_least >= last.below:
-        return largest, Finding("growth", f"grow early, if at all: {bounds}", "branches")
+        return None, Finding("growth", f"grow early, if at all: {bounds}", "branches")
     if math.isinf(first.below) and math.isinf(last.below):
         sentence = f"no batch that was tried broke {both}, so nothing says when to grow"
-        return largest, Finding("growth", sentence, "branches", "branches with larger batches")
-    low, high = min(first.at_least, last.at_least), max(first.below, last.below)
+        return None, Finding("growth", sentence, "branches", "branches with larger batches")
+    low, high = int(min(first.at_least, last.at_least)), max(first.below, last.below)
     if high <= 4 * low:
-        return largest, Finding(
-            "growth", f"early or late makes no difference: {both} the batch breaks from B = {low:.0f} to {high:.0f}", "branches"
-        )
-    return largest, Finding("growth", f"{bounds}; the brackets overlap", "branches", "more seeds, and sizes between these")
+        sentence = f"early or late makes no difference: {both} the batch breaks from B = {low} to {high:.0f}"
+        return low if low > batch else None, Finding("growth", sentence, "branches")
+    return None, Finding("growth", f"{bounds}; the brackets overlap", "branches", "more seeds, and sizes between these")
 
 
 def _larger(measured: Measured) -> list[Finding]:
@@ -229,7 +231,8 @@ def _proxy(measured: Measured) -> list[Finding]:
         return []
     values = ", ".join(f"{point.at.noise_scale:.3g} at epoch {point.at.epoch:.3g}" for point, _ in known)
     agree = all(critical.at_least / 2 <= point.at.noise_scale <= 2 * critical.below for point, critical in known)
-    verb = "agrees" if agree else "does not agree"
-    return [
-        Finding("noise scale", f"B_simple, the gradient noise scale, is {values}; it {verb} with the branches, which decide", "gradients")
-    ]
+    closed = all(math.isfinite(critical.below) for _, critical in known)
+    verdict = (
+        "does not agree with the branches" if not agree else "agrees with the branches" if closed else "is within what they leave open"
+    )
+    return [Finding("noise scale", f"B_simple, the gradient noise scale, is {values}; it {verdict}, which decide", "gradients")]

@@ -68,7 +68,7 @@ def _measurements(measured: Measured) -> list[str]:
             lines.append("")
     if measured.branches:
         lines += [
-            f"Branches of equal noise. A loss counts as nothing lost up to {measured.tolerance:.0%} above that of the smallest batch.",
+            f"Branches of equal noise. A training loss up to {measured.tolerance:.0%} above that of the smallest batch is no loss.",
             "",
             "| epoch | lr in B | B | lr | updates | loss | spread | against the smallest |",
             "| --- | --- | --- | --- | --- | --- | --- | --- |",
