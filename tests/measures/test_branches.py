@@ -131,21 +131,19 @@ def curve(*parts: float, start: float = 1.0) -> Losses:
 def test_a_branch_ends_with_the_mean_of_its_last_two_values() -> None:
     steady = curve(*[0.5] * 6, 0.4, 0.1)
     assert steady.end == pytest.approx(0.2)
-    assert not steady.rose(0.2)
-    assert curve(1.3, *[0.5] * 7).rose(0.2)
     assert curve(0.5, math.nan).end == math.inf
-    assert curve(0.5, math.nan).rose(0.2)
+    assert curve(0.5, math.nan).diverged
     assert curve(*[0.0] * 8).end == 0.0
 
 
 def test_what_stopped_the_branches() -> None:
-    falling, rising = curve(*[0.9] * 8), curve(2.0, *[0.9] * 7)
+    falling, diverging = curve(2.0, *[0.9] * 7), curve(0.9, math.nan)
     same, worse, undecided = (at(0.0, verdict) for verdict in ("same", "worse", "undecided"))
-    assert stopped_by([falling, rising], worse, 0.2) == "rate"
-    assert stopped_by([falling, falling], same, 0.2) == "rate"
-    assert stopped_by([falling, falling], worse, 0.2) == "batch"
-    assert stopped_by([falling, falling], undecided, 0.2) == "not sure"
-    assert stopped_by([falling, falling], None, 0.2) == "not sure"
+    assert stopped_by([falling, diverging], worse) == "rate"
+    assert stopped_by([falling, falling], same) == "rate"
+    assert stopped_by([falling, falling], worse) == "batch"
+    assert stopped_by([falling, falling], undecided) == "not sure"
+    assert stopped_by([falling, falling], None) == "not sure"
 
 
 # -- options ------------------------------------------------------------------------------------------------------------------

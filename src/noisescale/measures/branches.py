@@ -130,10 +130,6 @@ class Losses:
         last = self.parts[-2:]
         return math.exp(fmean(map(math.log, last))) if min(last) > 0 else fmean(last)
 
-    def rose(self, tolerance: float) -> bool:
-        """Whether the loss was above that of the checkpoint by more than the tolerance, relatively, at some time in the branch."""
-        return self.diverged or max(self.parts) > self.start * (1 + tolerance)
-
 
 @dataclass(frozen=True)
 class Comparison:
@@ -235,21 +231,20 @@ def _crossing(found: Mapping[int, Comparison], limit: float) -> float:
     return math.nan
 
 
-def stopped_by(worse: Sequence[Losses], half: Comparison | None, tolerance: float) -> str:
+def stopped_by(worse: Sequence[Losses], half: Comparison | None) -> str:
     """What stopped the branches at the first size that is worse: the learning rate, which grew with the batch, or the batch itself.
 
-    `rate`: a branch diverged, or its loss rose above that of the checkpoint; or, with half the learning rate, that size is the same as the
-    largest one that was the same before, also with half the learning rate: the noise of the two is equal again. `batch`: it is worse with
-    half the learning rate, too.
+    `rate`: a branch diverged; or, with half the learning rate, that size is the same as the largest one that was the same before, also with
+    half the learning rate: the noise of the two is equal again. `batch`: it is worse with half the learning rate, too. A loss that rises
+    for a while says neither, because the learning rate of a large branch jumps at its beginning.
 
     Args:
         worse: the losses of the branches of that size.
         half: the comparison at half the rate; None: not made.
-        tolerance: as in `compare`.
 
     Not to be confused with a proof of stability: `rate` says that a lower rate moves the wall, `batch` that it stays.
     """
-    if any(losses.rose(tolerance) for losses in worse):
+    if any(losses.diverged for losses in worse):
         return "rate"
     if half is None:
         return "not sure"
