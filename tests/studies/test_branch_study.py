@@ -154,3 +154,9 @@ def test_the_table_the_words_and_the_figure(
     json.dumps([each.plain() for each in found], allow_nan=False)
     draw_branches(found, "a title with $", tmp_path / "a.png", 0.2)
     assert (tmp_path / "a.png").stat().st_size > 10_000
+
+
+def test_seeds_that_are_the_same_training_are_refused() -> None:
+    unshuffled = DataLoader(Regression(), batch_size=7)
+    with pytest.raises(ConfigError, match="gives every seed the same examples in the same order; give it shuffle=True"):
+        branches(Plain(network(), sgd), unshuffled, 8, **QUICK)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -189,6 +189,7 @@ class _Study:
             if arm.factor == 1.0 and self.left:
                 del self.left[0]
             self._advance()
+        _refuse_equal_seeds([there[seed] for seed in range(self.options.seeds)])
         return [there[seed].curve.end for seed in range(self.options.seeds)]
 
     def _point(self, number: int, path: Path, trunk: Trunk) -> Point:
@@ -228,3 +229,9 @@ def _check_sizes(sizes: Any, num_examples: int, length: int, chosen_here: bool) 
         raise ConfigError("length", length / num_examples, problem, "take longer branches, or give sizes")
     if not chosen_here and sizes[-1] > num_examples:
         raise ConfigError("sizes", list(sizes), f"must be at most N = {num_examples}, the examples of one pass")
+
+
+def _refuse_equal_seeds(rows: Sequence[BranchRow]) -> None:
+    """Raise `ConfigError` if all seeds are the same training, bit for bit, which says nothing about their spread."""
+    if len({row.losses for row in rows}) == 1 and not rows[0].curve.diverged:
+        raise ConfigError("data", "a DataLoader", "gives every seed the same examples in the same order", "give it shuffle=True")
