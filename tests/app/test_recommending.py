@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.front_door import QUICK, plan, recommend, run_dir
+from tests.helpers.front_door import QUICK, branches, plan, recommend, run, run_dir
+from tests.helpers.resuming import files
 from tests.helpers.trainings import ignored
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
@@ -50,3 +51,22 @@ def test_what_it_cannot_do_is_one_line(words: list[str], line: str, tmp_path: Pa
     outcome = recommend(*FEW, *words, run_dir(tmp_path))
     assert outcome.status == 2
     assert outcome.lines == [f"error: {line}"]
+
+
+def test_the_folder_of_a_training_and_that_of_a_study_stay_what_they_are(tmp_path: Path) -> None:
+    assert run(*QUICK, "trainer.max_steps=1", "logger=csv-only", run_dir(tmp_path / "run")).status == 0
+    before = files(tmp_path / "run")
+    for study in (recommend, branches):
+        outcome = study(*QUICK, run_dir(tmp_path / "run"))
+        assert outcome.status == 2
+        assert outcome.lines[-1].startswith(
+            f"error: hydra.run.dir={tmp_path / 'run'}: is the folder of a training; choose another folder for "
+        )
+    assert files(tmp_path / "run") == before
+    (tmp_path / "study" / ".hydra").mkdir(parents=True)
+    for file in (tmp_path / "run" / ".hydra").iterdir():
+        (tmp_path / "study" / ".hydra" / file.name).write_text(file.read_text().replace("name: train", "name: recommend"))
+    for other in (run, branches):
+        outcome = other(*QUICK, run_dir(tmp_path / "study"))
+        assert outcome.status == 2
+        assert "is the folder of a study by recommend.py; choose another folder for " in outcome.err

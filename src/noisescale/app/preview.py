@@ -14,7 +14,7 @@ from noisescale.app.config import in_sweep, output_dir, typed
 from noisescale.app.devices import check_counts
 from noisescale.app.progress import progress_bar
 from noisescale.app.recorded import CONFIG, write_record
-from noisescale.app.run_folder import refuse_plan_in_training
+from noisescale.app.run_folder import refuse_folder_of_another
 from noisescale.errors import ConfigError
 from noisescale.files import set_aside
 from noisescale.plans.bounds import bounds_in_words
@@ -40,7 +40,7 @@ def preview(cfg: DictConfig) -> int:
         raise ConfigError(
             "resume", cfg.resume, "plan.py trains nothing", f"for its plan: python plan.py --config-path {shlex.quote(config)}"
         )
-    refuse_plan_in_training(output_dir())
+    refuse_folder_of_another(output_dir(), "plan")
     run = read_config(cfg)
     check_counts(cfg)
     examples = num_examples(cfg)

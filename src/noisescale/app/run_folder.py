@@ -21,7 +21,7 @@ from noisescale.app.launchers.ranks import is_first
 from noisescale.app.recorded import CONFIG, last_record, next_record, read_record, write_record
 from noisescale.errors import ConfigError
 
-__all__ = ["RunFolder", "goes_on_in", "held", "refuse_plan_in_training", "results_in", "run_folder"]
+__all__ = ["RunFolder", "goes_on_in", "held", "refuse_folder_of_another", "results_in", "run_folder"]
 
 LOCK = ".lock"
 """The file that a running process has locked; its content says which process that is."""
@@ -94,6 +94,7 @@ def run_folder(cfg: DictConfig) -> Iterator[RunFolder]:
         ConfigError: another run is carried out in it.
     """
     path = output_dir()
+    refuse_folder_of_another(path, "train")
     goes_on = goes_on_in(cfg, path)
     folder = RunFolder(path, next_record(path) if goes_on else path / CONFIG, goes_on)
     if not is_first():
@@ -157,10 +158,23 @@ def _set_aside(run: Path) -> Path | None:
     return aside
 
 
-def refuse_plan_in_training(run: Path) -> None:
-    """Raise `ConfigError` if the folder is that of a training, whose recorded configuration a plan would replace."""
-    if (run / CONFIG / "config.yaml").is_file() and read_record(run / CONFIG).program != "plan":
-        raise ConfigError("hydra.run.dir", run, "is the folder of a training", "choose another folder for the plan")
+STUDIES = ("branches", "curvature", "range_test", "recommend")
+"""Programs that study a training, in a folder of their own."""
+
+
+def refuse_folder_of_another(run: Path, program: str) -> None:
+    """Raise `ConfigError` if a folder is that of another program, whose recorded configuration this one would replace.
+
+    Args:
+        run: the folder.
+        program: the name of this program, such as plan. A training may follow a plan in its folder, but not a study.
+    """
+    if not (run / CONFIG / "config.yaml").is_file():
+        return
+    other = read_record(run / CONFIG).program
+    if other != program and (program != "train" or other in STUDIES):
+        what = f"of a study by {other}.py" if other in STUDIES else "of a plan" if other == "plan" else "of a training"
+        raise ConfigError("hydra.run.dir", run, f"is the folder {what}", f"choose another folder for {program}.py")
 
 
 # -- one run at a time --------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from noisescale.app.interruption import RunInterrupted
 from noisescale.app.libraries import import_libraries
 from noisescale.app.recorded import compose_from, last_record, read_record
 from noisescale.app.resume import Start, run_in, short_path, start_of
-from noisescale.app.run_folder import held
+from noisescale.app.run_folder import held, refuse_folder_of_another
 from noisescale.errors import ConfigError
 from noisescale.signals import Interrupted
 from noisescale.studies.runs import last_checkpoint, newest_of
@@ -142,10 +142,11 @@ def goes_on_after(program: str) -> Iterator[Path]:
     """The folder of a study, held until the end of the block; an interruption prints the command that goes on with it.
 
     Raises:
-        ConfigError: another process works in it.
+        ConfigError: another process works in it, or it is the folder of a training or of another study.
         RunInterrupted: a signal has ended the study; what was done is in the folder.
     """
     folder = output_dir()
+    refuse_folder_of_another(folder, program.removesuffix(".py"))
     with held(folder, "hydra.run.dir"):
         try:
             yield folder
