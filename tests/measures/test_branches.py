@@ -137,13 +137,14 @@ def test_a_branch_ends_with_the_mean_of_its_last_two_values() -> None:
 
 
 def test_what_stopped_the_branches() -> None:
-    falling, diverging = curve(2.0, *[0.9] * 7), curve(0.9, math.nan)
+    falling, diverging, rising = curve(2.0, *[0.9] * 7), curve(0.9, math.nan), curve(*[1.3] * 8)
     same, worse, undecided = (at(0.0, verdict) for verdict in ("same", "worse", "undecided"))
-    assert stopped_by([falling, diverging], worse) == "rate"
-    assert stopped_by([falling, falling], same) == "rate"
-    assert stopped_by([falling, falling], worse) == "batch"
-    assert stopped_by([falling, falling], undecided) == "not sure"
-    assert stopped_by([falling, falling], None) == "not sure"
+    assert stopped_by([falling, diverging], worse, 0.2) == "rate"
+    assert stopped_by([falling, rising, rising], worse, 0.2) == "rate"
+    assert stopped_by([falling, falling, rising], worse, 0.2) == "batch"
+    assert stopped_by([falling, falling], same, 0.2) == "rate"
+    assert stopped_by([falling, falling], undecided, 0.2) == "not sure"
+    assert stopped_by([falling, falling], None, 0.2) == "not sure"
 
 
 # -- options ------------------------------------------------------------------------------------------------------------------

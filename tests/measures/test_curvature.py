@@ -14,6 +14,7 @@ from torch.autograd.functional import hessian
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from noisescale.errors import ConfigError
 from noisescale.measures.curvature import batch_sharpness, keskar_phi, largest_eigenvalue, random_directions
 from noisescale.measures.loss_surface import LossSurface
 from tests.helpers.regression import Regression, network
@@ -222,3 +223,10 @@ def test_the_curvature_along_the_gradient_of_a_batch_is_that_of_the_whole_hessia
     gradient = surface.loss_and_gradient()[1]
     assert square == pytest.approx(float(gradient @ gradient), rel=1e-9)
     assert along == pytest.approx(float(gradient @ whole_hessian(net) @ gradient), rel=1e-9)
+
+
+def test_directions_that_do_not_fit_into_memory_are_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"subspace=1000000: takes 4e\+06 GB for 1000000000 parameters, more than half of the .* GB of memory"
+    ):
+        random_directions(10**9, 10**6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +74,11 @@ def test_what_was_measured_is_not_measured_again(
 def test_a_budget_that_is_no_time_is_refused(budget: Any) -> None:
     with pytest.raises(ConfigError, match="budget"):
         recommended(None, budget=budget)
+
+
+@pytest.mark.slow
+def test_a_damaged_file_is_named(whole: tuple[Path, Recommended, Plain, torch.Tensor], tmp_path: Path) -> None:
+    shutil.copytree(whole[0], tmp_path / "copy")
+    (tmp_path / "copy" / "speeds.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"speeds.json: is damaged; delete it, and the same command measures it again"):
+        recommended(tmp_path / "copy")

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import NormalDist, fmean, stdev
+from statistics import NormalDist, fmean, median, stdev
 
 from noisescale.errors import ConfigError
 from noisescale.plans.noise import NOISE_RULES, noise_rule_of
@@ -231,20 +231,21 @@ def _crossing(found: Mapping[int, Comparison], limit: float) -> float:
     return math.nan
 
 
-def stopped_by(worse: Sequence[Losses], half: Comparison | None) -> str:
+def stopped_by(worse: Sequence[Losses], half: Comparison | None, tolerance: float) -> str:
     """What stopped the branches at the first size that is worse: the learning rate, which grew with the batch, or the batch itself.
 
-    `rate`: a branch diverged; or, with half the learning rate, that size is the same as the largest one that was the same before, also with
+    `rate`: a branch diverged, or most of them end above the loss of the checkpoint; or, with half the learning rate, that size is the same as the largest one that was the same before, also with
     half the learning rate: the noise of the two is equal again. `batch`: it is worse with half the learning rate, too. A loss that rises
     for a while says neither, because the learning rate of a large branch jumps at its beginning.
 
     Args:
         worse: the losses of the branches of that size.
         half: the comparison at half the rate; None: not made.
+        tolerance: as in `compare`.
 
     Not to be confused with a proof of stability: `rate` says that a lower rate moves the wall, `batch` that it stays.
     """
-    if any(losses.diverged for losses in worse):
+    if any(losses.diverged for losses in worse) or median(losses.end / losses.start for losses in worse) > 1 + tolerance:
         return "rate"
     if half is None:
         return "not sure"

@@ -7,6 +7,7 @@ them says how well a network generalises: see docs/curvature.md for what has bee
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from noisescale.errors import ConfigError
 
 __all__ = ["BatchSharpness", "Eigenvalue", "batch_sharpness", "keskar_phi", "largest_eigenvalue", "random_directions"]
 
@@ -189,8 +192,23 @@ def random_directions(size: int, dimensions: int, seed: int = 0) -> Tensor:
     """A of `keskar_phi`: independent standard normal entries, float32 (size, dimensions); 4 size x dimensions bytes.
 
     The paper does not say how its A is drawn. With these entries the box moves each weight by about 0.6 radius sqrt(dimensions).
+
+    Raises:
+        ConfigError: it would take more than half of the memory that is free.
     """
+    needed, free = 4 * size * dimensions, _free_memory()
+    if needed > free / 2:
+        problem = f"takes {needed / 1e9:.3g} GB for {size} parameters, more than half of the {free / 1e9:.3g} GB of memory that are free"
+        raise ConfigError("subspace", dimensions, problem, "use fewer dimensions")
     return torch.randn(size, dimensions, generator=torch.Generator().manual_seed(seed))
+
+
+def _free_memory() -> float:
+    """Bytes of memory that are free; inf where the system does not say."""
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return math.inf
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def _rule(point: Point, rule: str, arms: dict[Arm, list[BranchRow]], tolerance: 
         halves = [arms.get(Arm(rule, size, HALF)) for size in (int(critical.at_least), worse)]
         if halves[0] is not None and halves[1] is not None:
             half = compare([row.curve.end for row in halves[1]], [row.curve.end for row in halves[0]], tolerance)
-        critical = replace(critical, cause=stopped_by([row.curve for row in of_size[worse]], half))
+        critical = replace(critical, cause=stopped_by([row.curve for row in of_size[worse]], half, tolerance))
     noise = sgd_noise_scale(point.lr, point.num_examples, point.size)
     shown = []
     for size, rows in of_size.items():

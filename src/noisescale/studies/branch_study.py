@@ -130,7 +130,10 @@ def same_study(path: Path, mine: Mapping[str, Any]) -> None:
     if not path.exists():
         write_atomically(path, json.dumps(mine, indent=2) + "\n")
         return
-    there = json.loads(path.read_text())
+    try:
+        there = json.loads(path.read_text())
+    except ValueError as error:
+        raise ConfigError("file", path, "is damaged", "choose another folder, or delete the study") from error
     for key in dict.fromkeys([*there, *mine]):
         if there.get(key) != mine.get(key):
             problem = f"{path.parent} has the branches of a training with {key}={there.get(key)}"

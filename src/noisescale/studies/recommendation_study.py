@@ -13,6 +13,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from noisescale.errors import ConfigError
 from noisescale.files import write_atomically
 from noisescale.measures.branch_options import BranchOptions
 from noisescale.measures.branches import PARTS, rules_of, sizes_of_branches
@@ -278,4 +279,7 @@ class _Probes:
         path = self.folder / name
         if not path.exists():
             write_atomically(path, json.dumps(measure(), indent=2) + "\n")
-        return json.loads(path.read_text())
+        try:
+            return json.loads(path.read_text())
+        except ValueError as error:
+            raise ConfigError("file", path, "is damaged", "delete it, and the same command measures it again") from error
