@@ -234,9 +234,10 @@ def _crossing(found: Mapping[int, Comparison], limit: float) -> float:
 def stopped_by(worse: Sequence[Losses], half: Comparison | None, tolerance: float) -> str:
     """What stopped the branches at the first size that is worse: the learning rate, which grew with the batch, or the batch itself.
 
-    `rate`: a branch diverged, or most of them end above the loss of the checkpoint; or, with half the learning rate, that size is the same as the largest one that was the same before, also with
-    half the learning rate: the noise of the two is equal again. `batch`: it is worse with half the learning rate, too. A loss that rises
-    for a while says neither, because the learning rate of a large branch jumps at its beginning.
+    `rate`: a branch diverged, or most of them end above the loss of the checkpoint by more than the tolerance; or, with half the learning
+    rate, that size is the same as the largest one that was the same before, also with half the learning rate: the noise of the two is
+    equal again. `batch`: it is worse with half the learning rate, too. A loss that rises for a while says neither, because the learning
+    rate of a large branch jumps at its beginning.
 
     Args:
         worse: the losses of the branches of that size.
