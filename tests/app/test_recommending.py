@@ -43,6 +43,15 @@ def test_it_leaves_a_page_whose_command_can_be_pasted(tmp_path: Path) -> None:
     [
         (["ckpt_path=x.ckpt"], "ckpt_path=x.ckpt: recommend.py begins with new weights; leave it out, or give weights_from"),
         (["trainer.max_steps=5"], "trainer.max_steps=5: would end the training that recommend.py studies; leave it out"),
+        (
+            ["batch.lr_rule=linear", "batch.reference_size=64"],
+            "batch.lr_rule=linear: recommend.py finds the learning rate of each batch itself; leave it out",
+        ),
+        (
+            ["batch=plateau"],
+            "batch=plateau: is decided during the training, and recommend.py needs a plan that is known before; "
+            "choose another one, such as batch=small scheduler=cosine",
+        ),
         (["scheduler=none"], "scheduler=none: leaves the learning rate to the module, but recommend.py sets it; choose a schedule"),
     ],
     ids=str,

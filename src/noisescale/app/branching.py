@@ -37,6 +37,8 @@ def branch(cfg: DictConfig) -> int:
     if cfg.ckpt_path is None:
         with errors_under("branches"):
             options.times(cfg.epochs)
+    elif options.at is not None:
+        raise ConfigError("branches.at", list(options.at), "the branches begin at a checkpoint", "leave it out")
     with goes_on_after(PROGRAM) as folder:
         training, identity = training_of(run)
         from noisescale.app.results import versions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -40,6 +41,8 @@ def recommend(cfg: DictConfig) -> int:
     if cfg.ckpt_path is not None:
         raise ConfigError("ckpt_path", cfg.ckpt_path, f"{PROGRAM} begins with new weights", "leave it out, or give weights_from")
     run, options = check_studied(cfg, PROGRAM), recommendation_options(cfg)
+    if run.strategy.lr_rule != "none":
+        raise ConfigError("batch.lr_rule", run.strategy.lr_rule, f"{PROGRAM} finds the learning rate of each batch itself", "leave it out")
     with goes_on_after(PROGRAM) as folder:
         training, identity = training_of(run)
         from noisescale.studies.recommendation_figure import draw_recommendation
@@ -52,12 +55,13 @@ def recommend(cfg: DictConfig) -> int:
                 found = run_recommendation(training, options, folder, identity, tell)
             except ConfigError as error:
                 raise (error.under("recommend") if error.key in cfg.recommend else error) from error
-        command = _command(found)
+        command = _command(found, bool(run.own_optimizer))
         draw_recommendation(found.measured, found.found, " ".join(typed()) or "the default training", folder / "recommendation.png")
         text = page(found.found, found.measured, command, _updates(found), ("recommendation.png",))
         write_atomically(folder / "recommendation.json", as_json(found.found, found.measured, command))
         write_atomically(folder / "recommendation.md", text)
     _print(found, command)
+    _say_what_else_differs(found, run.own_optimizer)
     for name in ("recommendation.md", "recommendation.json", "recommendation.png"):
         print(os.path.relpath(folder / name))
     return 0
@@ -70,11 +74,15 @@ def _telling() -> Iterator[Tell | None]:
         yield None if progress is None else lambda _, share: progress(share)
 
 
-def _command(found: Recommended) -> str:
-    """The command that trains as recommended: the words that were typed, with the batch and the learning rate."""
+def _command(found: Recommended, own_optimizer: bool) -> str:
+    """The command that trains as recommended: the words that were typed, with the batch and the learning rate.
+
+    A module that makes its own optimizer (`own_optimizer`) has a learning rate of its own, which no word changes.
+    """
     ours = ("batch", "batch.size", "batch.max_size", "optimizer.lr", "hydra.run.dir")
     words = [word for word in typed() if key_of(word) not in ours and not key_of(word).startswith(("recommend", "batch."))]
-    batch = [f"batch.size={found.found.batch_size}", f"optimizer.lr={found.found.lr:.4g}"]
+    rate = [] if own_optimizer else [f"optimizer.lr={found.found.lr:.4g}"]
+    batch = [f"batch.size={found.found.batch_size}", *rate]
     if found.measured.limit is not None:
         words = [word for word in words if key_of(word) != "max_micro_batch_size"]
         batch.append(f"max_micro_batch_size={found.measured.limit}")
@@ -98,3 +106,13 @@ def _print(found: Recommended, command: str) -> None:
         undecided = f"\n    not sure; this would decide: {each.would_decide}" if each.would_decide else ""
         print(f"- {each.about}: {each.sentence}{undecided}")
     print(f"{_updates(found)}\n{command}")
+
+
+def _say_what_else_differs(found: Recommended, own_optimizer: str) -> None:
+    """Say which of the words that were typed the command does not have, and what it cannot say."""
+    dropped = [word for word in typed() if key_of(word) == "batch" or (key_of(word).startswith("batch.") and key_of(word) != "batch.size")]
+    if dropped:
+        print(f"note: {' '.join(dropped)} gave the batch to begin with; the command has the one that is recommended", file=sys.stderr)
+    if own_optimizer:
+        rate = f"set its learning rate to {found.found.lr:.3g} in your code"
+        print(f"note: {own_optimizer} makes its own optimizer: {rate}", file=sys.stderr)

@@ -81,6 +81,10 @@ def check_studied(cfg: DictConfig, program: str) -> Composed:
             raise ConfigError(f"trainer.{key}", cfg.trainer[key], f"would end the training that {program} studies", "leave it out")
     if not run.sets_rate:
         raise ConfigError("scheduler", "none", f"leaves the learning rate to the module, but {program} sets it", "choose a schedule")
+    for group, decided in (("batch", run.strategy.monitors), ("scheduler", run.schedule.monitors)):
+        if decided:
+            problem = f"is decided during the training, and {program} needs a plan that is known before"
+            raise ConfigError(group, options().get(group, ""), problem, "choose another one, such as batch=small scheduler=cosine")
     if cfg.averaging:
         option = options().get("averaging", "")
         raise ConfigError("averaging", option, f"{program} looks at the weights themselves, not at their average", "use averaging=none")
