@@ -228,7 +228,7 @@ runpy.run_path("train.py", run_name="__main__")
             "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))",
             "pass",
             "",
-            "checkpoints/last.ckpt: cannot be written (File too large)",
+            "checkpoints/best.ckpt: cannot be written (File too large)",
         ),
         (
             "",
@@ -240,7 +240,7 @@ runpy.run_path("train.py", run_name="__main__")
             "",
             "shutil.rmtree('{run}/checkpoints'); open('{run}/checkpoints', 'w').close()",
             "",
-            "checkpoints: cannot be written (File exists)",
+            "checkpoints/best.ckpt: cannot be written (File exists)",
         ),
         (
             "",

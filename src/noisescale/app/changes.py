@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from noisescale.app.config import build, options
+from noisescale.app.choices import key_of
+from noisescale.app.config import build, options, overrides
 from noisescale.app.recorded import Record, leaves
 from noisescale.app.targets import locate
 from noisescale.errors import ConfigError
@@ -61,7 +62,10 @@ def refuse_changes(cfg: DictConfig, record: Record) -> None:
     """
     before, now = (dict(leaves(OmegaConf.to_container(each))) for each in (record.config, cfg))
     chosen = options()
+    typed = {key_of(word) for word in overrides()}
     for key in dict.fromkeys([*before, *now]):
+        if key not in before and not any(key == each or key.startswith(f"{each}.") for each in typed):
+            continue  # a key that is newer than the run, at its default
         had, has = before.get(key, _ABSENT), now.get(key, _ABSENT)
         if had == has or _is_harmless(key, cfg) or _resolved(record.config, key) == _resolved(cfg, key):
             continue

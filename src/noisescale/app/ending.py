@@ -51,12 +51,16 @@ def is_past_its_end(batches: BatchSizeScheduler) -> bool:
 def nothing_left(cfg: DictConfig, trainer: pl.Trainer, batches: BatchSizeScheduler) -> ConfigError:
     """The error for a checkpoint from which there is nothing left to train."""
     _, reason = ending(cfg, trainer, batches)
+    assert batches.loader is not None
+    limit = batches.plan.max_updates
+    if limit is not None and batches.loader.cursor.step > limit:
+        reason = f"trainer.max_steps={limit}"
     key = "ckpt_path" if cfg.get("resume") is None else "resume"
     if reason == PLANS_END:
         return ConfigError(key, cfg[key], f"is already at the end, epoch {trainer.current_epoch}", "raise epochs to go on")
-    limit = reason.partition("=")[0]
+    key_of_limit = reason.partition("=")[0]
     problem = f"is at update {trainer.global_step}, and {reason} allows no more"
-    return ConfigError(key, cfg[key], problem, f"raise {limit} to go on")
+    return ConfigError(key, cfg[key], problem, f"raise {key_of_limit} to go on")
 
 
 def as_saved(cfg: DictConfig, module: pl.LightningModule, batches: BatchSizeScheduler) -> dict[str, float]:

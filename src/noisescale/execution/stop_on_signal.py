@@ -124,7 +124,7 @@ class StopOnSignal(LeanCallback):
             return
         if callable(handler := signal.getsignal(signal.SIGCHLD)):
             self._sigchld_before = handler
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGCHLD, _ignore)
 
     def _mind_workers(self) -> None:
         """Undo `_expect_workers_to_end`."""
@@ -207,7 +207,15 @@ class StopOnSignal(LeanCallback):
                 raise Interrupted(number, saved=None if saved is None else str(saved))
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if "DataLoader worker" in str(exception):
+            self._wait_for_a_signal()
         self._leave(trainer)
+
+    def _wait_for_a_signal(self) -> None:
+        """A signal to all processes may end a worker a moment before it arrives here."""
+        deadline = time.monotonic() + _ECHO
+        while self.received is None and time.monotonic() < deadline:
+            time.sleep(0.05)
 
     def _leave(self, trainer: pl.Trainer) -> None:
         self._handlers.remove()
@@ -226,6 +234,10 @@ def _attributes(loop: Any) -> dict[str, Any]:
 
 def _nothing() -> None:
     """Do nothing."""
+
+
+def _ignore(number: int, frame: Any) -> None:
+    """Do nothing about a signal; the system's default would make Python complain of one that has arrived already."""
 
 
 def _on_device(value: float, trainer: pl.Trainer) -> torch.Tensor:
