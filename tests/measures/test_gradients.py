@@ -152,7 +152,7 @@ def test_an_interval_gets_shorter_with_the_measurements() -> None:
 @pytest.mark.parametrize("freedom", [2, 3, 5, 10, 40, 1000])
 @pytest.mark.parametrize("probability", [0.025, 0.3, 0.95, 0.975])
 def test_students_quantile(freedom: float, probability: float) -> None:
-    assert student_quantile(probability, freedom) == pytest.approx(stats.t.ppf(probability, freedom), rel=0.011)
+    assert student_quantile(probability, freedom) == pytest.approx(stats.t.ppf(probability, freedom), rel=1e-9)
 
 
 def test_the_efficiency_is_one_half_at_the_noise_scale() -> None:

@@ -10,9 +10,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import NormalDist, fmean, median, stdev
+from statistics import fmean, median, stdev
 
 from noisescale.errors import ConfigError
+from noisescale.measures.gradients import student_quantile
 from noisescale.plans.noise import NOISE_RULES, noise_rule_of
 
 __all__ = [
@@ -163,7 +164,7 @@ def compare(losses: Sequence[float], reference: Sequence[float], tolerance: floa
     if not all(map(math.isfinite, logs)):
         return Comparison("worse", math.inf, math.nan, math.inf, math.inf)
     mean, error = fmean(logs), stdev(logs) / math.sqrt(len(logs))
-    reach, limit = _student_95(len(logs) - 1) * error, math.log1p(tolerance)
+    reach, limit = student_quantile(0.95, len(logs) - 1) * error, math.log1p(tolerance)
     verdict = "same" if mean + reach <= limit else "worse" if mean - reach > limit else "undecided"
     return Comparison(verdict, mean, error, mean - reach, mean + reach)
 
@@ -172,16 +173,6 @@ def _log_ratio(mine: float, other: float) -> float:
     if not (math.isfinite(mine) and math.isfinite(other)):
         return math.inf
     return math.log(mine / other) if mine > 0 and other > 0 else 0.0 if mine == other else math.inf
-
-
-def _student_95(degrees: int) -> float:
-    """The 95 % quantile of Student's t: exact to 5e-4 up to 4 degrees of freedom, beyond by Cornish and Fisher's expansion, to 5e-3."""
-    if degrees <= 4:
-        return (6.3138, 2.9200, 2.3534, 2.1318)[degrees - 1]
-    z, n = NormalDist().inv_cdf(0.95), degrees
-    return (
-        z + (z**3 + z) / (4 * n) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2) + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)
-    )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from noisescale.execution.fetching import SeededList
 from noisescale.execution.loader import PlannedLoader
 from noisescale.execution.trial import trial_of
+from noisescale.measures.gradients import Piece, estimate, sums_of
 from noisescale.seeding import derive_seed
 
 __all__ = ["FixedExamples", "gradient_noise"]
@@ -99,9 +100,5 @@ def gradient_noise(squares: list[float], whole: float, size: int) -> tuple[float
 
     Source: McCandlish et al. 1812.06162, appendix A.1.
     """
-    pieces = len(squares)
-    if pieces < 2:
-        return math.nan, math.nan
-    batch = pieces * size
-    trace = (math.fsum(squares) / pieces - whole) * batch / (pieces - 1)
-    return trace, whole - trace / batch
+    found = estimate(sums_of(Piece(size, size, square) for square in squares), whole)
+    return (math.nan, math.nan) if found is None else (found.grad_cov_trace, found.grad_sq_norm)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import NamedTuple
 
 from noisescale.errors import check_number
@@ -184,16 +183,7 @@ def batch_efficiency(size: float, noise_scale: float) -> float:
 
 
 def student_quantile(probability: float, freedom: float) -> float:
-    """The quantile of Student's distribution, to 1 % for `freedom` >= 2 and probabilities from 0.025 to 0.975.
+    """The quantile of Student's distribution with `freedom` > 0 degrees of freedom, for a probability in (0, 1)."""
+    from scipy.special import stdtrit  # imported here, so that a plan does without it
 
-    Source: Abramowitz & Stegun, 26.7.5.
-    """
-    z = NormalDist().inv_cdf(probability)
-    terms = (
-        z,
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return sum(term / freedom**power for power, term in enumerate(terms))
+    return float(stdtrit(freedom, probability))
