@@ -20,7 +20,12 @@ FAST = ("data.subset_size=300", "callbacks=[light,gns]", "callbacks.gradient_noi
     [
         (
             ["batch=gns", "callbacks=[full,gns]", "batch.max_size=256", "epochs=5"],
-            ["from noise/gns;", "B: 32 at the start, 8 to 256 later, changed by at most 2x", "lr: 0.05 at the start", "updates: 26 to 810"],
+            [
+                "from noise/gns, noise/gns_low;",
+                "B: 32 at the start, 8 to 256 later, changed by at most 2x",
+                "lr: 0.05 at the start",
+                "updates: 26 to 810",
+            ],
         ),
         (
             ["batch=plateau", "scheduler=constant", "epochs=5"],

@@ -33,7 +33,7 @@ def train(case: str, path: Path, *more: pl.Callback, **options: Any) -> tuple[Va
     strategy, schedule = CASES[case]
     module = Validated(network(dropout=0.2))
     batches = BatchSizeScheduler(strategy, schedule, seed=3, split_every=3, check_cuts=False)
-    noise = GradientNoiseScale(path=False, decay=0.5)
+    noise = GradientNoiseScale(path=False)
     trainer = fit(module, batches, *more, noise, NoiseScaleMonitor(path), **{"max_epochs": 5, **options})
     return module, trainer
 
@@ -132,7 +132,7 @@ def test_what_it_goes_by_must_be_measured() -> None:
 
 
 def test_a_loop_of_ones_own_cannot_hand_it_over() -> None:
-    with pytest.raises(ConfigError, match="plan=noise/gns: a loop of one's own does not hand over what it goes by"):
+    with pytest.raises(ConfigError, match="plan=noise/gns and noise/gns_low: a loop of one's own does not hand over what it goes by"):
         PlannedBatches(Plan(Constant(), FollowNoise(5), N, 3), DataLoader(Regression(), batch_size=4))
 
 

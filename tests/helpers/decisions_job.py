@@ -30,7 +30,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
     strategy: Strategy | str = DDPStrategy(process_group_backend="gloo") if job["world"] > 1 else "auto"
     module, batches = Validated(network()), BatchSizeScheduler(*CASES[job["case"]], seed=3, split_every=1, check_cuts=False)
-    callbacks = [batches, GradientNoiseScale(path=False, decay=0.5), NoiseScaleMonitor(job["csv"])]
+    callbacks = [batches, GradientNoiseScale(path=False), NoiseScaleMonitor(job["csv"])]
     folder = Path(job["csv"]).parent
     options = {"strategy": strategy, "devices": job["world"], "use_distributed_sampler": False, "default_root_dir": folder}
     fit(module, *callbacks, max_epochs=5, **options)

@@ -145,4 +145,4 @@ def rows_of(path: Path) -> list[dict[str, float]]:
 
 def averages(callback: GradientNoiseScale) -> tuple[float, float, float]:
     """What decides whatever comes after it: the sum of the weights, |G|^2 and tr(Sigma)."""
-    return callback.average.weights, callback.average.square, callback.average.trace
+    return callback.average.average.weights, callback.average.square, callback.average.trace

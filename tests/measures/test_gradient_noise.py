@@ -22,6 +22,7 @@ from noisescale.callbacks import BatchSizeScheduler, GradientNoiseScale
 from noisescale.errors import ConfigError
 from noisescale.files import read_rows
 from noisescale.models.normalization import GhostBatchNorm2d
+from noisescale.plans import FollowNoise
 from noisescale.plans import strategies as batching
 from tests.helpers.denominators import NextToken, count_targets
 from tests.helpers.gradient_noise import Sparse, Twin, averages, problems, rows_of
@@ -178,7 +179,7 @@ def test_another_run_starts_anew(tmp_path: Path) -> None:
     callback = GradientNoiseScale(path=tmp_path / "noise.csv")
     for _ in range(2):
         fit(Plain(network()), planned(split_every=3), callback, max_epochs=1)
-    assert callback.average.weights == pytest.approx(sum(0.9**age for age in range(len(rows_of(tmp_path / "noise.csv")))))
+    assert callback.average.average.weights == pytest.approx(sum(0.9**age for age in range(len(rows_of(tmp_path / "noise.csv")))))
 
 
 # -- what it logs ---------------------------------------------------------------------------------------------------------------
@@ -186,7 +187,7 @@ def test_another_run_starts_anew(tmp_path: Path) -> None:
 
 def test_the_tags_and_their_values(tmp_path: Path) -> None:
     logger = CSVLogger(tmp_path, name="", version="")
-    callback = GradientNoiseScale(decay=0.5)
+    callback = GradientNoiseScale(decay=0.8)
     fit(Plain(network()), planned(split_every=4), callback, logger=logger, default_root_dir=tmp_path)
     logged = read_rows(tmp_path / "metrics.csv")[-1]
     own = rows_of(tmp_path / "gradient_noise.csv")[-1]
@@ -256,6 +257,19 @@ def test_single_pieces_are_said() -> None:
     batches = planned(batching.Fixed(31, last="drop"), split_every=2, micro_batch_multiple=31)
     with pytest.warns(UserWarning, match=r"measures nothing, .* and none of them can be cut in two, for batch norm or its ghost batches"):
         fit(Plain(network()), batches, GradientNoiseScale(path=False), max_epochs=1)
+
+
+def test_batches_that_go_by_rare_measurements_are_said() -> None:
+    with pytest.warns(UserWarning, match=r"an epoch at B = 12 has 8 updates, of which one in 3 is measured, .*; every_n_updates=2 gives 4"):
+        fit(Plain(network()), planned(FollowNoise(size=12), split_every=3), GradientNoiseScale(path=False), max_epochs=1)
+    with pytest.raises(ConfigError, match=r"decay=0.5: .* above 0.5"):
+        fit(Plain(network()), planned(FollowNoise(size=12), split_every=2), GradientNoiseScale(decay=0.5, path=False), max_epochs=1)
+
+
+def test_how_often_nothing_bounded_it_is_said_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="pytorch_lightning"):
+        fit(Plain(network()), planned(batching.Fixed(8), split_every=6), GradientNoiseScale(path=False), max_epochs=2)
+    assert "nothing bounded B_simple from above after 4 of 4 measurements" in caplog.text
 
 
 def test_gradients_in_parts_are_said_and_not_measured(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from itertools import permutations
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 
 import pytest
 from hypothesis import given
@@ -16,6 +16,7 @@ from noisescale.measures.gradients import (
     NoiseAverage,
     NoiseEstimate,
     Piece,
+    RecentNoise,
     Sums,
     batch_efficiency,
     estimate,
@@ -147,6 +148,61 @@ def test_an_interval_gets_shorter_with_the_measurements() -> None:
     assert lengths[0] > lengths[1] > lengths[2]
     ratios = [b / a for a, b in rows]
     assert lengths[2] == pytest.approx(2 * 1.98 * stdev(ratios) / 10, rel=0.2)
+
+
+# -- averages of a training ----------------------------------------------------------------------------------------------------
+
+
+def draws(rows: list[tuple[float, float]], seed: int, size: int = 32, dimensions: int = 20) -> list[NoiseEstimate]:
+    """Estimates around (|G|^2, tr(Sigma)), as two pieces of an update give them if Sigma has so many equal eigenvalues."""
+    draw, found = random.Random(seed), []
+    for squared, trace in rows:
+        now = trace * sum(draw.gauss(0, 1) ** 2 for _ in range(dimensions)) / dimensions
+        of_mean = sum((draw.gauss(0, math.sqrt(trace / size)) + math.sqrt(squared)) ** 2 for _ in range(dimensions)) / dimensions
+        found.append(NoiseEstimate(of_mean - now / size, now, size))
+    return found
+
+
+def recent_of(found: list[NoiseEstimate], decay: float = 0.9) -> RecentNoise:
+    recent = RecentNoise(NoiseAverage(decay))
+    for each in found:
+        recent = recent.with_estimate(each)
+    return recent
+
+
+def test_it_forgets_a_start_whose_gradients_were_a_thousand_times_as_large() -> None:
+    """B_simple is 40 at the start and 400 later, where |G|^2 is a 10^5-th of what it was."""
+    rows = [(1.0, 40.0)] * 20 + [(1e-5, 4e-3)] * 100
+    trainings = [draws(rows, seed, size=128, dimensions=100) for seed in range(30)]
+    assert median(recent_of(found).noise_scale for found in trainings) == pytest.approx(400, rel=0.1)
+    kept = NoiseAverage(0.9)
+    for each in trainings[0][:50]:
+        kept = kept.with_estimate(each)
+    assert kept.noise_scale < 60  # the averages as they are
+
+
+@given(st.floats(1e-6, 1e6), st.integers(0, 99))
+def test_the_unit_of_the_loss_does_not_matter(unit: float, seed: int) -> None:
+    rows = [(0.9**i, 50 * 0.9**i) for i in range(12)]
+    found = draws(rows, seed)
+    scaled = [NoiseEstimate(each.grad_sq_norm * unit, each.grad_cov_trace * unit, each.size) for each in found]
+    plain, other = recent_of(found), recent_of(scaled)
+    assert other.trace == pytest.approx(plain.trace * unit)
+    assert other.square == pytest.approx(plain.square * unit)
+    assert other.interval() == pytest.approx(plain.interval())
+
+
+def test_dividing_by_what_was_before_brings_no_bias() -> None:
+    """|G|^2 / s over tr(Sigma) / s, averaged over many trainings in which both fall by a third from one measurement to the next."""
+    rows = [(0.7**i, 100 * 0.7**i) for i in range(15)]
+    averages = [recent_of(draws(rows, seed)).average for seed in range(3000)]
+    assert fmean(each.square for each in averages) / fmean(each.trace for each in averages) == pytest.approx(1 / 100, rel=0.05)
+
+
+def test_a_measurement_without_noise_before_any_other_is_left_out() -> None:
+    first = RecentNoise(NoiseAverage(0.9)).with_estimate(NoiseEstimate(1.0, 0.0, 8.0))
+    assert first.average.weights == 0.0
+    assert first.with_estimate(NoiseEstimate(1.0, 8.0, 8.0)).noise_scale == 8.0
 
 
 @pytest.mark.parametrize("freedom", [2, 3, 5, 10, 40, 1000])

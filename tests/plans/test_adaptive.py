@@ -41,6 +41,15 @@ def test_the_batch_follows_the_noise_in_steps_that_are_bounded() -> None:
     assert sizes(after(FollowNoise(4, max_change=1.1), "noise/gns", [1000] * 3), 4) == [4, 4, 5, 5]  # 4.4, 4.84, 5.3
 
 
+def test_a_lower_end_by_itself_moves_the_batch_up_and_never_down() -> None:
+    strategy: BatchStrategy = FollowNoise(32, max_size=300, max_change=3.0)
+    for epoch, (value, low) in enumerate([(math.nan, 50.0), (math.nan, 20.0), (math.nan, -math.inf), (40.0, 20.0), (math.nan, 80.0)], 1):
+        strategy = strategy.observed(epoch, {"noise/gns": value, "noise/gns_low": low})
+    assert sizes(strategy, 6) == [32, 50, 50, 50, 40, 80]
+    root = FollowNoise(32, "sqrt", ratio=9.0, max_size=300).observed(1, {"noise/gns": math.nan, "noise/gns_low": 196.0})
+    assert sizes(root, 2) == [32, 42]
+
+
 def test_each_stall_divides_the_noise_by_the_factor_by_the_batch_and_then_by_the_rate() -> None:
     stalls = after(GrowOnPlateau(20, factor=3, max_size=100, patience=0), "val/loss", [1.0] * 5)
     choices = [stalls(epoch, 1.0, N) for epoch in range(1, 6)]
@@ -95,9 +104,9 @@ def test_a_reading_changes_no_update_before_it_and_bounds_hold(plan: Plan, value
 
 def test_a_plan_says_what_it_goes_by_and_its_bounds() -> None:
     plan = Plan(Plateau("val/acc", mode="max"), FollowNoise(32, max_size=200), N, 10)
-    assert plan.monitors == {"noise/gns", "val/acc"}
+    assert plan.monitors == {"noise/gns", "noise/gns_low", "val/acc"}
     assert bounds_in_words(plan, 0.1) == [
-        "decided at the end of each epoch, from noise/gns and val/acc; there is no table before the training",
+        "decided at the end of each epoch, from noise/gns, noise/gns_low, val/acc; there is no table before the training",
         "B: 32 at the start, 1 to 200 later, changed by at most 2x from one epoch to the next",
         "lr: 0.1 at the start",
         "updates: 20 to 5000",

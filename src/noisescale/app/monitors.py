@@ -69,7 +69,7 @@ def check_plan_monitors(monitors: Mapping[str, Collection[str]], metrics: tuple[
         ConfigError: the first such metric.
     """
     for group, names in monitors.items():
-        for metric in sorted(name for name in names if name != GRADIENT_NOISE_SCALE):
+        for metric in sorted(name for name in names if not name.startswith(GRADIENT_NOISE_SCALE)):
             if without_validation:
                 raise _refused(group, metric, f"there is no validation, because {without_validation}", (), validated=False)
             if not metric.startswith("val"):

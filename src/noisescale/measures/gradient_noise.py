@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -21,12 +22,11 @@ from noisescale.execution.lean import LeanCallback
 from noisescale.execution.loader import PlannedLoader
 from noisescale.files import AppendedRows, Extent
 from noisescale.measures.dashboards import Scalars, log_scalars
-from noisescale.measures.gradients import NoiseAverage, NoiseEstimate, batch_efficiency, estimate
+from noisescale.measures.gradient_noise_checks import check_what_the_plan_goes_by, say_if_nothing_can_be_measured
+from noisescale.measures.gradients import NoiseAverage, NoiseEstimate, RecentNoise, batch_efficiency, estimate
 from noisescale.measures.piece_norms import PieceNorms
-from noisescale.plans.adaptive import GRADIENT_NOISE_SCALE
+from noisescale.plans.adaptive import GRADIENT_NOISE_SCALE, LEAST_NOISE_SCALE
 from noisescale.plans.checks import check_gradient_noise, check_measured_updates
-from noisescale.plans.plan import Plan
-from noisescale.plans.trainer_limits import stretches_of_every_size
 
 __all__ = ["GradientNoiseScale"]
 
@@ -56,9 +56,11 @@ class GradientNoiseScale(LeanCallback):
     | gradient_noise.csv | step; epoch and examples_seen, at the start of the update; size, B; grad_sq_norm and grad_cov_trace of this |
     | | update alone; gns, gns_low, gns_high and batch_efficiency of the averages |
 
-    The logged |G|^2 and tr(Sigma) are averages over the measurements, with the weight decay^i for that of i measurements ago; B_simple is
-    their ratio. It is nan while the average of |G|^2 is not above 0; |G|^2 itself is logged as it is, see `gradients.estimate`. It is in
-    examples; with `BatchSizeScheduler(weight=...)` in the unit of the weights, such as tokens, as if these were independent.
+    The logged |G|^2 and tr(Sigma) are averages over the measurements, with the weight decay^i for that of i measurements ago, each relative
+    to the tr(Sigma) of its time, see `gradients.RecentNoise`; B_simple is their ratio. It is nan while the average of |G|^2 is not above 0;
+    |G|^2 itself is logged as it is, see `gradients.estimate`. It is in examples; with `BatchSizeScheduler(weight=...)` in the unit of the
+    weights, such as tokens, as if these were independent. A plan that goes by it is told B_simple where its interval is bounded, and the
+    lower end everywhere.
 
     With batch norm, each piece is normalised by itself, so the pieces are draws of a loss that depends on their size: a line says so, and
     the tags end in `_batch_norm`. With `ghost_batch_size`, pieces are whole ghost batches, and what is measured is the noise of the loss of
@@ -78,7 +80,7 @@ class GradientNoiseScale(LeanCallback):
     Source: McCandlish et al. 1812.06162.
     """
 
-    provides = frozenset({GRADIENT_NOISE_SCALE})
+    provides = frozenset({GRADIENT_NOISE_SCALE, LEAST_NOISE_SCALE})
     """What a plan may go by, see `plans.adaptive.FollowNoise`."""
 
     def __init__(
@@ -90,12 +92,13 @@ class GradientNoiseScale(LeanCallback):
     ) -> None:
         check_gradient_noise(every_n_updates, decay, confidence)
         self.every_n_updates, self.confidence, self.path = every_n_updates, confidence, path
-        self.average = self._empty = NoiseAverage(decay)
+        self.average = self._empty = RecentNoise(NoiseAverage(decay))
         self._every = every_n_updates or EVERY
         self._norms: PieceNorms | None = None
         self._size = 0  # examples of a micro-batch; a plan knows them
         self._file: AppendedRows | None = None
         self._saved: dict[str, Any] = {}
+        self._measured, self._bounded = 0, 0  # measurements, and after how many of them B_simple had a bounded interval
         self._fitting, self._said, self._suffix = True, False, ""
         self._listen(False, *MEASURING)
 
@@ -122,6 +125,7 @@ class GradientNoiseScale(LeanCallback):
         saved, self._saved = self._saved, {}
         if not saved and trainer.global_step == 0:  # the callback may have been used in another run
             self.average = self._empty
+            self._measured, self._bounded = 0, 0
         self._open(trainer, saved)
         self._tell(trainer)
         self._suffix = "_batch_norm" if pieces_share_statistics(pl_module) else ""
@@ -132,17 +136,8 @@ class GradientNoiseScale(LeanCallback):
             )
         if isinstance(loader, PlannedLoader) and not loader.plan.finished(loader.cursor):
             self._start_inside(trainer, loader, saved)
-            self._say_if_nothing_can_be_measured(loader.plan)
-
-    def _say_if_nothing_can_be_measured(self, plan: Plan) -> None:
-        sizes = (stretch.effective_batch_size for stretch in stretches_of_every_size(plan))
-        if plan.world_size == 1 and all(max(plan.ways_to_cut(size)) < 2 for size in sizes):
-            n, here = self._every, "GradientNoiseScale measures nothing, because every update is a single piece"
-            rank_zero_warn(
-                f"{here}: BatchSizeScheduler(split_every={n}) cuts one in {n} in two"
-                if plan.split_every is None
-                else f"{here}, and none of them can be cut in two, for batch norm or its ghost batches"
-            )
+            say_if_nothing_can_be_measured(loader.plan, self._every)
+            check_what_the_plan_goes_by(loader.plan, self._every, self._empty.average.decay)
 
     def _start_inside(self, trainer: pl.Trainer, loader: PlannedLoader, saved: dict[str, Any]) -> None:
         """Go on inside an update of which some micro-batches are done, if what was measured of them is known."""
@@ -199,14 +194,19 @@ class GradientNoiseScale(LeanCallback):
         found = estimate(*sums)
         if found is not None:
             self.average = self.average.with_estimate(found)
+            self._measured += 1
+            self._bounded += math.isfinite(self.average.interval(self.confidence)[1])
             self._tell(trainer)
             self._report(trainer, found)
 
     def _tell(self, trainer: pl.Trainer) -> None:
-        """Let a plan that goes by it know B_simple."""
+        """Let a plan that goes by it know B_simple, as far as it is sure enough to act on."""
+        low, high = self.average.interval(self.confidence)
+        value = self.average.noise_scale if math.isfinite(low) and math.isfinite(high) else math.nan
         for callback in untyped(trainer).callbacks:
             if isinstance(callback, BatchSizeScheduler):
-                callback.measured(GRADIENT_NOISE_SCALE, self.average.noise_scale)
+                callback.measured(GRADIENT_NOISE_SCALE, value)
+                callback.measured(LEAST_NOISE_SCALE, low)
 
     def _say_parts(self) -> None:
         if not self._said:
@@ -241,6 +241,12 @@ class GradientNoiseScale(LeanCallback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._disarm()
+        if self._bounded < self._measured / 2:
+            rank_zero_info(
+                f"GradientNoiseScale: nothing bounded B_simple from above after {self._measured - self._bounded} of {self._measured} "
+                "measurements, because |G|^2 was lost in the noise: read noise/gns_low, `at least`. More pieces, larger batches or a decay "
+                "nearer to 1 tell more"
+            )
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self._disarm()
@@ -250,7 +256,8 @@ class GradientNoiseScale(LeanCallback):
     def state_dict(self) -> dict[str, Any]:
         """The averages, the pieces of an unfinished update, and how far the file goes."""
         return {
-            "average": asdict(self.average),
+            "recent": asdict(self.average),
+            "counts": [self._measured, self._bounded],
             "pieces": [] if self._norms is None else self._norms.state(),
             "file": None if self._file is None else asdict(self._file.sync()),
         }
@@ -258,7 +265,9 @@ class GradientNoiseScale(LeanCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self._fitting:  # otherwise the weights of a checkpoint are tested or validated
             self._saved = state_dict
-            self.average = NoiseAverage(**{**state_dict["average"], "decay": self._empty.decay})
+            recent = state_dict["recent"]
+            self.average = RecentNoise(NoiseAverage(**{**recent["average"], "decay": self._empty.average.decay}), recent["scale"])
+            self._measured, self._bounded = state_dict["counts"]
 
     def _open(self, trainer: pl.Trainer, saved: dict[str, Any]) -> None:
         self._file = None

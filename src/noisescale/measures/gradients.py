@@ -13,7 +13,10 @@ from typing import NamedTuple
 
 from noisescale.errors import check_number
 
-__all__ = ["NoiseAverage", "NoiseEstimate", "Piece", "Sums", "batch_efficiency", "estimate", "student_quantile", "sums_of"]
+__all__ = ["NoiseAverage", "NoiseEstimate", "Piece", "RecentNoise", "Sums", "batch_efficiency", "estimate", "student_quantile", "sums_of"]
+
+SCALE_DECAY = 0.5
+"""Of the average of tr(Sigma) by which `RecentNoise` divides: it follows a tr(Sigma) that halves from one measurement to the next."""
 
 
 class Piece(NamedTuple):
@@ -147,8 +150,8 @@ class NoiseAverage:
 
         All rho with (trace - rho square)^2 <= t^2 Var(trace - rho square), t of Student's distribution with n - 1 degrees of freedom. If
         |G|^2 does not differ from 0 by t standard errors, then nothing bounds the ratio from above, and high is inf. (-inf, inf) if not
-        even tr(Sigma) does, or for fewer than three measurements. The measurements count as independent draws around one value, so a trend
-        widens the interval.
+        even tr(Sigma) does, or for fewer than three measurements. The measurements count as independent draws around one value: where
+        B_simple has a trend, the interval is one of its mean over the measurements, and what it is at present may lie outside.
 
         Args:
             confidence: in (0, 1).
@@ -171,6 +174,56 @@ class NoiseAverage:
         if a > 0.0:
             return (low, high) if y > 0.0 else nothing
         return (high, math.inf) if c > 0.0 and high > 0.0 else nothing
+
+
+@dataclass(frozen=True)
+class RecentNoise:
+    """Exponential averages of |G|^2 / s and tr(Sigma) / s, where s is what tr(Sigma) was shortly before each measurement.
+
+    Both |G|^2 and tr(Sigma) can fall by powers of ten during a training. An average of them as they are would then remain that of its first
+    measurements, however small their weight has become. Divided by s, all measurements are of one magnitude, and 1/B_simple is averaged
+    rather than |G|^2. s is known before the measurement that it divides, so that neither average gets a bias by it; the first measurement
+    has none before it and is divided by its own tr(Sigma).
+
+    Args:
+        average: of the divided values.
+        scale: s of the next measurement, an exponential average of tr(Sigma) with the decay 1/2; nan before the first.
+
+    Not to be confused with `NoiseAverage` by itself, which suits measurements at the same weights, or at a plateau.
+    """
+
+    average: NoiseAverage
+    scale: float = math.nan
+
+    def with_estimate(self, found: NoiseEstimate) -> RecentNoise:
+        """The averages after one more measurement; the same if it and all before it have had no noise at all."""
+        now, s = found.grad_cov_trace, self.scale
+        if math.isnan(s):
+            s = now
+        if not s > 0.0:
+            return self
+        relative = NoiseEstimate(found.grad_sq_norm / s, now / s, found.size)
+        scale = now if math.isnan(self.scale) else SCALE_DECAY * s + (1.0 - SCALE_DECAY) * now
+        return RecentNoise(self.average.with_estimate(relative), scale)
+
+    @property
+    def noise_scale(self) -> float:
+        """B_simple, in examples; nan if the average of |G|^2 is not above 0, or if nothing has been measured."""
+        return self.average.noise_scale
+
+    @property
+    def square(self) -> float:
+        """|G|^2: the average, times the present s."""
+        return self.average.square * self.scale
+
+    @property
+    def trace(self) -> float:
+        """tr(Sigma): the average, times the present s."""
+        return self.average.trace * self.scale
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """(low, high) in examples, see `NoiseAverage.interval`."""
+        return self.average.interval(confidence)
 
 
 def batch_efficiency(size: float, noise_scale: float) -> float:

@@ -17,10 +17,10 @@ from noisescale.errors import check_choice, check_count, check_number
 from noisescale.plans.strategies import BatchStrategy, check_size, realisable
 from noisescale.schedules.plateau import Reading, Stall, check_monitor
 
-__all__ = ["GRADIENT_NOISE_SCALE", "FollowNoise", "GrowOnPlateau"]
+__all__ = ["GRADIENT_NOISE_SCALE", "LEAST_NOISE_SCALE", "FollowNoise", "GrowOnPlateau"]
 
-GRADIENT_NOISE_SCALE = "noise/gns"
-"""The name of B_simple = tr(Sigma)/|G|^2, as `callbacks.GradientNoiseScale` measures it."""
+GRADIENT_NOISE_SCALE, LEAST_NOISE_SCALE = "noise/gns", "noise/gns_low"
+"""The names of B_simple = tr(Sigma)/|G|^2 and of the lower end of its interval, as `callbacks.GradientNoiseScale` measures them."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class FollowNoise(BatchStrategy):
     """B = ratio B_simple (follow=linear), or sqrt(ratio B_simple) (follow=sqrt): the batch follows the gradient noise scale.
 
     It starts at `size`. At the end of each epoch it moves to the target, but at most by the factor `max_change`, up or down, and only
-    within [min_size, max_size]; the fraction that is rounded away is remembered. Where B_simple is undefined (nan), it stays.
+    within [min_size, max_size]; the fraction that is rounded away is remembered. Where only a lower end of B_simple is known, because |G|^2
+    is lost in the noise, B moves up to that, and not down. Where nothing is known, it stays.
 
     Args:
         size: B at the start, in examples, min_size to max_size.
@@ -37,7 +38,7 @@ class FollowNoise(BatchStrategy):
         min_size: the smallest B, in examples, >= 1.
         max_size: the largest B, in examples; None: N/10, or `size` if that is larger.
         max_change: the largest factor from one epoch to the next, > 1.
-        history: the measurements so far, see `observed`.
+        history: (epoch, low, high) of the measurements so far, see `observed`: low = high = B_simple, or high = inf.
 
     Not to be confused with `Dual`, whose batch follows the SGD noise scale g of a schedule: B_simple is measured, and overestimates the
     batch up to which nothing is lost, see docs/gradient-noise.md.
@@ -53,7 +54,7 @@ class FollowNoise(BatchStrategy):
     max_size: int | None = None
     max_change: float = 2.0
     _: KW_ONLY
-    history: tuple[Reading, ...] = field(default=(), repr=False)
+    history: tuple[tuple[float, float, float], ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,34 +73,43 @@ class FollowNoise(BatchStrategy):
 
     @property
     def monitors(self) -> frozenset[str]:
-        return frozenset({GRADIENT_NOISE_SCALE})
+        return frozenset({GRADIENT_NOISE_SCALE, LEAST_NOISE_SCALE})
 
     def observed(self, epoch: float, values: Mapping[str, float]) -> FollowNoise:
-        value = values.get(GRADIENT_NOISE_SCALE, math.nan)
-        return self if math.isnan(value) else replace(self, history=(*self.history, (epoch, value)))
+        value, least = (values.get(name, math.nan) for name in (GRADIENT_NOISE_SCALE, LEAST_NOISE_SCALE))
+        if math.isnan(value) and not math.isfinite(least):
+            return self
+        return replace(self, history=(*self.history, (epoch, least, math.inf) if math.isnan(value) else (epoch, value, value)))
 
     def cap(self, num_examples: int) -> int:
         """The largest batch, in examples."""
         return max(self.size, num_examples // 10) if self.max_size is None else self.max_size
 
     def size_at(self, epoch: float, factor: float, num_examples: int) -> int:
-        grown = self._sizes(num_examples)[bisect_right(self.history, (epoch, math.inf))]
+        grown = self._sizes(num_examples)[self._passed(epoch)]
         return realisable(grown, self.cap(num_examples), self.micro_batch_size)
 
     def constant_until(self, epoch: float) -> float:
-        passed = bisect_right(self.history, (epoch, math.inf))
+        passed = self._passed(epoch)
         return self.history[passed][0] if passed < len(self.history) else math.inf
+
+    def _passed(self, epoch: float) -> int:
+        return bisect_right(self.history, epoch, key=lambda reading: reading[0])
 
     def _sizes(self, num_examples: int) -> list[float]:
         """B before each of the readings and after the last, not rounded."""
         if num_examples not in self._known:
             highest, sizes = float(self.cap(num_examples)), [float(self.size)]
-            for _, noise_scale in self.history:
-                target = self.ratio * noise_scale if self.follow == "linear" else math.sqrt(max(0.0, self.ratio * noise_scale))
-                target = min(max(target, sizes[-1] / self.max_change), sizes[-1] * self.max_change)
+            for _, low, high in self.history:
+                now = sizes[-1]
+                target = min(max(now, self._followed(low)), self._followed(high))
+                target = min(max(target, now / self.max_change), now * self.max_change)
                 sizes.append(min(max(target, self.min_size), highest))
             self._known[num_examples] = sizes
         return self._known[num_examples]
+
+    def _followed(self, noise_scale: float) -> float:
+        return self.ratio * noise_scale if self.follow == "linear" else math.sqrt(max(0.0, self.ratio * noise_scale))
 
     @cached_property
     def _known(self) -> dict[int, list[float]]:

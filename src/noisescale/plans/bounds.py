@@ -47,7 +47,7 @@ def bounds_in_words(plan: Plan, lr: float) -> list[str]:
     """Lines that say what is known of such a plan."""
     start = plan.choice_at(0.0)
     smallest, largest = size_bounds(plan)
-    metrics = " and ".join(sorted(plan.monitors))
+    metrics = ", ".join(sorted(plan.monitors))
     lines = [
         f"decided at the end of each epoch, from {metrics}; there is no table before the training",
         f"B: {start.size} at the start" + (f", {smallest} to {largest} later" if largest > smallest else ", and stays"),

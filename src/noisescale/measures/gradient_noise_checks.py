@@ -1,0 +1,43 @@
+"""Whether a plan lets the gradient noise scale be measured, and often enough for a batch that goes by it."""
+
+from __future__ import annotations
+
+from pytorch_lightning.utilities import rank_zero_warn
+
+from noisescale.errors import ConfigError
+from noisescale.plans.adaptive import GRADIENT_NOISE_SCALE
+from noisescale.plans.plan import Plan
+from noisescale.plans.trainer_limits import stretches_of_every_size
+
+__all__ = ["check_what_the_plan_goes_by", "say_if_nothing_can_be_measured"]
+
+ENOUGH = 4
+"""Measurements in an epoch, for a plan that goes by them."""
+
+
+def say_if_nothing_can_be_measured(plan: Plan, every: int) -> None:
+    """Warn if every update that is measured, one in `every`, is a single piece."""
+    sizes = (stretch.effective_batch_size for stretch in stretches_of_every_size(plan))
+    if plan.world_size == 1 and all(max(plan.ways_to_cut(size)) < 2 for size in sizes):
+        here = "GradientNoiseScale measures nothing, because every update is a single piece"
+        rank_zero_warn(
+            f"{here}: BatchSizeScheduler(split_every={every}) cuts one in {every} in two"
+            if plan.split_every is None
+            else f"{here}, and none of them can be cut in two, for batch norm or its ghost batches"
+        )
+
+
+def check_what_the_plan_goes_by(plan: Plan, every: int, decay: float) -> None:
+    """Raise `ConfigError` if a batch goes by averages that have no interval; warn if an epoch has fewer than four measurements."""
+    if GRADIENT_NOISE_SCALE not in plan.monitors:
+        return
+    if decay <= 0.5:
+        problem = "averages fewer than three measurements, which have no interval that the batch could go by"
+        raise ConfigError("decay", decay, problem, "choose one above 0.5")
+    size = plan.choice_at(0.0).size
+    updates = max(1, plan.num_examples // size)
+    if updates < ENOUGH * every:
+        rank_zero_warn(
+            f"GradientNoiseScale: an epoch at B = {size} has {updates} updates, of which one in {every} is measured, so that the batch goes "
+            f"by few measurements; every_n_updates={max(1, updates // ENOUGH)} gives {min(updates, ENOUGH)} an epoch or more"
+        )
