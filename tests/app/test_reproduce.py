@@ -137,7 +137,10 @@ def test_pages(conf: Path, tmp_path: Path) -> None:
         ("claim=dual first_seed=-1", "first_seed=-1: must be a whole number, at least 0"),
         ("claim=dual first_seed=x", "first_seed=x: must be a whole number"),
         ("claim=dual first_seed=4294967295", "first_seed=4294967295: must be a whole number, 0 to 42949672"),
-        ("claim=dual,decay first_seed=998", "first_seed=998: the verdict of decay would use seeds that tune its arms, from 1000 on; for example"),
+        (
+            "claim=dual,decay first_seed=998",
+            "first_seed=998: the verdict of decay would use seeds that tune its arms, from 1000 on; for example",
+        ),
         ("dual", "dual=: is not an option of reproduce.py, which has claim, scale, first_seed, n_jobs, folder; write key=value"),
         ("claim=quadratic scale=gpu", "scale=gpu: the claim quadratic has no such scale; it has smoke, cpu"),
         ("claim=cyclical folder=/dev/null", "/dev/null"),
@@ -167,8 +170,10 @@ def test_another_first_seed_is_another_verdict_on_other_runs(conf: Path, tmp_pat
     found = result_of(moved, tmp_path / "runs", fake)  # type: ignore[arg-type]
     assert {words[-1] for words in fake.asked[before:]} == {"seed=4", "seed=5"}
     assert len(fake.asked) - before == 6
-    seeds = {arm: [word for run in runs if run for word in run.overrides or () if word.startswith("seed=")] for arm, runs in found.runs.items()}
-    assert seeds == dict.fromkeys(claim.arms, [f"seed={seed}" for seed in (2, 3, 4, 5)])
+    seeds = {
+        arm: [word for run in runs if run for word in run.overrides or () if word.startswith("seed=")] for arm, runs in found.runs.items()
+    }
+    assert seeds == {arm: [f"seed={seed}" for seed in (2, 3, 4, 5)] for arm in claim.arms}
     assert found.values["loss"]["low"][:2] == usual.values["loss"]["low"][2:]
     assert found.values["loss"]["low"][2] != usual.values["loss"]["low"][0]
     again = result_of(claim, tmp_path / "runs", fake)  # type: ignore[arg-type]
