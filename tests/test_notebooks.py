@@ -84,6 +84,13 @@ def test_the_code_of_a_notebook_runs(name: str, monkeypatch: pytest.MonkeyPatch)
     assert {seeds[0].results["status"] for seeds in names["arms"].values()} <= {"completed", "diverged"}
 
 
+@each
+def test_the_links_of_a_notebook_lead_somewhere(path: Path) -> None:
+    text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
+    links = re.findall(r"\]\((?!https://|#)([^)#]+)", text)
+    assert not [link for link in links if not (path.parent / link).exists()]
+
+
 def test_small_pictures_show_the_same() -> None:
     stored = nbformat.read(NOTEBOOKS[0], as_version=4)
     before, after = json.dumps(stored), json.dumps(with_small_pictures(stored))

@@ -28,7 +28,7 @@ def executed(path: Path) -> NotebookNode:
         patch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
         notebook: NotebookNode = nbformat.read(path, as_version=4)
         where = {"metadata": {"path": str(path.parent)}}
-        NotebookClient(notebook, kernel_name="python3", timeout=300, record_timing=False, resources=where).execute()
+        NotebookClient(notebook, kernel_name="python3", timeout=300, record_timing=False, coalesce_streams=True, resources=where).execute()
     notebook.metadata.language_info = {"name": "python"}  # without the version of the interpreter
     return notebook
 
