@@ -83,6 +83,8 @@ def _sections(result: Result) -> Iterator[str]:
     if claim.words:
         seeds = f"seeds 0 to {claim.seeds - 1}, the same in every arm, so that arms begin with the same weights and see the same order"
         yield f"All arms: `{' '.join(claim.words)}`; {seeds}."
+    if ends := result.at_ends_of_grids():
+        yield f"At an end of its grid, so that a better value may lie beyond it: {', '.join(f'`{each}`' for each in ends)}."
     if claim.notes:
         yield claim.notes
     yield f"```bash\npython reproduce.py claim={claim.name} scale={claim.scale}\n```"
@@ -180,6 +182,7 @@ def _as_json(result: Result) -> dict[str, Any]:
         "runs": len(runs),
         "seconds": sum(float(run.results.get("seconds") or 0) for run in runs),
         "commits": sorted({str(run.commit) for run in runs if run.commit}),
+        "at_ends_of_grids": result.at_ends_of_grids(),
         "chosen": {arm: list(words) for arm, words in result.chosen.items() if words},
         "checks": {
             name: {
