@@ -16,7 +16,7 @@ __all__ = ["SOURCES", "Metric"]
 
 FILES = ("epochs", "steps", "curvature")
 SOURCES = ("results", *FILES, "function")
-"""Where a metric comes from: a key of results.json, a column of epochs.csv, steps.csv or curvature.csv, a key of what a function returns."""
+"""Where a metric comes from: a key of results.json, a column of one of these CSV files, a key of what a function returns."""
 
 
 def _geometric(values: Sequence[float]) -> float:
@@ -61,7 +61,8 @@ class Metric:
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name))
         if self.reach is not None and self.source not in FILES:
-            raise ConfigError("reach", self.reach, f"needs a column of {', '.join(f'{name}.csv' for name in FILES)}", "write epochs: <column>")
+            files = ", ".join(f"{name}.csv" for name in FILES)
+            raise ConfigError("reach", self.reach, f"needs a column of {files}", "write epochs: <column>")
 
     def of_run(self, run: Run) -> float | None:
         """The value of a complete run; None if its files do not have it."""
