@@ -13,6 +13,7 @@ from noisescale.files import write_atomically
 from noisescale.studies.claims.checks import ALPHA, Check, Outcome
 from noisescale.studies.claims.figure import draw_claim, draw_overview
 from noisescale.studies.claims.result import Result
+from noisescale.studies.markdown_page import write_html
 
 __all__ = ["NOT_RUN", "page_of", "write_overview", "write_page"]
 
@@ -20,11 +21,12 @@ NOT_RUN = "not run"
 
 
 def write_page(result: Result, folder: Path) -> Path:
-    """Write claim.md, claim.png and verdict.json into `folder`, each atomically; returns the page."""
+    """Write claim.md, the same as claim.html, claim.png and verdict.json into `folder`, each atomically; returns the page in Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
     draw_claim(result, folder / "claim.png")
     write_atomically(folder / "verdict.json", json.dumps(_as_json(result), indent=2) + "\n")
     write_atomically(folder / "claim.md", page_of(result))
+    write_html(page_of(result), folder / "claim.html")
     return folder / "claim.md"
 
 
@@ -34,7 +36,7 @@ def page_of(result: Result) -> str:
 
 
 def write_overview(folder: Path, names: Sequence[str]) -> Path:
-    """Write overview.md and overview.png from the verdicts that are found in the folders of the claims; returns the page.
+    """Write overview.md, the same as overview.html, and overview.png from the verdicts in the folders of the claims; returns the page.
 
     Args:
         folder: that of one scale.
@@ -55,6 +57,7 @@ def write_overview(folder: Path, names: Sequence[str]) -> Path:
     draw_overview(found, folder / "overview.png")
     text = [f"# Claims at scale {folder.name}", "![the verdicts](overview.png)", "\n".join(lines), _RULE]
     write_atomically(folder / "overview.md", "\n\n".join(text) + "\n")
+    write_html("\n\n".join(text), folder / "overview.html")
     return folder / "overview.md"
 
 
