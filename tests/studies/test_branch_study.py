@@ -17,8 +17,9 @@ from noisescale.measures.branches import PARTS
 from noisescale.schedules import Cosine
 from noisescale.studies import branch_study, branches, branching
 from noisescale.studies.branch_figure import draw_branches
-from noisescale.studies.branch_results import PointFound, in_words
+from noisescale.studies.branch_results import PointFound
 from noisescale.studies.branch_table import print_point
+from noisescale.studies.branch_words import in_words
 from tests.helpers.regression import N, Plain, Regression, network
 from tests.helpers.trainings import ignored, weights
 
@@ -101,7 +102,7 @@ def test_the_module_is_left_as_it_was_and_random_numbers_too() -> None:
 def test_the_folder_of_another_study_is_refused(whole: tuple[Path, list[PointFound]]) -> None:
     others: dict[str, Any] = {"tolerance": 0.1, "seed": 1, "batch": 16, "sizes": [4, 16]}
     for key, value in others.items():
-        with pytest.raises(ConfigError, match=rf"{key}=.*: .* has the branches of a training with {key}="):
+        with pytest.raises(ConfigError, match=rf"{key}=.*: .* has the measurements of a training with {key}="):
             study(whole[0], None, **{key: value})
 
 
@@ -148,11 +149,11 @@ def test_the_table_the_words_and_the_figure(
     found = whole[1]
     print_point(found[0], BranchOptions(seeds=2))
     out = capsys.readouterr().out
-    assert "branches of 64 examples, 2 seeds; worse: more than 20 % lost" in out
+    assert "branches of 64 examples, 2 seeds\nlearning rate linear in B; worse: a loss more than " in out
     assert max(map(len, out.splitlines())) <= 80
-    assert len(in_words(found, 0.2)) == 2
+    assert len(in_words(found)) == 2
     json.dumps([each.plain() for each in found], allow_nan=False)
-    draw_branches(found, "a title with $", tmp_path / "a.png", 0.2)
+    draw_branches(found, "a title with $", tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 10_000
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from noisescale.measures.branches import RULES
 from noisescale.measures.throughput import saturation
-from noisescale.studies.branch_results import CAUSES
+from noisescale.studies.branch_words import CAUSES
 from noisescale.studies.measured import Measured, Speed
 
 __all__ = ["FAST", "Finding", "Recommendation", "recommendation"]
