@@ -51,7 +51,8 @@ def test_a_loss_with_a_floor_is_not_the_same_however_small_the_difference_is(
     assert compare(ends, reference(*ends, start=start)).verdict == "same"
     little = [end + 0.1 * (start - end) for end in ends]
     found = compare(little, reference(*ends, start=start))
-    assert (found.verdict, found.lost) == ("same", pytest.approx(0.1))
+    assert found.verdict == "same"
+    assert found.lost == pytest.approx(0.1)
 
 
 def test_where_the_smallest_batch_gains_nothing_significant_the_tolerance_holds() -> None:

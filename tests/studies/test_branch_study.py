@@ -149,7 +149,7 @@ def test_the_table_the_words_and_the_figure(
     found = whole[1]
     print_point(found[0], BranchOptions(seeds=2))
     out = capsys.readouterr().out
-    assert "branches of 64 examples, 2 seeds\nlearning rate linear in B; worse: a loss more than " in out
+    assert "branches of 64 examples, 2 seeds\nlearning rate linear in B\nworse: more than " in out
     assert max(map(len, out.splitlines())) <= 80
     assert len(in_words(found)) == 2
     json.dumps([each.plain() for each in found], allow_nan=False)

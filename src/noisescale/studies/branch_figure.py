@@ -22,7 +22,7 @@ STYLES = {"linear": ("-", "o"), "sqrt": ("--", "s")}
 def draw_branches(found: Sequence[PointFound], title: str, path: Path) -> None:
     """Draw what branches have shown, and write the figure as PNG, atomically.
 
-    Left: the loss at the end against that of the smallest batch, with 90 % intervals; what is lost beyond the dotted line of a checkpoint is
+    Left: the loss at the end against that of the smallest batch, with 90 % intervals; what lies above the dotted line of a checkpoint is
     worse. Right: the brackets of the critical batch over the epochs, open at the top where no size was worse, beside B_simple. One
     checkpoint has no right side: its B and its B_simple are lines across the losses.
     """

@@ -26,7 +26,8 @@ def print_point(found: PointFound, options: BranchOptions) -> None:
     print(f"epoch {at.epoch:.4g}: B {at.size}, lr {at.lr:.4g}, loss {at.loss:.4g}, B_simple {simple}")
     print(f"branches of {at.examples} examples, {options.seeds} seeds")
     for rule in found.rules:
-        print(f"learning rate {'linear in B' if rule.rule == 'linear' else 'as the square root of B'}; {limit_in_words(rule)}")
+        print(f"learning rate {'linear in B' if rule.rule == 'linear' else 'as the square root of B'}")
+        print(limit_in_words(rule))
         _print(_table(rule))
 
 

@@ -16,7 +16,7 @@ CAUSES = {
     "none": "no size that was tried is worse",
 }
 
-ONLY_INSTABILITY = "the smallest batch gains nothing that its seeds could tell from 0, so only instability can show"
+ONLY_INSTABILITY = "the loss does not fall significantly in a branch: only instability can show"
 
 MANY = 10.0
 """A gain above this, 1000 %, is said as a factor."""
@@ -37,16 +37,16 @@ def in_words(found: Sequence[PointFound]) -> list[str]:
 
 
 def limit_in_words(rule: RuleFound) -> str:
-    """What counts as lost: `worse: more than 4.2 % above 0.61, half of what the smallest batch gains`."""
+    """What counts as lost: `worse: more than 0.025 above 0.61, 50 % of what the smallest batch gains`; in lines."""
     reference = rule.reference
     loss = rule.sizes[0].loss
     if not math.isfinite(loss):
         return "the smallest batch diverged, so nothing can be compared with it"
-    above = f"worse: a loss more than {reference.allowed:.2g} above {loss:.3g}"
+    above = f"worse: more than {reference.allowed:.2g} above {loss:.3g}"
     if reference.by_progress:
         return f"{above}, {100 * reference.progress:g} % of what the smallest batch gains"
     limit = f"{above}, {100 * reference.tolerance:g} % of it"
-    return limit if reference.gains else f"{limit}; {ONLY_INSTABILITY}"
+    return limit if reference.gains else f"{limit}\n{ONLY_INSTABILITY}"
 
 
 def _what_seeds_tell(rule: RuleFound) -> str:
