@@ -134,8 +134,8 @@ def test_the_pair_that_was_tried_from_new_weights(check: PairCheck | None, batch
 
 
 def test_a_budget_that_was_used_up_is_said() -> None:
-    found = recommendation(replace(MEASURED, cut_short="in the branches"))
-    assert about(found, "budget").sentence == "it was used up in the branches"
+    found = recommendation(replace(MEASURED, cut_short="all branches"))
+    assert about(found, "budget").sentence == "there was no time for all branches"
     assert not found.is_sure
 
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from noisescale.errors import ConfigError
 from noisescale.schedules import Cosine
-from noisescale.studies import recommend, recommendation_study
+from noisescale.studies import probes, recommend
 from noisescale.studies.recommendation_figure import draw_recommendation
 from noisescale.studies.recommendation_study import Recommended
 from tests.helpers.regression import Plain, Regression, network
@@ -63,7 +63,7 @@ def test_what_was_measured_is_not_measured_again(
     def again(*_: Any, **__: Any) -> Any:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(recommendation_study, "speeds_of", again)
+    monkeypatch.setattr(probes, "speeds_of", again)
     monkeypatch.setattr("noisescale.studies.branch_study.train_branch", again)
     assert recommended(folder) == found
     with pytest.raises(ConfigError, match=r"epochs=3: .* has the (branches|measurements) of a training with epochs=2"):

@@ -40,7 +40,7 @@ def further_findings(measured: Measured, batch: int, lr: float, grows: bool) -> 
     yield from _new_weights(measured, batch, lr)
     if measured.cut_short:
         remedy = "the same command in the same folder with a larger budget, which goes on"
-        yield Finding("budget", f"it was used up {measured.cut_short}", "time", remedy)
+        yield Finding("budget", f"there was no time for {measured.cut_short}", "time", remedy)
 
 
 def _rule(measured: Measured, matters: bool) -> Finding:

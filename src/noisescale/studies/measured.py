@@ -117,7 +117,7 @@ class Measured:
         limit_was_measured: whether `limit` was found by trying, and not typed.
         speeds, rates, branches: see `Speed`, `Rates` and `PointFound`.
         check: of the recommended pair from new weights; None: not made.
-        cut_short: what the budget was used up in; empty if it was enough for everything that was planned.
+        cut_short: what there was no time for; empty if the budget was enough for everything that was planned.
     """
 
     batch_size: int

@@ -47,13 +47,13 @@ SEEDS = 2
 """Trainings with each learning rate."""
 
 LARGER, RANGE_TEST, TRAININGS, BRANCHES, LAST = (
-    "in the speeds of larger batches",
-    "before the range test",
-    "in the short trainings with several learning rates",
-    "in the branches",
-    "before the last check",
+    "the speeds of larger batches",
+    "a range test",
+    "all short trainings with several learning rates",
+    "all branches",
+    "the last check",
 )
-"""What the budget may be used up in."""
+"""What there may be no time for."""
 
 
 @dataclass(frozen=True)
@@ -107,16 +107,17 @@ class Probes:
         return lambda seconds: self.budget.may_begin(what, seconds)
 
     def cut_short(self) -> str:
-        """What the budget was used up in, in words."""
-        return " and ".join(self.budget.cut)
+        """What there was no time for, in words; what was used is written down."""
+        self.budget.save()
+        return ", ".join(self.budget.cut)
 
     def limit(self) -> int | None:
         """The largest micro-batch: as it was chosen, or else the largest that fits; None on the CPU, which sets no limit."""
         chosen = self.training.scheduler.get(LIMIT)
         if not isinstance(chosen, int):
-            searching = replace(
-                self.training, strategy=Fixed(size=self.sizes[-1], last="carry"), scheduler={**self.training.scheduler, LIMIT: AUTO}
-            )
+            size = self.sizes[-1 if self.facts.device != "cpu" else 0]  # an update of it is trained, for nothing on the CPU
+            strategy, scheduler = Fixed(size=size, last="carry"), {**self.training.scheduler, LIMIT: AUTO}
+            searching = replace(self.training, strategy=strategy, scheduler=scheduler)
             chosen = self._kept("limit.json", lambda: {"limit": facts_of(searching).limit})["limit"]
             self.training = replace(self.training, scheduler={**self.training.scheduler, LIMIT: chosen})
         return chosen
@@ -276,6 +277,7 @@ class Probes:
             write_atomically(path, json.dumps({**measure(), "budget": self.options.budget}, indent=2) + "\n")
             found = self._read(path)
         self.budget.cut += [what for what in found.get("cut", ()) if what not in self.budget.cut]
+        self.budget.save()
         return found
 
     def _read(self, path: Path) -> dict[str, Any]:

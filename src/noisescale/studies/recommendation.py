@@ -180,7 +180,7 @@ def _growth(measured: Measured, batch: int) -> tuple[int | None, Finding]:
     if len(points) < 2:
         when = f"after epoch {points[0][0]:.3g} " if points else ""
         sentence = f"whether the batch can grow {when}was not measured"
-        if len(measured.branches) > len(points):
+        if sum(each.rule == measured.scaling for point in measured.branches for each in point.rules) > len(points):
             sentence = f"whether the batch can grow {when}does not show, because the loss hardly moved in the other branches"
         return None, Finding("growth", sentence, "branches", "branches from more epochs at which the loss still falls")
     (early, first), (late, last) = points[0], points[-1]

@@ -26,7 +26,7 @@ WARM = 2
 """Updates that are not timed: the first ones allocate memory and choose kernels."""
 
 
-FEW, MORE, MOMENT = 256, 1024, 0.5
+FEW, MORE, MOMENT = 64, 1024, 0.1
 """Examples of the evaluations that are timed; the larger one is left out if the smaller one takes longer than a moment, in seconds."""
 
 

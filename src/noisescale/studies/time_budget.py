@@ -56,12 +56,16 @@ class Budget:
 
     def may_begin(self, what: str, seconds: float = 0.0) -> bool:
         """Whether there is time for a piece of work that may take so many seconds; what was used so far is written down."""
-        write_atomically(self._path, json.dumps({"used": round(self.used, 3)}) + "\n")
+        self.save()
         if self.left > max(seconds, 0.0):
             return True
         if what not in self.cut:
             self.cut.append(what)
         return False
+
+    def save(self) -> None:
+        """Write down what was used so far."""
+        write_atomically(self._path, json.dumps({"used": round(self.used, 3)}) + "\n")
 
 
 @dataclass(frozen=True)
