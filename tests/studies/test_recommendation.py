@@ -128,7 +128,8 @@ CHECKED = PairCheck(128, 0.4, 50, (0.11, 0.12), (0.09, 0.11))
 )
 def test_the_pair_that_was_tried_from_new_weights(check: PairCheck | None, batch: int, lr: float, would_decide: str) -> None:
     found = recommendation(replace(MEASURED, check=check))
-    assert (found.batch_size, found.lr) == (batch, pytest.approx(lr))
+    assert found.batch_size == batch
+    assert found.lr == pytest.approx(lr)
     assert about(found, "new weights").would_decide == would_decide
     assert found.is_sure == (not would_decide)
 

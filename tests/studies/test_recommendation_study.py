@@ -15,6 +15,7 @@ from noisescale.schedules import Cosine
 from noisescale.studies import probes, recommend
 from noisescale.studies.recommendation_figure import draw_recommendation
 from noisescale.studies.recommendation_study import Recommended
+from noisescale.studies.time_budget import Budget
 from tests.helpers.regression import Plain, Regression, network
 from tests.helpers.trainings import ignored, weights
 
@@ -68,6 +69,21 @@ def test_what_was_measured_is_not_measured_again(
     assert recommended(folder) == found
     with pytest.raises(ConfigError, match=r"epochs=3: .* has the (branches|measurements) of a training with epochs=2"):
         recommended(folder, epochs=3)
+
+
+@pytest.mark.slow
+def test_a_larger_budget_goes_on_in_the_same_folder(tmp_path: Path) -> None:
+    few = recommended(tmp_path, budget=0.02)
+    assert few.measured.cut_short
+    assert not few.found.is_sure
+    used = Budget(0.0, tmp_path / "time.json").used
+    assert used < 1.2 + 2.0  # and the last piece of work
+    more = recommended(tmp_path, budget=0.4)
+    assert sum(len(each.rules[0].sizes) for each in more.measured.branches) > sum(len(each.rules) for each in few.measured.branches)
+    assert len(more.measured.rates.trials if more.measured.rates else ()) > 0
+    assert Budget(0.0, tmp_path / "time.json").used < 24 + 4
+    assert recommended(tmp_path, budget=0.4) == more
+    assert recommended(tmp_path, budget=0.3) == more, "a smaller budget takes nothing away"
 
 
 @pytest.mark.parametrize("budget", [0, -1, float("nan"), "ten"])

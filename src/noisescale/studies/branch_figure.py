@@ -117,7 +117,7 @@ def draw_sizes(axis: Any, found: Sequence[PointFound]) -> None:
     axis.set_yscale("log", base=2)
     axis.yaxis.set_major_formatter("{x:.0f}")
     if len(set(epochs)) == 1:
-        axis.set_xticks(epochs, [f"{epochs[0]:.3g}"])
+        axis.set_xticks(epochs[:1], [f"{epochs[0]:.3g}"])
         axis.set_xlim(epochs[0] - 1, epochs[0] + 1)
     axis.set_xlabel("epoch of the checkpoint")
     axis.set_ylabel("examples")

@@ -72,7 +72,7 @@ def percents(low: float, high: float) -> str:
     first, last = _percent(low, digits), _percent(high, digits)
     if first == last:
         return first if first.endswith("x") else f"{first} %"
-    return f"{first} to {last}" if last.endswith("x") else f"{first} to {last} %"
+    return f"{first} % to {last}" if last.endswith("x") else f"{first} to {last} %"
 
 
 def percent(value: float) -> str:

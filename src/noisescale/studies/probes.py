@@ -176,7 +176,7 @@ class Probes:
         seconds = TRIALS * self.seconds / (len(tried) * SEEDS)
         evaluated = self._evaluated(speeds, seconds)
         updates = self._updates(speeds, seconds, self.size, evaluated)
-        if updates < UPDATES[0]:
+        if updates < min(UPDATES[0], self.training.epochs * self.facts.num_examples // self.size):  # that may be less
             return (), evaluated
         progress = self.told("learning rates", SPEEDS + RANGE, SPEEDS + RANGE + TRIALS)
         fixed, asked = self._fixed(evaluated), self.asked(TRAININGS)
