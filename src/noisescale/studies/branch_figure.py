@@ -81,7 +81,8 @@ def _draw_rule(axis: Any, rule: RuleFound, color: str, label: str) -> list[float
     axis.errorbar(sizes, ratios, yerr=(low, high), color=color, linestyle=line, marker=marker, capsize=3, label=label)
     for each in rule.sizes:
         if math.isinf(each.compared.mean):
-            axis.annotate("diverged", (each.size, 1.0), color=color, rotation=90, ha="center", va="bottom", fontsize=8)
+            place = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "top"}
+            axis.annotate("diverged", (each.size, 0.98), color=color, rotation=90, fontsize=8, **place)
     limit = 1.0 + rule.reference.allowed / rule.sizes[0].loss if ratios and rule.sizes[0].loss > 0 else math.nan
     if not math.isfinite(limit):
         return []
@@ -105,18 +106,22 @@ def draw_sizes(axis: Any, found: Sequence[PointFound]) -> None:
         return
     epochs = [point.at.epoch for point in found]
     rules = list(dict.fromkeys(rule.rule for point in found for rule in point.rules))
+    alone = len(set(epochs)) == 1
+    beside = 0.15 if alone else 0.0  # brackets of one checkpoint would hide each other
     for number, rule in enumerate(rules):
         pairs = [(point.at.epoch, each) for point in found for each in point.rules if each.rule == rule]
         label = f"critical batch, lr {rule} in B" if len(rules) > 1 else "critical batch"
         for index, (epoch, each) in enumerate(pairs):
-            _bracket(axis, epoch, each, f"C{number}", label if index == 0 else None)
+            _bracket(axis, epoch + beside * (number + 1), each, f"C{number}", label if index == 0 else None)
     known = [(point.at.epoch, point.at.noise_scale) for point in found if math.isfinite(point.at.noise_scale)]
     if known:
-        axis.plot(*zip(*known, strict=True), color="black", marker="x", linestyle=":", label="B_simple = tr(Sigma) / |G|^2")
-    axis.plot(epochs, [point.at.size for point in found], color="grey", marker="_", markersize=14, label="B of the training")
+        line = "" if alone else ":"
+        axis.plot(*zip(*known, strict=True), color="black", marker="x", linestyle=line, label="B_simple = tr(Sigma) / |G|^2")
+    sizes = [point.at.size for point in found]
+    axis.plot(epochs, sizes, color="grey", linestyle="" if alone else "-", marker="_", markersize=14, label="B of the training")
     axis.set_yscale("log", base=2)
     axis.yaxis.set_major_formatter("{x:.0f}")
-    if len(set(epochs)) == 1:
+    if alone:
         axis.set_xticks(epochs[:1], [f"{epochs[0]:.3g}"])
         axis.set_xlim(epochs[0] - 1, epochs[0] + 1)
     axis.set_xlabel("epoch of the checkpoint")

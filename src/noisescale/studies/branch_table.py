@@ -33,7 +33,7 @@ def print_point(found: PointFound, options: BranchOptions) -> None:
 
 def _table(rule: RuleFound) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for column in ("B", "lr", "noise", "updates", "loss at end", "lost, 90 %", "of gain", "verdict"):
+    for column in ("B", "lr", "noise", "updates", "loss", "lost, 90 %", "of gain", "verdict"):
         table.add_column(column, justify="left" if column == "verdict" else "right", no_wrap=True)
     for each in rule.sizes:
         first = each is rule.sizes[0]
