@@ -41,7 +41,8 @@ class Deep(pl.LightningModule):
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         x = batch[0].unsqueeze(1) * torch.linspace(0.5, 1.5, COPIES, device=self.device)[:, None]
-        return (self.net(x).mean(1) - batch[1]).square().mean()
+        error: Tensor = self.net(x).mean(1) - batch[1]
+        return error.square().mean()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9)
