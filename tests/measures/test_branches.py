@@ -68,6 +68,9 @@ def test_a_branch_ends_with_the_mean_of_its_last_two_values() -> None:
     assert steady.end == pytest.approx(0.2)
     assert curve(0.5, math.nan).end == math.inf
     assert curve(0.5, math.nan).diverged
+    assert Losses(2.0, (*[1.0] * 7, 2001.0)).diverged  # its logarithm would drown those of the other seeds
+    assert not Losses(2.0, (*[3000.0] * 7, 1999.0)).diverged
+    assert not Losses(-2.0, (*[1.0] * 7, 2001.0)).diverged  # no loss to be a multiple of
     assert curve(*[0.0] * 8).end == 0.0
 
 

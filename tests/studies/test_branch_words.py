@@ -130,3 +130,9 @@ def test_one_checkpoint_has_one_panel(tmp_path: Path) -> None:
     draw_branches([found(ENDS), found(ENDS, epoch=4.0)], "two", tmp_path / "two.png")
     widths = [int.from_bytes((tmp_path / name).read_bytes()[16:20], "big") for name in ("one.png", "two.png")]
     assert widths == [715, 1210]
+
+
+def test_a_figure_holds_losses_that_nearly_diverged() -> None:
+    """The upper end of an interval may be as far away as the mean, where both are beyond what is drawn."""
+    far = found({8: (0.1, 0.11), 32: (0.1, 0.12), 128: (3e4, 3e6)})
+    assert labels([far], draw_losses)

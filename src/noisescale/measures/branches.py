@@ -30,6 +30,9 @@ PARTS = 8
 RULES = {"linear": 1.0, "sqrt": 0.5}
 """Exponent p of lr ~ B^p, which keeps the noise: linear that of SGD, sqrt that of an optimizer that divides by the size of the gradient."""
 
+BLOWN_UP = 1000.0
+"""A loss so many times that of the checkpoint is on its way to infinity, and its logarithm would drown those of the other seeds."""
+
 LOWER, HALF = 4, 0.5
 """The smallest branch has B / 4 examples per update. The branches that tell the rate from the batch have half the rate."""
 
@@ -112,8 +115,10 @@ class Losses:
 
     @property
     def diverged(self) -> bool:
-        """Whether the loss became nan or inf."""
-        return len(self.parts) < PARTS or not all(map(math.isfinite, self.parts))
+        """Whether the loss became nan or inf, or ends above 1000 times the loss at the checkpoint."""
+        if len(self.parts) < PARTS or not all(map(math.isfinite, self.parts)):
+            return True
+        return self.start > 0 and self.parts[-1] > BLOWN_UP * self.start
 
     @property
     def end(self) -> float:

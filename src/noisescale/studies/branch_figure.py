@@ -74,9 +74,9 @@ def _draw_rule(axis: Any, rule: RuleFound, color: str, label: str) -> list[float
     """Draw one series and its limit; returns the ends of its intervals, and the limit."""
     line, marker = STYLES[rule.rule]
     shown = [each for each in rule.sizes if math.isfinite(each.compared.mean)]
-    ratios = [math.exp(each.compared.mean) for each in shown]
-    low = [ratio - math.exp(each.compared.low) for ratio, each in zip(ratios, shown, strict=True)]
-    high = [math.exp(min(each.compared.high, 10.0)) - ratio for ratio, each in zip(ratios, shown, strict=True)]
+    ratios = [_ratio(each.compared.mean) for each in shown]
+    low = [ratio - _ratio(each.compared.low) for ratio, each in zip(ratios, shown, strict=True)]
+    high = [_ratio(each.compared.high) - ratio for ratio, each in zip(ratios, shown, strict=True)]
     sizes = [each.size for each in shown]
     axis.errorbar(sizes, ratios, yerr=(low, high), color=color, linestyle=line, marker=marker, capsize=3, label=label)
     for each in rule.sizes:
@@ -88,6 +88,11 @@ def _draw_rule(axis: Any, rule: RuleFound, color: str, label: str) -> list[float
         return []
     axis.axhline(limit, color=color, linestyle=":", linewidth=1)
     return [limit, *(ratio - below for ratio, below in zip(ratios, low, strict=True)), *(a + b for a, b in zip(ratios, high, strict=True))]
+
+
+def _ratio(log: float) -> float:
+    """exp of it, but not more than fits into a figure: about 22 000."""
+    return math.exp(min(log, 10.0))
 
 
 def _mark_sizes(axis: Any, found: Sequence[PointFound]) -> None:
