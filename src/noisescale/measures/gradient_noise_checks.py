@@ -38,6 +38,6 @@ def check_what_the_plan_goes_by(plan: Plan, every: int, decay: float) -> None:
     updates = max(1, plan.num_examples // size)
     if updates < ENOUGH * every:
         rank_zero_warn(
-            f"GradientNoiseScale: an epoch at B = {size} has {updates} updates, of which one in {every} is measured, so that the batch goes "
+            f"GradientNoiseScale: an epoch at B = {size} has {updates} updates, of which one in {every} is measured: the batch goes "
             f"by few measurements; every_n_updates={max(1, updates // ENOUGH)} gives {min(updates, ENOUGH)} an epoch or more"
         )
