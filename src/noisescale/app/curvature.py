@@ -18,11 +18,11 @@ from noisescale.app.config import as_plain, errors_under, output_dir
 from noisescale.app.devices import accelerator_of
 from noisescale.app.libraries import import_libraries
 from noisescale.app.measurement_checks import curvature_options
-from noisescale.app.progress import progress_bar
 from noisescale.errors import ConfigError, check_count, check_number
 from noisescale.files import write_atomically, write_rows
 from noisescale.plans.curvature_options import CurvatureOptions
 from noisescale.plans.plan import Plan
+from noisescale.progress import progress_bar
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl

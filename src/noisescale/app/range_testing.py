@@ -12,10 +12,10 @@ from omegaconf import DictConfig
 
 from noisescale.app.config import typed
 from noisescale.app.measurement_checks import range_options
-from noisescale.app.progress import progress_bar
 from noisescale.app.recorded import CONFIG, write_record
 from noisescale.app.studied import check_studied, goes_on_after, training_of
 from noisescale.files import write_atomically, write_rows
+from noisescale.progress import progress_bar
 
 __all__ = ["carry_out_range_test"]
 

@@ -19,6 +19,7 @@ from noisescale.execution.loader import PlannedLoader
 from noisescale.measures.observed import MicroBatchSeen, weight_of
 from noisescale.measures.range_test import RangeOptions, Suggestions, has_diverged, suggest
 from noisescale.plans.strategies import BatchStrategy
+from noisescale.progress import Progress, progress_of
 from noisescale.schedules import Constant, warmup_and_rest
 from noisescale.studies.training import Training, strategy_of
 
@@ -72,7 +73,7 @@ def range_test(
         ckpt_path: a checkpoint of a training with `BatchSizeScheduler` to start from, in place of the weights of the module.
         scheduler: further arguments of `BatchSizeScheduler`, such as max_micro_batch_size or weight.
         trainer: arguments of Lightning's Trainer, such as accelerator or precision.
-        progress: is called with the share of the updates that are done, 0 to 1.
+        progress: is called with the share of the updates that are done, 0 to 1. None: a bar on a terminal.
         options: of `RangeOptions`: lowest, highest, updates, ramp, smoothing, diverged_at.
 
     Raises:
@@ -81,11 +82,13 @@ def range_test(
     Source: Smith 1506.01186. Not to be confused with Lightning's Tuner.lr_find, which searches with the micro-batches of the DataLoader.
     """
     training = Training(module, data, strategy_of(batch), Constant(), 1, seed, scheduler or {}, trainer or {})
-    return run_range_test(training, RangeOptions(**options), None if ckpt_path is None else Path(ckpt_path), progress)
+    chosen = RangeOptions(**options)
+    with progress_of("range test", progress) as shown:
+        return run_range_test(training, chosen, None if ckpt_path is None else Path(ckpt_path), shown)
 
 
 def run_range_test(
-    training: Training, options: RangeOptions, ckpt_path: Path | None = None, progress: Callable[[float], None] | None = None
+    training: Training, options: RangeOptions, ckpt_path: Path | None = None, progress: Progress | None = None
 ) -> RangeFound:
     """The work of `range_test`."""
     start, done, seed = 0.0, 0, training.seed
@@ -134,7 +137,7 @@ class _Held(BatchStrategy):
 class _Watch(LeanCallback):
     """Sets the learning rate of each update, and keeps the loss of its whole batch, before the update; ends where that has diverged."""
 
-    def __init__(self, options: RangeOptions, progress: Callable[[float], None] | None) -> None:
+    def __init__(self, options: RangeOptions, progress: Progress | None) -> None:
         self.options, self.progress = options, progress
         self.losses: list[float] = []
         self.size = self.num_examples = 0
@@ -177,6 +180,7 @@ class _Watch(LeanCallback):
         assert loader.current is not None
         self.size, self.num_examples = loader.current.update.effective_batch_size, loader.plan.num_examples
         if self.progress is not None:
-            self.progress(len(self.losses) / self.options.updates)
+            rate = self.options.rate(min(len(self.losses), self.options.updates) - 1)
+            self.progress(len(self.losses) / self.options.updates, f"B = {self.size}, lr {rate:.1e}")
         if has_diverged(self.losses, self.options.diverged_at):
             trainer.should_stop = True

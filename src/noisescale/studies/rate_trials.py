@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 from noisescale.execution.lean import LeanCallback
 from noisescale.measures.fixed_loss import FixedExamples
 from noisescale.plans.strategies import Fixed
+from noisescale.progress import Progress
 from noisescale.schedules import Cosine
 from noisescale.studies.facts import Facts
 from noisescale.studies.measured import RateTrial
@@ -49,7 +50,7 @@ def rate_trials(
     size: int,
     updates: int,
     seeds: int,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[RateTrial, ...]:
     """Trainings from the weights of the module with each learning rate, decayed by a cosine to 0 at the last update.
 
@@ -66,10 +67,10 @@ def rate_trials(
     losses: dict[float, list[float]] = {rate: [] for rate in rates}
     for number, (seed, rate) in enumerate((seed, rate) for seed in range(seeds) for rate in rates):
         last = _Last(fixed, updates)
+        if progress is not None:
+            progress(number / (seeds * len(rates)), f"B = {size}, lr {rate:.2g}, seed {seed}")
         with training.left_as_it_was():
             scaled = replace(training, rate=training.rate * rate / facts.lr)
             scaled.fit(Fixed(size=size, last="carry"), schedule, [last], seed=training.seed + seed, max_steps=updates)
         losses[rate].append(last.loss)
-        if progress is not None:
-            progress((number + 1) / (seeds * len(rates)))
     return tuple(RateTrial(rate, updates, tuple(found)) for rate, found in losses.items())

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from noisescale.errors import ConfigError
+from noisescale.execution.quiet import without_lightnings_lines
 from noisescale.files import write_atomically
 from noisescale.measures.branch_options import BranchOptions
 from noisescale.measures.branches import PARTS, rules_of, sizes_of_branches
@@ -23,6 +24,7 @@ from noisescale.plans.duality import Dual
 from noisescale.plans.noise import noise_rule_of
 from noisescale.plans.strategies import BatchStrategy, Fixed
 from noisescale.plans.trainer_limits import plan_for_trainer
+from noisescale.progress import Progress, in_words, progress_bar
 from noisescale.schedules import Constant, Schedule, warmup_and_rest
 from noisescale.studies.branch_results import PointFound
 from noisescale.studies.branch_study import run_branches, same_study
@@ -105,7 +107,7 @@ def recommend(
             is removed afterwards.
         scheduler: further arguments of `BatchSizeScheduler`, such as max_micro_batch_size or weight.
         trainer: arguments of Lightning's Trainer, such as accelerator or precision.
-        tell: see `Tell`.
+        tell: see `Tell`. None: a bar on a terminal.
         options: of `RecommendationOptions`: budget, tolerance.
 
     Raises:
@@ -116,7 +118,9 @@ def recommend(
     with ExitStack() as stack:
         place = Path(folder) if folder is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         identity = {"batch": repr(training.strategy), "schedule": repr(training.schedule), "epochs": epochs, "seed": seed}
-        return run_recommendation(training, chosen, place, identity, tell)
+        stack.enter_context(without_lightnings_lines())
+        shown = stack.enter_context(progress_bar("measuring"))
+        return run_recommendation(training, chosen, place, identity, tell or in_words(shown))
 
 
 def run_recommendation(
@@ -189,9 +193,17 @@ class _Probes:
         """Seconds of the budget that are left."""
         return self.options.budget * 60 - (time.monotonic() - self.began)
 
-    def told(self, what: str, from_share: float = 0.0, to_share: float = 1.0) -> Callable[[float], None]:
+    def told(self, what: str, from_share: float = 0.0, to_share: float = 1.0) -> Progress:
         """A function for the progress of one probe, which takes part of the budget."""
-        return lambda share: self.tell(what, from_share + share * (to_share - from_share))
+        self.tell(what, from_share)
+        doing = what
+
+        def advance(share: float, now: str = "", /) -> None:
+            nonlocal doing
+            doing = f"{what}, {now}" if now else doing
+            self.tell(doing, from_share + share * (to_share - from_share))
+
+        return advance
 
     def limit(self) -> int | None:
         """The largest micro-batch: as it was chosen, or else the largest that fits; None on the CPU, which sets no limit."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 from noisescale.errors import check_number
 from noisescale.execution.lean import LeanCallback
 from noisescale.plans.strategies import Fixed
+from noisescale.progress import Progress
 from noisescale.schedules import Constant
 from noisescale.studies.measured import Speed
 from noisescale.studies.training import Training
@@ -55,7 +56,7 @@ class _Clock(LeanCallback):
 
 
 def speeds_of(
-    training: Training, sizes: Sequence[int], seconds: float, rounds: int = ROUNDS, progress: Callable[[float], None] | None = None
+    training: Training, sizes: Sequence[int], seconds: float, rounds: int = ROUNDS, progress: Progress | None = None
 ) -> tuple[tuple[Speed, ...], float]:
     """The speeds of a training with several batch sizes, and the seconds that it takes to start one.
 
@@ -75,11 +76,11 @@ def speeds_of(
     turns = [size for _ in range(rounds) for size in sizes]
     with training.left_as_it_was():
         for number, size in enumerate(turns):
+            if progress is not None:
+                progress(number / len(turns), f"B = {size}")
             clock, began = _Clock(seconds / len(turns)), time.perf_counter()
             training.fit(Fixed(size=size, last="carry"), Constant(), [clock])
             spent = clock.ended - clock.began
             starts.append(time.perf_counter() - began - spent)
             found[size].append(clock.updates * size / spent)
-            if progress is not None:
-                progress((number + 1) / len(turns))
     return tuple(Speed(size, median(each), min(each), max(each)) for size, each in found.items()), median(starts)

@@ -16,6 +16,7 @@ from noisescale.errors import ConfigError
 from noisescale.execution.batch_size_scheduler import BatchSizeScheduler
 from noisescale.execution.checkpoint_io import SafeCheckpointIO
 from noisescale.execution.lean import LeanCallback, NoProfiler
+from noisescale.execution.quiet import without_lightnings_lines
 from noisescale.execution.same_run import SameRun
 from noisescale.plans.strategies import BatchStrategy, Fixed
 from noisescale.schedules import Constant, Schedule
@@ -94,13 +95,14 @@ class Training:
             strategy, schedule, seed=self.seed if seed is None else seed, **{"check_cuts": False, **self.scheduler}
         )
         guards = [] if same_run is None else [same_run]
-        trainer = pl.Trainer(
-            **{**_QUIET, "profiler": NoProfiler(), **self.trainer, "devices": 1, "max_epochs": max_epochs, "max_steps": max_steps},
-            callbacks=[_Rate(self.rate), batches, *guards, *callbacks],
-            plugins=[io or SafeCheckpointIO()],
-        )
         given = {"datamodule": self.data} if isinstance(self.data, pl.LightningDataModule) else {"train_dataloaders": self.data}
-        trainer.fit(self.module, ckpt_path=None if ckpt_path is None else str(ckpt_path), **given)
+        with without_lightnings_lines():
+            trainer = pl.Trainer(
+                **{**_QUIET, "profiler": NoProfiler(), **self.trainer, "devices": 1, "max_epochs": max_epochs, "max_steps": max_steps},
+                callbacks=[_Rate(self.rate), batches, *guards, *callbacks],
+                plugins=[io or SafeCheckpointIO()],
+            )
+            trainer.fit(self.module, ckpt_path=None if ckpt_path is None else str(ckpt_path), **given)
         return trainer
 
     @contextmanager
