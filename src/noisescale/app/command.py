@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from noisescale.app.config import errors_under, in_sweep
 from noisescale.app.faults import RunFailed, failure_of
 from noisescale.app.flags import flags_first
+from noisescale.app.given_words import remember
 from noisescale.app.interruption import RunInterrupted
 from noisescale.app.launchers.ranks import is_first
 from noisescale.app.launchers.world import join, tell_others
@@ -145,6 +146,7 @@ class Command:
     def _carry_out(self) -> int:
         """Carry out all runs of the command line; returns the exit status, or raises SystemExit with it, as `carry_out_run` does."""
         self._in_function = False
+        remember(sys.argv[1:])
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             os.environ[_FULL_ERROR] = "1"
         os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises errors instead of printing them

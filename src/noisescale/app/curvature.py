@@ -18,6 +18,7 @@ from noisescale.app.config import as_plain, errors_under, output_dir
 from noisescale.app.devices import accelerator_of
 from noisescale.app.libraries import import_libraries
 from noisescale.app.measurement_checks import curvature_options
+from noisescale.app.studied import says_what_is_kept
 from noisescale.errors import ConfigError, check_count, check_number
 from noisescale.files import write_atomically, write_rows
 from noisescale.plans.curvature_options import CurvatureOptions
@@ -92,8 +93,18 @@ def curvature(cfg: DictConfig) -> int:
                 reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
                 raise ConfigError("ckpt", cfg.curvature.ckpt, f"its curvature cannot be measured: {reason}") from error
 
-    _inside_fit(cfg, module, data, accelerator, measure)
+    from noisescale.execution.quiet import without_lightnings_lines
+
+    with says_what_is_kept("curvature.py", _kept), without_lightnings_lines():
+        _inside_fit(cfg, module, data, accelerator, measure)
     return 0
+
+
+def _kept(folder: Path) -> str:
+    """What an interrupted measurement has left."""
+    left = [name for name in ("curvature.json", "line.csv") if (folder / name).exists()]
+    what = f"what was measured is in {os.path.relpath(folder / left[0])}" if left else "nothing was measured"
+    return f"{what}; to measure all of it"
 
 
 def _check_line(points: Any, span: Any) -> None:

@@ -40,7 +40,7 @@ def carry_out_range_test(cfg: DictConfig) -> int:
     """
     run = check_studied(cfg, PROGRAM)
     options = range_options(cfg)
-    with goes_on_after(PROGRAM) as folder:
+    with goes_on_after(PROGRAM, lambda _: "a range test that has not ended leaves nothing; to begin it again") as folder:
         training, _ = training_of(run)
         from noisescale.app.results import versions
         from noisescale.studies.range_figure import draw_range

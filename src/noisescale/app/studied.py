@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from noisescale.app.changes import PLAN_GROUPS, plan_choices
 from noisescale.app.choices import key_of
 from noisescale.app.composed import Composed, read_config
-from noisescale.app.config import errors_under, options, output_dir, typed
+from noisescale.app.config import errors_under, in_sweep, options, output_dir, typed
 from noisescale.app.devices import accelerator_of, check_devices
+from noisescale.app.given_words import given
 from noisescale.app.interruption import RunInterrupted
 from noisescale.app.libraries import import_libraries
 from noisescale.app.recorded import compose_from, last_record, read_record
@@ -29,7 +30,7 @@ from noisescale.studies.runs import last_checkpoint, newest_of
 if TYPE_CHECKING:
     from noisescale.studies.training import Training
 
-__all__ = ["check_studied", "goes_on_after", "start_of_study", "training_of"]
+__all__ = ["check_studied", "goes_on_after", "says_what_is_kept", "start_of_study", "training_of"]
 
 PASSED_ON = ("precision", "gradient_clip_val", "gradient_clip_algorithm", "deterministic", "benchmark")
 """Keys of `trainer` that a study trains with, beside the accelerator."""
@@ -142,22 +143,53 @@ def training_of(run: Composed) -> tuple[Training, dict[str, Any]]:
 
 
 @contextmanager
-def goes_on_after(program: str) -> Iterator[Path]:
-    """The folder of a study, held until the end of the block; an interruption prints the command that goes on with it.
+def goes_on_after(program: str, kept: Callable[[Path], str] | None = None) -> Iterator[Path]:
+    """The folder of a study, held until the end of the block, in which Lightning says nothing of its own.
+
+    Args:
+        program: the name of the command, such as branches.py.
+        kept: see `says_what_is_kept`; None: the study goes on where it was.
 
     Raises:
         ConfigError: another process works in it, or it is the folder of a training or of another study.
-        RunInterrupted: a signal has ended the study; what was done is in the folder.
+        RunInterrupted: a signal has ended the study, see `says_what_is_kept`.
     """
     folder = output_dir()
     refuse_folder_of_another(folder, program.removesuffix(".py"))
-    with held(folder, "hydra.run.dir"):
-        try:
+    with held(folder, "hydra.run.dir"), says_what_is_kept(program, kept or _all_that_was_done):
+        from noisescale.execution.quiet import without_lightnings_lines
+
+        with without_lightnings_lines():
             yield folder
-        except (KeyboardInterrupt, SystemExit) as stop:
-            interrupted = stop if isinstance(stop, Interrupted) else None
-            words = [word for word in typed() if key_of(word) != "hydra.run.dir"]
-            command = shlex.join(["python", program, *words, f"hydra.run.dir={short_path(folder)}"])
-            reason = interrupted.reason if interrupted is not None else "SIGINT"
-            print(f"error: interrupted by {reason}; what was done is in {os.path.relpath(folder)}; to go on:\n{command}", file=sys.stderr)
-            raise RunInterrupted(int(interrupted.code or 1) if interrupted is not None else 130, reason) from None
+
+
+@contextmanager
+def says_what_is_kept(program: str, kept: Callable[[Path], str]) -> Iterator[None]:
+    """A signal that ends the block prints one line, and the command that goes on, or begins again.
+
+    Args:
+        program: the name of the command.
+        kept: folder -> what is kept in it, and what the command does.
+
+    Raises:
+        RunInterrupted: a signal has ended the block.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as stop:
+        interrupted = stop if isinstance(stop, Interrupted) else None
+        folder = output_dir()
+        words = [word for word in _words_of_this_run() if key_of(word) != "hydra.run.dir"]
+        command = shlex.join(["python", program, *words, f"hydra.run.dir={short_path(folder)}"])
+        reason = interrupted.reason if interrupted is not None else "SIGINT"
+        print(f"error: interrupted by {reason}; {kept(folder)}:\n{command}", file=sys.stderr)
+        raise RunInterrupted(int(interrupted.code or 1) if interrupted is not None else 130, reason) from None
+
+
+def _words_of_this_run() -> list[str]:
+    """What to type for this run alone: in a sweep its own words, behind those that name the run that it starts from."""
+    return [*(word for word in given() if key_of(word) in ("run", "ckpt_path")), *typed()] if in_sweep() else given()
+
+
+def _all_that_was_done(folder: Path) -> str:
+    return f"what was done is in {os.path.relpath(folder)}; to go on"
