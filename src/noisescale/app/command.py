@@ -28,6 +28,7 @@ from noisescale.app.launchers.ranks import is_first
 from noisescale.app.launchers.world import join, tell_others
 from noisescale.app.listing import config_folders, list_options_only
 from noisescale.app.messages import INPUT_ERRORS, composition_line, line, say
+from noisescale.app.other_commands import refuse_words_of_others
 from noisescale.app.own_words import make_importable, words_for_hydra
 from noisescale.app.resume import Start, start_of
 from noisescale.app.sweeps import RunDied, table_at_the_end, what_differs
@@ -156,6 +157,7 @@ class Command:
         run = functools.update_wrapper(functools.partial(self.carry_out_run), self._function)
         try:
             with raised_at_once():
+                refuse_words_of_others(Path(self._function.__code__.co_filename).stem, sys.argv[1:])
                 start = self._start(join(flags_first(sys.argv[1:])), self._conf)
                 sys.argv[1:] = words_for_hydra(start.words)
                 make_importable([Path.cwd(), *config_folders(self._conf)[1:], *start.places])

@@ -36,7 +36,7 @@ def recommend(cfg: DictConfig) -> int:
         ConfigError: the config is invalid.
         RunInterrupted: it was interrupted, and said how to go on.
     """
-    if cfg.ckpt_path is not None:
+    if cfg.ckpt_path is not None:  # `run` is refused before
         raise ConfigError("ckpt_path", cfg.ckpt_path, f"{PROGRAM} begins with new weights", "leave it out, or give weights_from")
     run, options = check_studied(cfg, PROGRAM), recommendation_options(cfg)
     if run.strategy.lr_rule != "none":

@@ -48,11 +48,14 @@ def start_of_study(words: Sequence[str], conf: Path) -> Start:
     resumed = [word.partition("=")[2] for word in words if key_of(word) == "resume" and word.partition("=")[2] not in ("", "null")]
     if resumed:
         raise ConfigError("resume", resumed[-1], "goes on with a training, and this command studies one", "give run=<its folder>")
-    given = [word for word in words if key_of(word) == "run" and "=" in word]
-    if not given:
-        return start_of(words, conf)
-    left = [word for word in words if word not in given]
-    path = Path(given[-1].partition("=")[2].strip("'\"")).expanduser()
+    named = [word for word in words if key_of(word) == "run" and "=" in word]
+    left = [word for word in words if word not in named]
+    if not named or named[-1].partition("=")[2] == "null":
+        return start_of(left, conf)
+    value = named[-1].partition("=")[2].strip("'\"")
+    if not value:
+        raise ConfigError("run", value, "names no folder", "give the folder of a run, such as outputs/train/...")
+    path = Path(value).expanduser()
     try:
         run = run_in(path)
         record = read_record(last_record(run))
@@ -74,7 +77,8 @@ def check_studied(cfg: DictConfig, program: str) -> Composed:
     Raises:
         ConfigError: the config is invalid, or has what a study does not do.
     """
-    run = read_config(cfg)
+    with in_terms_of_the_run():
+        run = read_config(cfg)
     if check_devices(cfg) != 1 or cfg.trainer.get("num_nodes", 1) != 1:
         raise ConfigError("trainer.devices", cfg.trainer.devices, f"{program} runs on one device", "use trainer=auto, cpu or gpu")
     for key, without in WITHOUT_EFFECT.items():
@@ -143,6 +147,18 @@ def training_of(run: Composed) -> tuple[Training, dict[str, Any]]:
 
 
 @contextmanager
+def in_terms_of_the_run() -> Iterator[None]:
+    """With `run=<folder>` an error about its checkpoint, which nobody has typed, is one about the run."""
+    try:
+        yield
+    except ConfigError as error:
+        named = [word.partition("=")[2] for word in given() if key_of(word) == "run"]
+        if error.key != "ckpt_path" or not named or any(key_of(word) == "ckpt_path" for word in given()):
+            raise
+        raise ConfigError("run", named[-1], f"its checkpoint {error.problem}", "give another run") from error
+
+
+@contextmanager
 def goes_on_after(program: str, kept: Callable[[Path], str] | None = None) -> Iterator[Path]:
     """The folder of a study, held until the end of the block, in which Lightning says nothing of its own.
 
@@ -156,7 +172,7 @@ def goes_on_after(program: str, kept: Callable[[Path], str] | None = None) -> It
     """
     folder = output_dir()
     refuse_folder_of_another(folder, program.removesuffix(".py"))
-    with held(folder, "hydra.run.dir"), says_what_is_kept(program, kept or _all_that_was_done):
+    with held(folder, "hydra.run.dir"), in_terms_of_the_run(), says_what_is_kept(program, kept or _all_that_was_done):
         from noisescale.execution.quiet import without_lightnings_lines
 
         with without_lightnings_lines():
