@@ -84,8 +84,10 @@ def check_studied(cfg: DictConfig, program: str) -> Composed:
     for key, without in WITHOUT_EFFECT.items():
         if cfg.trainer.get(key, without) != without:
             raise ConfigError(f"trainer.{key}", cfg.trainer[key], f"would end the training that {program} studies", "leave it out")
-    if not run.sets_rate:
-        raise ConfigError("scheduler", "none", f"leaves the learning rate to the module, but {program} sets it", "choose a schedule")
+    if not run.sets_rate and program != "range_test.py":  # which goes by no schedule
+        problem = f"leaves the learning rate to the module, but {program} sets it"
+        alone = f", and let configure_optimizers of {run.own_optimizer} return the optimizer alone" if run.own_optimizer else ""
+        raise ConfigError("scheduler", "none", problem, f"choose a schedule{alone}")
     for group, decided in (("batch", run.strategy.monitors), ("scheduler", run.schedule.monitors)):
         if decided:
             problem = f"is decided during the training, and {program} needs a plan that is known before"

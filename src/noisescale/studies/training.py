@@ -102,7 +102,8 @@ class Training:
                 callbacks=[_Rate(self.rate), batches, *guards, *callbacks],
                 plugins=[io or SafeCheckpointIO()],
             )
-            trainer.fit(self.module, ckpt_path=None if ckpt_path is None else str(ckpt_path), **given)
+            with _in_terms_of_a_study():
+                trainer.fit(self.module, ckpt_path=None if ckpt_path is None else str(ckpt_path), **given)
         return trainer
 
     @contextmanager
@@ -120,6 +121,23 @@ class Training:
                 parameter.requires_grad_(requires)
             for layer, training in modes.items():
                 layer.training = training
+
+
+@contextmanager
+def _in_terms_of_a_study() -> Iterator[None]:
+    """Give the errors about the optimizers of a module a remedy that helps in a study, which always sets the learning rate."""
+    try:
+        yield
+    except ConfigError as error:
+        if error.key != "lr_scheduler":
+            raise
+        problem = "sets the learning rate, and so does a study"
+        raise ConfigError(error.key, error.value, problem, "return the optimizer alone from configure_optimizers") from error
+    except RuntimeError as error:
+        if "multiple optimizers" not in str(error):  # Lightning's own check, which comes before ours
+            raise
+        remedy = "return one, with a parameter group in place of each; groups may have learning rates of their own"
+        raise ConfigError("configure_optimizers", "several optimizers", "a study steps exactly one", remedy) from error
 
 
 class _Rate(LeanCallback):
