@@ -18,7 +18,7 @@ SAID = [
     ("callbacks=sharpness", f"callbacks=sharpness alone: {ALL}; callbacks=[full,sharpness] adds it to what there usually is"),
     (
         "callbacks=[gns,sharpness]",
-        f"callbacks=[gns,sharpness] alone: {ALL}; callbacks=[full,gns,sharpness] adds it to what there usually is",
+        f"callbacks=[gns,sharpness] alone: {ALL}; callbacks=[full,gns,sharpness] adds them to what there usually is",
     ),
     ("micro_batch_margin=0.2", "micro_batch_margin=0.2 has no effect: it is the margin of max_micro_batch_size=auto, and that is null"),
     (

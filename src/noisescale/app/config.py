@@ -62,7 +62,7 @@ def _of_what_was_typed(cfg: DictConfig, group: str, error: ConfigError) -> Confi
     """The error of a value that nobody typed is one about the value that was typed and that it has to fit."""
     typed_keys = {word.partition("=")[0].lstrip("+~") for word in overrides()}
     found, numbers = error.under(group), re.findall(r"[\w.+-]*\d[\w.+-]*", error.problem)
-    if found.key in typed_keys:
+    if found.key in typed_keys or not error.problem.startswith("must be"):
         return found
     for key in sorted(typed_keys):
         value = OmegaConf.select(cfg, key) if key.startswith(f"{group}.") else None

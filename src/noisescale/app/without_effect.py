@@ -54,8 +54,8 @@ def _added_alone(cfg: DictConfig) -> Iterator[str]:
     lacking = [what for name, what in ADDS.items() if name not in there]
     if lacking:
         names = ",".join(chosen)
-        shown = names if len(chosen) == 1 else f"[{names}]"
-        yield f"callbacks={shown} alone: {', '.join(lacking)}; callbacks=[full,{names}] adds it to what there usually is"
+        shown, pronoun = (names, "it") if len(chosen) == 1 else (f"[{names}]", "them")
+        yield f"callbacks={shown} alone: {', '.join(lacking)}; callbacks=[full,{names}] adds {pronoun} to what there usually is"
 
 
 def _chosen_last() -> list[str]:
