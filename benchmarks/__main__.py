@@ -17,7 +17,7 @@ from benchmarks.measure import measure, save, show
 __all__ = ["main"]
 
 # Part -> its number of rounds. Those ON_REQUEST run only if they are named: peers and launchers are slow, and throughput is for a GPU.
-ROUNDS = {"steps": 9, "data_path": 5, "startup": 5, "sweep": 3, "compute": 5, "gradient_noise": 9, "curvature": 5}
+ROUNDS = {"steps": 9, "data_path": 5, "startup": 5, "sweep": 3, "compute": 5, "gradient_noise": 9, "callbacks": 9, "curvature": 5}
 ON_REQUEST = {"peers": 5, "throughput": 5, "launchers": 3}
 
 

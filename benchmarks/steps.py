@@ -35,7 +35,9 @@ from noisescale.callbacks import (
     EpochRecorder,
     NoiseScaleMonitor,
     SameRun,
+    SaveOnOutOfMemory,
     StopOnDivergence,
+    StopOnSignal,
     TimedProgressBar,
 )
 from noisescale.data import ImageDataModule
@@ -241,6 +243,8 @@ def watching(folder: Path) -> list[pl.Callback]:
         EpochRecorder(folder / "epochs.csv"),
         StopOnDivergence(),
         Checkpoint(folder / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False),
+        StopOnSignal(folder / "checkpoints" / "last.ckpt"),
+        SaveOnOutOfMemory(folder / "checkpoints" / "last.ckpt"),
         TimedProgressBar(seconds=0.1),
     ]
 

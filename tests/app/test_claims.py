@@ -45,8 +45,11 @@ def test_a_claim_is_complete(name: str) -> None:
     assert {"smoke", "cpu"} <= set(scales_of(name, CONF))
     for scale in scales_of(name, CONF):
         claim = claim_at(name, scale, CONF)
-        runs = [words_of(claim, arm, chosen, 0) for arm in claim.arms.values() if arm.function is None for chosen in arm.candidates()]
-        assert len({identity(words) for words in runs}) == len(runs), "two arms are the same run"
+        arms = [arm for arm in claim.arms.values() if arm.function is None]
+        fixed = [words_of(claim, arm, (), 0) for arm in arms if not arm.grid]
+        grids = [[words_of(claim, arm, chosen, 0) for chosen in arm.candidates()] for arm in arms if arm.grid]
+        for runs in (fixed, *grids):  # a candidate of a grid may be another arm
+            assert len({identity(words) for words in runs}) == len(runs), "two arms are the same run"
 
 
 @pytest.mark.slow
@@ -101,7 +104,7 @@ def test_the_page_lists_the_claims() -> None:
         ("[optimizer.lr=0.1]", "{function: os.system}", "must be one of noisy_quadratic, ill_conditioned, two_wells"),
         ("[optimizer.lr=0.1]", "{grid: {optimizer.lr: [1, 2]}}", "tuning=None: is needed where an arm has a grid"),
         ("epochs: train/loss", "epoch: train/loss", "is no key of a claim here"),
-        ("epochs: train/loss", "results: train/loss, reach: 1", "needs a column of epochs.csv or steps.csv"),
+        ("epochs: train/loss", "results: train/loss, reach: 1", "needs a column of epochs.csv, steps.csv, curvature.csv"),
         ("smoke: {}", "small: {}", "must have one of smoke, cpu, gpu"),
         ("arms: {a:", "arms: [a", "cannot be read"),
         ("metrics: {loss: {epochs: train/loss}}", "metrics: [loss]", "must be mappings"),

@@ -28,6 +28,7 @@ from noisescale.app.launchers.ranks import is_first
 from noisescale.app.launchers.world import join, tell_others
 from noisescale.app.listing import config_folders, list_options_only
 from noisescale.app.messages import INPUT_ERRORS, composition_line, line, say
+from noisescale.app.option_words import check_option_words
 from noisescale.app.other_commands import refuse_words_of_others
 from noisescale.app.own_words import make_importable, words_for_hydra
 from noisescale.app.resume import Start, start_of
@@ -160,6 +161,7 @@ class Command:
                 refuse_words_of_others(Path(self._function.__code__.co_filename).stem, sys.argv[1:])
                 start = self._start(join(flags_first(sys.argv[1:])), self._conf)
                 sys.argv[1:] = words_for_hydra(start.words)
+                check_option_words(start.words, self._conf)
                 make_importable([Path.cwd(), *config_folders(self._conf)[1:], *start.places])
                 with table_at_the_end():
                     hydra.main(version_base="1.3", config_path=str(self._conf), config_name=start.config_name)(run)()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import fields
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig
 
 from noisescale.app.config import as_plain, errors_under
+from noisescale.errors import ConfigError
 from noisescale.measures.branch_options import BranchOptions
 from noisescale.measures.range_test import RangeOptions
 from noisescale.plans.checks import check_gradient_noise, check_measured_updates
@@ -15,6 +17,8 @@ from noisescale.plans.curvature_options import CurvatureOptions, check_when
 from noisescale.studies.recommendation_options import RecommendationOptions
 
 __all__ = ["GRADIENT_NOISE", "branch_options", "check_measurements", "curvature_options", "range_options", "recommendation_options"]
+
+Options = TypeVar("Options", BranchOptions, RangeOptions, RecommendationOptions)
 
 GRADIENT_NOISE = "noisescale.callbacks.GradientNoiseScale"
 SHARPNESS = "noisescale.callbacks.Sharpness"
@@ -53,18 +57,25 @@ def curvature_options(given: Mapping[str, Any]) -> CurvatureOptions:
 
 
 def branch_options(cfg: DictConfig) -> BranchOptions:
-    """What `branches` says, checked; keys that it does not have are refused."""
-    with errors_under("branches"):
-        return BranchOptions(**as_plain(cfg.branches))
+    """What `branches` says, checked; keys that it does not have are refused, here and below."""
+    return _options(BranchOptions, "branches", cfg)
 
 
 def range_options(cfg: DictConfig) -> RangeOptions:
     """What `range_test` says, checked."""
-    with errors_under("range_test"):
-        return RangeOptions(**as_plain(cfg.range_test))
+    return _options(RangeOptions, "range_test", cfg)
 
 
 def recommendation_options(cfg: DictConfig) -> RecommendationOptions:
     """What `recommend` says, checked."""
-    with errors_under("recommend"):
-        return RecommendationOptions(**as_plain(cfg.recommend))
+    return _options(RecommendationOptions, "recommend", cfg)
+
+
+def _options(kind: type[Options], group: str, cfg: DictConfig) -> Options:
+    node = cfg.get(group)
+    given, known = {} if node is None else as_plain(node), [each.name for each in fields(kind)]
+    for key, value in given.items():
+        if key not in known:
+            raise ConfigError(f"{group}.{key}", value, "is no key of this group", f"valid: {', '.join(known)}")
+    with errors_under(group):
+        return kind(**given)

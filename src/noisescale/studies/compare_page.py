@@ -11,6 +11,7 @@ from pathlib import Path
 from noisescale.files import write_atomically
 from noisescale.studies.compare import Comparison, counts_in_words
 from noisescale.studies.compare_table import arms_of, as_html, as_markdown, runs_of
+from noisescale.studies.markdown_page import STYLE
 
 __all__ = ["Picture", "summary_of", "write_html", "write_markdown"]
 
@@ -31,19 +32,17 @@ HOW_TO_READ = (
     "The last training loss is that of the last epoch. If no run of an arm counts, its updates and seconds are those so far.",
 )
 
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.3rem 0.7rem; text-align: left; border-bottom: 1px solid #ddd; vertical-align: top; }
+_STYLE = (
+    STYLE
+    + """
 td { white-space: nowrap; } td:last-child { white-space: normal; min-width: 10rem; } td.number { text-align: right; }
 th button { font: inherit; font-weight: 600; border: 0; padding: 0; background: none; cursor: pointer; text-align: left; color: inherit; }
 th button::after { content: " \\2195"; color: #999; }
 th[aria-sort=ascending] button::after { content: " \\2191"; color: inherit; }
 th[aria-sort=descending] button::after { content: " \\2193"; color: inherit; }
-figure { margin: 1rem 0; } img { max-width: 100%; height: auto; } figcaption, .quiet { color: #555; font-size: 0.9rem; }
-@media print { body { max-width: none; margin: 0; } figure, tr { break-inside: avoid; } th button::after { content: none; } }
+@media print { th button::after { content: none; } }
 """
+)
 
 _SCRIPT = """
 for (const button of document.querySelectorAll("th button")) button.onclick = () => {

@@ -1,4 +1,4 @@
-"""One number of a finished run: from results.json, from a column of epochs.csv or steps.csv, or from a function's own results."""
+"""One number of a finished run: from results.json, from a column of one of its CSV files, or from a function's own results."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from noisescale.studies.runs import Run
 
 __all__ = ["SOURCES", "Metric"]
 
-SOURCES = ("results", "epochs", "steps", "function")
-"""Where a metric comes from: a key of results.json, a column of epochs.csv or steps.csv, a key of what a function returns."""
+FILES = ("epochs", "steps", "curvature")
+SOURCES = ("results", *FILES, "function")
+"""Where a metric comes from: a key of results.json, a column of one of these CSV files, a key of what a function returns."""
 
 
 def _geometric(values: Sequence[float]) -> float:
@@ -59,8 +60,9 @@ class Metric:
         for name in ("reach", "at_most", "if_diverged"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name))
-        if self.reach is not None and self.source not in ("epochs", "steps"):
-            raise ConfigError("reach", self.reach, "needs a column of epochs.csv or steps.csv", "write epochs: <column>")
+        if self.reach is not None and self.source not in FILES:
+            files = ", ".join(f"{name}.csv" for name in FILES)
+            raise ConfigError("reach", self.reach, f"needs a column of {files}", "write epochs: <column>")
 
     def of_run(self, run: Run) -> float | None:
         """The value of a complete run; None if its files do not have it."""

@@ -13,6 +13,7 @@ from noisescale.files import write_atomically
 from noisescale.studies.claims.checks import ALPHA, Check, Outcome
 from noisescale.studies.claims.figure import draw_claim, draw_overview
 from noisescale.studies.claims.result import Result
+from noisescale.studies.markdown_page import write_html
 
 __all__ = ["NOT_RUN", "page_of", "write_overview", "write_page"]
 
@@ -20,11 +21,12 @@ NOT_RUN = "not run"
 
 
 def write_page(result: Result, folder: Path) -> Path:
-    """Write claim.md, claim.png and verdict.json into `folder`, each atomically; returns the page."""
+    """Write claim.md, the same as claim.html, claim.png and verdict.json into `folder`, each atomically; returns the page in Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
     draw_claim(result, folder / "claim.png")
     write_atomically(folder / "verdict.json", json.dumps(_as_json(result), indent=2) + "\n")
     write_atomically(folder / "claim.md", page_of(result))
+    write_html(page_of(result), folder / "claim.html")
     return folder / "claim.md"
 
 
@@ -34,7 +36,7 @@ def page_of(result: Result) -> str:
 
 
 def write_overview(folder: Path, names: Sequence[str]) -> Path:
-    """Write overview.md and overview.png from the verdicts that are found in the folders of the claims; returns the page.
+    """Write overview.md, the same as overview.html, and overview.png from the verdicts in the folders of the claims; returns the page.
 
     Args:
         folder: that of one scale.
@@ -55,6 +57,7 @@ def write_overview(folder: Path, names: Sequence[str]) -> Path:
     draw_overview(found, folder / "overview.png")
     text = [f"# Claims at scale {folder.name}", "![the verdicts](overview.png)", "\n".join(lines), _RULE]
     write_atomically(folder / "overview.md", "\n\n".join(text) + "\n")
+    write_html("\n\n".join(text), folder / "overview.html")
     return folder / "overview.md"
 
 
@@ -83,6 +86,8 @@ def _sections(result: Result) -> Iterator[str]:
     if claim.words:
         seeds = f"seeds 0 to {claim.seeds - 1}, the same in every arm, so that arms begin with the same weights and see the same order"
         yield f"All arms: `{' '.join(claim.words)}`; {seeds}."
+    if ends := result.at_ends_of_grids():
+        yield f"At an end of its grid, so that a better value may lie beyond it: {', '.join(f'`{each}`' for each in ends)}."
     if claim.notes:
         yield claim.notes
     yield f"```bash\npython reproduce.py claim={claim.name} scale={claim.scale}\n```"
@@ -180,6 +185,7 @@ def _as_json(result: Result) -> dict[str, Any]:
         "runs": len(runs),
         "seconds": sum(float(run.results.get("seconds") or 0) for run in runs),
         "commits": sorted({str(run.commit) for run in runs if run.commit}),
+        "at_ends_of_grids": result.at_ends_of_grids(),
         "chosen": {arm: list(words) for arm, words in result.chosen.items() if words},
         "checks": {
             name: {

@@ -32,3 +32,12 @@ class Result:
     verdict: Verdict
     chosen: Mapping[str, Sequence[str]]
     failed: tuple[str, ...] = ()
+
+    def at_ends_of_grids(self) -> list[str]:
+        """The choices that are the first or the last value of their grid, beyond which a better one may lie: `tuned: optimizer.lr=0.4`."""
+        found = []
+        for name, words in self.chosen.items():
+            for key, values in self.claim.arms[name].grid.items():
+                ends = {f"{key}={values[0]}", f"{key}={values[-1]}"}
+                found += [f"{name}: {word}" for word in words if word in ends]
+        return found
