@@ -38,7 +38,7 @@ def test_a_study_leaves_its_files_and_is_not_trained_twice(tmp_path: Path) -> No
     assert study(tmp_path) == first, "the seconds of a branch would differ"
     outcome = branches(*FEW, "branches.tolerance=0.3", run_dir(tmp_path))
     assert outcome.status == 2
-    problem = "has the branches of a training with branches.tolerance=0.2; go on with the same, or choose another folder"
+    problem = "has the measurements of a training with branches.tolerance=0.2; go on with the same, or choose another folder"
     assert outcome.lines == [f"error: branches.tolerance=0.3: {tmp_path} {problem}"]
 
 

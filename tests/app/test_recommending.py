@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from noisescale.app import recommending
+from noisescale.studies.measured import Measured
+from noisescale.studies.recommendation import Recommendation
+from noisescale.studies.recommendation_study import Recommended
 from tests.helpers.front_door import QUICK, branches, plan, recommend, run, run_dir
 from tests.helpers.resuming import files
 from tests.helpers.trainings import ignored
@@ -36,6 +40,20 @@ def test_it_leaves_a_page_whose_command_can_be_pasted(tmp_path: Path) -> None:
     other = recommend(*FEW, "recommend.tolerance=0.1", run_dir(tmp_path / "a"))
     assert other.status == 2
     assert other.lines[-1].startswith("error: recommend.tolerance=0.1: ")
+
+
+@pytest.mark.parametrize(("rule", "linear", "words"), [("adaptive", True, ["batch.rule=sgd"]), ("adaptive", False, []), ("sgd", True, [])])
+def test_the_command_of_a_dual_has_the_rule_that_was_found(
+    rule: str, linear: bool, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own rule would be that of the optimizer, and the page would count the updates of another dual."""
+    monkeypatch.setattr(recommending, "typed", lambda: ["optimizer=adam", "batch.size=8", "recommend.budget=1"])
+    measured = Measured(8, 0.1, 10.0, rule)
+    monkeypatch.setattr(Measured, "winner", property(lambda _: ("linear" if linear else "sqrt") if rule == "adaptive" else None))
+    found = Recommended(Recommendation(16, 0.2, 1, 128), measured, updates=100, dual_updates=50)
+    command = shlex.split(recommending._command(found, own_optimizer=False))
+    start = ["python", "train.py", "optimizer=adam", "batch=dual", "batch.size=16", "optimizer.lr=0.2", "batch.max_size=128"]
+    assert command == [*start, *words]
 
 
 @pytest.mark.parametrize(

@@ -1,28 +1,22 @@
-"""The arithmetic of branches: which sizes and how long, and what their losses say of the critical batch."""
+"""The arithmetic of branches: which sizes, how long, and the loss of one."""
 
 from __future__ import annotations
 
 import math
-import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
-from scipy import stats
 
 from noisescale.errors import ConfigError
 from noisescale.measures.branch_options import BranchOptions
 from noisescale.measures.branches import (
     PARTS,
     Arm,
-    Comparison,
     Losses,
-    compare,
-    critical_batch,
     examples_of_branch,
     rules_of,
     sizes_of_branches,
-    stopped_by,
 )
 
 
@@ -62,66 +56,7 @@ def test_sizes_that_do_not_fit_together_are_refused() -> None:
         examples_of_branch(1000, [31, 33, 37])
 
 
-# -- comparisons --------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("seeds", [2, 3, 4, 5, 8, 20])
-def test_the_comparison_is_two_one_sided_tests_of_student(seeds: int) -> None:
-    draw = random.Random(seeds)
-    reference = [draw.uniform(1, 2) for _ in range(seeds)]
-    losses = [loss * draw.uniform(1.0, 1.3) for loss in reference]
-    found = compare(losses, reference, 0.2)
-    logs = [math.log(a / b) for a, b in zip(losses, reference, strict=True)]
-    low, high = stats.t.interval(0.9, seeds - 1, loc=sum(logs) / seeds, scale=stats.sem(logs))
-    assert (found.low, found.high) == pytest.approx((low, high), abs=3e-3 * (high - low))
-
-
-def test_the_three_verdicts_and_a_divergence() -> None:
-    reference = [1.0, 1.1, 0.9]
-    assert compare([1.02, 1.11, 0.92], reference, 0.2).verdict == "same"
-    assert compare([1.5, 1.7, 1.3], reference, 0.2).verdict == "worse"
-    assert compare([1.0, 1.6, 0.9], reference, 0.2).verdict == "undecided"
-    assert compare([1.0, math.inf, 0.9], reference, 0.2).verdict == "worse"
-    assert compare([0.5, 0.4, 0.45], reference, 0.2).verdict == "same", "what is better is not worse"
-    assert compare([0.0, 0.0], [0.0, 0.0], 0.2).verdict == "same"
-
-
-def at(mean: float, verdict: str) -> Comparison:
-    return Comparison(verdict, mean, 0.01, mean, mean)
-
-
-def test_the_bracket_of_the_critical_batch() -> None:
-    found = {8: at(0, "same"), 16: at(0.01, "same"), 32: at(0.1, "undecided"), 64: at(0.05, "same"), 128: at(0.9, "worse")}
-    bracket = critical_batch(found, 0.2)
-    assert (bracket.at_least, bracket.below) == (64, 128)
-    assert 64 < bracket.estimate < 128
-    assert bracket.in_words() == f"about {bracket.estimate:.0f} (64 to 128)"
-    undecided = critical_batch({8: at(0, "same"), 16: at(0.2, "undecided"), 32: at(0.9, "worse")}, 0.2)
-    assert (undecided.at_least, undecided.below) == (8, 32)
-    open_ended = critical_batch({8: at(0, "same"), 16: at(0, "same")}, 0.2)
-    assert (open_ended.at_least, open_ended.below, open_ended.in_words()) == (16, math.inf, "16 or more")
-    assert math.isnan(open_ended.estimate)
-    diverged = critical_batch({8: at(0, "same"), 16: at(math.inf, "worse")}, 0.2)
-    assert diverged.estimate == pytest.approx(math.sqrt(8 * 16))
-
-
-def test_the_branches_of_a_quadratic_break_where_its_curvature_says() -> None:
-    """SGD on h x^2/2 with gradient noise c/B: with lr ~ B the loss after the same number of examples is the same as long as lr h << 2."""
-    h, c, lr, size, examples = 1.0, 1.0, 0.01, 1, 4096
-
-    def end(batch: int) -> float:
-        a, updates = lr * batch / size, examples // batch
-        shrink = (1 - a * h) ** (2 * updates)
-        return shrink * 10 + a * c / (2 * batch * (2 - a * h)) * (1 - shrink) if a * h < 2 else math.inf
-
-    found = {batch: compare([end(batch)] * 2, [end(size)] * 2, 0.2) for batch in (1, 2, 4, 8, 16, 32, 64, 128, 256)}
-    bracket = critical_batch(found, 0.2)
-    # In the steady state the loss goes as 1 / (2 - a h), which is 1.2 times that of a small a where a h = 1/3, at B = 33.
-    assert (bracket.at_least, bracket.below) == (32, 64)
-    assert bracket.estimate == pytest.approx(33, rel=0.1)
-
-
-# -- the rate or the batch ----------------------------------------------------------------------------------------------------
+# -- their losses --------------------------------------------------------------------------------------------------------------
 
 
 def curve(*parts: float, start: float = 1.0) -> Losses:
@@ -134,17 +69,6 @@ def test_a_branch_ends_with_the_mean_of_its_last_two_values() -> None:
     assert curve(0.5, math.nan).end == math.inf
     assert curve(0.5, math.nan).diverged
     assert curve(*[0.0] * 8).end == 0.0
-
-
-def test_what_stopped_the_branches() -> None:
-    falling, diverging, rising = curve(2.0, *[0.9] * 7), curve(0.9, math.nan), curve(*[1.3] * 8)
-    same, worse, undecided = (at(0.0, verdict) for verdict in ("same", "worse", "undecided"))
-    assert stopped_by([falling, diverging], worse, 0.2) == "rate"
-    assert stopped_by([falling, rising, rising], worse, 0.2) == "rate"
-    assert stopped_by([falling, falling, rising], worse, 0.2) == "batch"
-    assert stopped_by([falling, falling], same, 0.2) == "rate"
-    assert stopped_by([falling, falling], undecided, 0.2) == "not sure"
-    assert stopped_by([falling, falling], None, 0.2) == "not sure"
 
 
 # -- options ------------------------------------------------------------------------------------------------------------------
@@ -162,6 +86,8 @@ def test_what_stopped_the_branches() -> None:
         ({"seeds": 1}, "seeds=1: must be a whole number, 2 to 1000; the spread over seeds"),
         ({"tolerance": 0}, r"tolerance=0: must be a finite number in \(0, 10\]"),
         ({"tolerance": "x"}, "tolerance=x"),
+        ({"progress": 0}, r"progress=0: must be a finite number in \(0, 1\]; 0\.5 is half of what the loss falls by"),
+        ({"progress": 1.5}, r"progress=1\.5"),
         ({"examples": 0}, "examples=0: must be a whole number of examples, at least 1"),
     ],
 )

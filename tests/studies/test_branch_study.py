@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,15 @@ from noisescale.errors import ConfigError
 from noisescale.files import read_rows
 from noisescale.measures.branch_options import BranchOptions
 from noisescale.measures.branches import PARTS
-from noisescale.schedules import Cosine
+from noisescale.plans import Fixed
+from noisescale.schedules import Constant, Cosine
 from noisescale.studies import branch_study, branches, branching
 from noisescale.studies.branch_figure import draw_branches
-from noisescale.studies.branch_results import PointFound, in_words
+from noisescale.studies.branch_results import PointFound
+from noisescale.studies.branch_study import run_branches
 from noisescale.studies.branch_table import print_point
+from noisescale.studies.branch_words import in_words
+from noisescale.studies.training import Training
 from tests.helpers.regression import N, Plain, Regression, network
 from tests.helpers.trainings import ignored, weights
 
@@ -90,6 +95,47 @@ def test_an_interrupted_study_goes_on_and_trains_nothing_twice(
     assert len(trained) == len(rows(tmp_path))
 
 
+def test_more_seeds_and_later_times_are_added_to_what_is_there(
+    tmp_path: Path, whole: tuple[Path, list[PointFound]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(whole[0], tmp_path / "study")
+    trained: list[tuple[int, int]] = []
+    train = branching.train_branch
+
+    def counted(*args: Any) -> Any:
+        trained.append((args[3].point, args[5]))
+        return train(*args)
+
+    monkeypatch.setattr(branch_study, "train_branch", counted)
+    found = study(tmp_path / "study", seeds=3)
+    assert {seed for _, seed in trained} == {2}
+    assert [len(each.rules[0].reference.ends) for each in found] == [3, 3]
+    trained.clear()
+    study(tmp_path / "study", seeds=2, at=[0.5, 1.5, 2.0])
+    assert {point for point, _ in trained} == {2}
+    with pytest.raises(ConfigError, match=r"at=\[0\.5\]: .* has the measurements of a training with at=\[0\.5, 1\.5, 2\.0\]"):
+        study(tmp_path / "study", at=[0.5])
+
+
+@pytest.mark.parametrize(("pieces", "points"), [(0, []), (3, []), (6, [2]), (7, [2]), (99, [2, 2])])
+def test_a_study_without_time_ends_with_what_is_whole(tmp_path: Path, pieces: int, points: list[int]) -> None:
+    """Its pieces: the training, the probe, two branches of each of two sizes; and again at the second time."""
+    left = [pieces]
+
+    def may_begin(seconds: float) -> bool:
+        assert seconds >= 0
+        left[0] -= 1
+        return left[0] >= 0
+
+    data = DataLoader(Regression(), batch_size=7, shuffle=True)
+    training = Training(Plain(network(), sgd), data, Fixed(size=8, last="carry"), Constant(), 2, 0, {}, {"accelerator": "cpu"})
+    options = BranchOptions(**{key: value for key, value in QUICK.items() if key not in ("epochs", "trainer")})
+    found = run_branches(training, options, tmp_path, {}, may_begin=may_begin)
+    assert [len(each.rules[0].sizes) for each in found] == points
+    again = run_branches(training, options, tmp_path, {})
+    assert [len(each.rules[0].sizes) for each in again] == [2, 2]
+
+
 def test_the_module_is_left_as_it_was_and_random_numbers_too() -> None:
     module = Plain(network(), sgd)
     before, state = weights(module), torch.get_rng_state()
@@ -101,7 +147,7 @@ def test_the_module_is_left_as_it_was_and_random_numbers_too() -> None:
 def test_the_folder_of_another_study_is_refused(whole: tuple[Path, list[PointFound]]) -> None:
     others: dict[str, Any] = {"tolerance": 0.1, "seed": 1, "batch": 16, "sizes": [4, 16]}
     for key, value in others.items():
-        with pytest.raises(ConfigError, match=rf"{key}=.*: .* has the branches of a training with {key}="):
+        with pytest.raises(ConfigError, match=rf"{key}=.*: .* has the measurements of a training with {key}="):
             study(whole[0], None, **{key: value})
 
 
@@ -148,11 +194,11 @@ def test_the_table_the_words_and_the_figure(
     found = whole[1]
     print_point(found[0], BranchOptions(seeds=2))
     out = capsys.readouterr().out
-    assert "branches of 64 examples, 2 seeds; worse: more than 20 % lost" in out
+    assert "branches of 64 examples, 2 seeds\nlearning rate linear in B\nworse: more than " in out
     assert max(map(len, out.splitlines())) <= 80
-    assert len(in_words(found, 0.2)) == 2
+    assert len(in_words(found)) == 2
     json.dumps([each.plain() for each in found], allow_nan=False)
-    draw_branches(found, "a title with $", tmp_path / "a.png", 0.2)
+    draw_branches(found, "a title with $", tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 10_000
 
 

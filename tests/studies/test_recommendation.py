@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from noisescale.measures.branches import RULES, Arm, compare, critical_batch
+from noisescale.measures.branch_verdicts import Reference, compare, critical_batch
+from noisescale.measures.branches import RULES, Arm
 from noisescale.studies.branch_results import PointFound, RuleFound, SizeFound
 from noisescale.studies.branching import Point
-from noisescale.studies.measured import Measured, Rates, RateTrial, Speed
+from noisescale.studies.measured import Measured, PairCheck, Rates, RateTrial, Speed
 from noisescale.studies.recommendation import Finding, Recommendation, recommendation
 from noisescale.studies.recommendation_page import as_json, page
 
@@ -19,14 +20,15 @@ SIZES = (8, 32, 128, 512, 2048)
 GOOD, BAD = (0.100, 0.101, 0.102), (0.2, 0.21, 0.22)
 
 
-def rule(name: str, good: int, cause: str = "batch", bad: tuple[float, ...] = BAD) -> RuleFound:
+def rule(name: str, good: int, cause: str = "batch", bad: tuple[float, ...] = BAD, start: float = 0.3) -> RuleFound:
     """Branches at B = 8, 32, ..., 2048, of which those up to `good` lose nothing."""
     tried = [size for size in SIZES if size <= 4 * good]
     losses = {size: GOOD if size <= good else bad for size in tried}
-    compared = {size: compare(losses[size], GOOD, 0.2) for size in tried}
+    reference = Reference(start, GOOD, 0.2, 0.5)
+    compared = {size: compare(losses[size], reference) for size in tried}
     shown = [SizeFound(size, Arm(name, size).rate(32) * 0.1, 10, losses[size][1], 0.001, 1.0, compared[size]) for size in tried]
-    critical = critical_batch(compared, 0.2)
-    return RuleFound(name, tuple(shown), replace(critical, cause=cause if math.isfinite(critical.below) else "none"), None)
+    critical = critical_batch(compared)
+    return RuleFound(name, tuple(shown), reference, replace(critical, cause=cause if math.isfinite(critical.below) else "none"), None)
 
 
 def at(epoch: float, good: int, *more: RuleFound, simple: float = 300.0, cause: str = "batch", bad: tuple[float, ...] = BAD) -> PointFound:
@@ -50,6 +52,7 @@ MEASURED = Measured(
     speeds=(Speed(32, 1000.0, 950.0, 1050.0), Speed(128, 2900.0, 2800.0, 3000.0), Speed(512, 3000.0, 2900.0, 3100.0)),
     rates=Rates(32, SUGGESTED, trials=trials(0.3, 0.1, 0.2)),
     branches=(at(0.1, 128), at(4.0, 128)),
+    check=PairCheck(128, 0.4, 50, (0.11, 0.12), (0.09, 0.11)),
 )
 
 
@@ -81,13 +84,60 @@ def test_a_bound_that_falls_says_so() -> None:
     assert about(found, "growth").sentence.startswith("grow early, if at all: nothing is lost up to B = 512 at epoch 0.1")
 
 
-@pytest.mark.parametrize(("sqrt", "lr", "scaling"), [(512, 0.2, "sqrt"), (32, 0.4, "linear"), (128, 0.2, "sqrt")])
-def test_an_adaptive_optimizer_takes_the_rule_that_holds_longer(sqrt: int, lr: float, scaling: str) -> None:
+@pytest.mark.parametrize(
+    ("sqrt", "lr", "scaling", "dual", "is_sure"),
+    [(512, 0.2, "sqrt", None, True), (32, 0.4, "linear", "sgd", True), (128, 0.2, "sqrt", None, False)],
+)
+def test_an_adaptive_optimizer_takes_the_rule_that_the_branches_tell_from_the_other(
+    sqrt: int, lr: float, scaling: str, dual: str | None, is_sure: bool
+) -> None:
     both = tuple(at(epoch, 128, rule("sqrt", sqrt)) for epoch in (0.1, 4.0))
     measured = replace(MEASURED, rule="adaptive", branches=both)
-    assert measured.scaling == scaling
-    assert recommendation(measured).lr == pytest.approx(lr)
+    assert (measured.scaling, measured.dual_rule) == (scaling, dual)
+    found = recommendation(measured)
+    assert found.lr == pytest.approx(lr)
+    assert about(found, "rule").is_sure == is_sure == found.is_sure
     assert {*RULES} == {"linear", "sqrt"}
+
+
+def test_brackets_that_overlap_do_not_choose_a_rule() -> None:
+    """The linear bracket is [128, 512], that of the root [32, inf): the larger of the two lower ends is chance."""
+    spread = (0.05, 0.1, 0.25)
+    open_root = rule("sqrt", 32, bad=spread)
+    assert (open_root.critical.at_least, open_root.critical.below) == (32, math.inf)
+    measured = replace(MEASURED, rule="adaptive", branches=(at(0.1, 128, open_root), at(4.0, 128, open_root)))
+    assert (measured.winner, measured.scaling) == (None, "sqrt")
+    assert about(recommendation(replace(measured, speeds=())), "rule").is_sure, "at the batch of the configuration no rule is needed"
+    opposed = replace(MEASURED, rule="adaptive", branches=(at(0.1, 128, rule("sqrt", 512)), at(4.0, 512, rule("sqrt", 32))))
+    assert opposed.winner is None
+    endless = replace(MEASURED, rule="adaptive", branches=(at(0.1, 2048, rule("sqrt", 2048)), at(4.0, 2048, rule("sqrt", 2048))))
+    assert about(recommendation(endless), "rule").would_decide == "branches with larger batches"
+
+
+CHECKED = PairCheck(128, 0.4, 50, (0.11, 0.12), (0.09, 0.11))
+
+
+@pytest.mark.parametrize(
+    ("check", "batch", "lr", "would_decide"),
+    [
+        (CHECKED, 128, 0.4, ""),
+        (replace(CHECKED, losses=(0.19, 0.2)), 128, 0.4, "whole trainings with both"),
+        (replace(CHECKED, losses=(0.1, math.inf)), 32, 0.1, "a longer warm-up, or a batch in between"),
+        (None, 128, 0.4, "a short training with this pair, or a larger budget"),
+    ],
+)
+def test_the_pair_that_was_tried_from_new_weights(check: PairCheck | None, batch: int, lr: float, would_decide: str) -> None:
+    found = recommendation(replace(MEASURED, check=check))
+    assert found.batch_size == batch
+    assert found.lr == pytest.approx(lr)
+    assert about(found, "new weights").would_decide == would_decide
+    assert found.is_sure == (not would_decide)
+
+
+def test_a_budget_that_was_used_up_is_said() -> None:
+    found = recommendation(replace(MEASURED, cut_short="all branches"))
+    assert about(found, "budget").sentence == "there was no time for all branches"
+    assert not found.is_sure
 
 
 def test_a_limit_is_accumulated() -> None:
@@ -184,8 +234,7 @@ def test_the_batch_of_the_configuration_stays_if_the_seeds_leave_it_open() -> No
 
 
 def test_a_time_at_which_the_loss_hardly_moves_decides_nothing() -> None:
-    still = at(15.0, 2048)
-    flat = PointFound(replace(still.at, loss=0.105), still.rules)  # 0.101 at the end of the smallest batch: less than 20 %
+    flat = PointFound(replace(at(15.0, 2048).at, loss=0.1011), (rule("linear", 2048, start=0.1011),))  # 0.100 to 0.102 at the end
     found = recommendation(replace(MEASURED, branches=(at(0.1, 128), flat)))
     assert found.max_batch_size is None
     assert "the loss hardly moved in the other branches" in about(found, "growth").sentence

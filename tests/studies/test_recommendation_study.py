@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader
 
 from noisescale.errors import ConfigError
 from noisescale.schedules import Cosine
-from noisescale.studies import recommend, recommendation_study
+from noisescale.studies import probes, recommend
 from noisescale.studies.recommendation_figure import draw_recommendation
 from noisescale.studies.recommendation_study import Recommended
+from noisescale.studies.time_budget import Budget
 from tests.helpers.regression import Plain, Regression, network
 from tests.helpers.trainings import ignored, weights
 
@@ -27,7 +28,7 @@ def sgd(parameters: Any) -> torch.optim.Optimizer:
 
 def recommended(folder: Path | None, module: Plain | None = None, **options: Any) -> Recommended:
     data = DataLoader(Regression(), batch_size=7, shuffle=True)
-    chosen = {"budget": 0.2, "epochs": 2, "schedule": Cosine(), "trainer": {"accelerator": "cpu"}, **options}
+    chosen = {"budget": 0.4, "epochs": 2, "schedule": Cosine(), "trainer": {"accelerator": "cpu"}, **options}
     return recommend(module or Plain(network(), sgd), data, 8, folder=folder, **chosen)
 
 
@@ -63,11 +64,25 @@ def test_what_was_measured_is_not_measured_again(
     def again(*_: Any, **__: Any) -> Any:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(recommendation_study, "speeds_of", again)
+    monkeypatch.setattr(probes, "speeds_of", again)
     monkeypatch.setattr("noisescale.studies.branch_study.train_branch", again)
     assert recommended(folder) == found
     with pytest.raises(ConfigError, match=r"epochs=3: .* has the (branches|measurements) of a training with epochs=2"):
         recommended(folder, epochs=3)
+
+
+@pytest.mark.slow
+def test_a_larger_budget_goes_on_in_the_same_folder(tmp_path: Path) -> None:
+    few = recommended(tmp_path, budget=0.02)
+    assert few.measured.cut_short
+    assert not few.found.is_sure
+    used = Budget(0.0, tmp_path / "time.json").used
+    assert used < 1.2 + 2.0  # and the last piece of work
+    more = recommended(tmp_path, budget=0.6)
+    assert sum(len(each.rules[0].sizes) for each in more.measured.branches) > sum(len(each.rules) for each in few.measured.branches)
+    assert Budget(0.0, tmp_path / "time.json").used < 36 + 4
+    assert recommended(tmp_path, budget=0.6) == more
+    assert recommended(tmp_path, budget=0.3) == more, "a smaller budget takes nothing away"
 
 
 @pytest.mark.parametrize("budget", [0, -1, float("nan"), "ten"])

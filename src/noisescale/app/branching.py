@@ -43,9 +43,10 @@ def branch(cfg: DictConfig) -> int:
         training, identity = training_of(run)
         from noisescale.app.results import versions
         from noisescale.studies.branch_figure import draw_branches
-        from noisescale.studies.branch_results import PointFound, in_words
+        from noisescale.studies.branch_results import PointFound
         from noisescale.studies.branch_study import run_branches
         from noisescale.studies.branch_table import print_point
+        from noisescale.studies.branch_words import in_words
 
         write_record(folder / CONFIG, cfg)
         checkpoint = None if cfg.ckpt_path is None else Path(str(cfg.ckpt_path))
@@ -58,11 +59,12 @@ def branch(cfg: DictConfig) -> int:
                 found = run_branches(training, options, folder, identity, checkpoint, progress, tell)
             except ConfigError as error:
                 raise (error.under("branches") if error.key in cfg.branches else error) from error
-        for line in in_words(found, options.tolerance):
+        for line in in_words(found):
             print(line)
-        results = {"points": [each.plain() for each in found], "tolerance": options.tolerance, "overrides": typed(), **versions()}
+        limits = {"tolerance": options.tolerance, "progress": options.progress}
+        results = {"points": [each.plain() for each in found], **limits, "overrides": typed(), **versions()}
         write_atomically(folder / "branches.json", json.dumps(results, indent=2) + "\n")
-        draw_branches(found, " ".join(typed()) or "the default training", folder / "branches.png", options.tolerance)
+        draw_branches(found, " ".join(typed()) or "the default training", folder / "branches.png")
     for name in ("branches.csv", "branches.json", "branches.png"):
         print(os.path.relpath(folder / name), file=sys.stdout)
     return 0

@@ -79,6 +79,7 @@ def _command(found: Recommended, own_optimizer: bool) -> str:
         batch.append(f"max_micro_batch_size={found.measured.limit}")
     if found.grows:
         batch = ["batch=dual", *batch, f"batch.max_size={found.found.max_batch_size}"]
+        batch += [f"batch.rule={found.measured.dual_rule}"] if found.measured.dual_rule is not None else []
     return shlex.join(["python", "train.py", *words, *batch])
 
 

@@ -27,6 +27,8 @@ class BranchOptions:
             4 B, ..., up to half of the examples and to an eighth of a branch.
         seeds: branches of each size, which differ in the order of the examples and in the random numbers; at least 2.
         tolerance: the relative loss up to which nothing counts as lost, in (0, 10].
+        progress: the share of what the smallest batch gains in a branch up to which nothing counts as lost, in (0, 1]; the stricter one of
+            the two holds.
         examples: training examples that the loss is evaluated on.
 
     Raises:
@@ -36,8 +38,9 @@ class BranchOptions:
     at: Sequence[float] | None = None
     length: float | None = None
     sizes: Sequence[int] | None = None
-    seeds: int = 4
+    seeds: int = 6
     tolerance: float = 0.2
+    progress: float = 0.5
     examples: int = 4096
 
     def __post_init__(self) -> None:
@@ -53,6 +56,8 @@ class BranchOptions:
                 raise ConfigError("sizes", list(self.sizes), "needs two or more, because the smallest is what the others are compared with")
         check_count("seeds", self.seeds, at_least=2, at_most=1000, remedy="the spread over seeds decides what is worse")
         check_number("tolerance", self.tolerance, above=0, at_most=10, remedy="0.2 is 20 % of the loss")
+        remedy = "0.5 is half of what the loss falls by in a branch"
+        check_number("progress", self.progress, above=0, at_most=1, remedy=remedy)
         check_count("examples", self.examples, unit="examples")
 
     def times(self, epochs: int) -> tuple[float, ...]:

@@ -1,34 +1,27 @@
-"""The critical batch size from branches: which branches to train, and what their losses say. Plain numbers: no torch, no trainer.
+"""The branches of a training: which to train, and the loss of one of them. Plain numbers: no torch, no trainer.
 
-Short trainings with several batch sizes go on from one checkpoint, each with the same number of examples and the same noise. The critical
-batch size is the largest up to which nothing is lost.
+Short trainings with several batch sizes go on from one checkpoint, each with the same number of examples and the same noise. What their
+losses say is in `branch_verdicts`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from statistics import fmean, median, stdev
+from statistics import fmean
 
 from noisescale.errors import ConfigError
-from noisescale.measures.gradients import student_quantile
 from noisescale.plans.noise import NOISE_RULES, noise_rule_of
 
 __all__ = [
     "PARTS",
     "RULES",
     "Arm",
-    "Comparison",
-    "CriticalBatch",
     "Losses",
-    "compare",
-    "critical_batch",
     "examples_of_branch",
     "rules_of",
     "sizes_of_branches",
-    "stopped_by",
 ]
 
 PARTS = 8
@@ -80,7 +73,6 @@ def sizes_of_branches(size: int, most: int, at_least: int = 1) -> list[int]:
     Args:
         size: B of the training, at its checkpoint.
         most: the largest.
-        below: the smallest size that is worse; inf if none of them is.
         at_least: the smallest, such as 2 for batch norm.
     """
     divisors = [d for d in range(max(1, at_least), size) if size % d == 0]
@@ -103,7 +95,7 @@ def examples_of_branch(length: int, sizes: Sequence[int]) -> int:
     return examples
 
 
-# -- what they say ------------------------------------------------------------------------------------------------------------
+# -- their losses --------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -130,115 +122,3 @@ class Losses:
             return math.inf
         last = self.parts[-2:]
         return math.exp(fmean(map(math.log, last))) if min(last) > 0 else fmean(last)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The loss of an arm against that of the smallest batch, seed by seed: log(L / L of the smallest batch).
-
-    Args:
-        verdict: `same`: at most the tolerance is lost; `worse`: more is lost; `undecided`: the spread over seeds leaves it open.
-        mean: of the logarithm; inf if a branch diverged.
-        error: its standard error.
-        low, high: bounds, each of which the mean is beyond with a probability of 5 %.
-    """
-
-    verdict: str
-    mean: float
-    error: float
-    low: float
-    high: float
-
-
-def compare(losses: Sequence[float], reference: Sequence[float], tolerance: float) -> Comparison:
-    """Whether an arm loses more than `tolerance`, relatively, against the reference: two one-sided tests of 5 %, paired by seed.
-
-    `same` if mean + t s/sqrt(n) <= log(1 + tolerance), `worse` if mean - t s/sqrt(n) > log(1 + tolerance), with the 95 % quantile t of
-    Student's distribution with n - 1 degrees of freedom. An arm of which a branch diverged is worse.
-
-    Args:
-        losses, reference: the losses at the end, one per seed, in the same order; at least two.
-        tolerance: > 0, stated before the branches are trained.
-    """
-    logs = [_log_ratio(mine, other) for mine, other in zip(losses, reference, strict=True)]
-    if not all(map(math.isfinite, logs)):
-        return Comparison("worse", math.inf, math.nan, math.inf, math.inf)
-    mean, error = fmean(logs), stdev(logs) / math.sqrt(len(logs))
-    reach, limit = student_quantile(0.95, len(logs) - 1) * error, math.log1p(tolerance)
-    verdict = "same" if mean + reach <= limit else "worse" if mean - reach > limit else "undecided"
-    return Comparison(verdict, mean, error, mean - reach, mean + reach)
-
-
-def _log_ratio(mine: float, other: float) -> float:
-    if not (math.isfinite(mine) and math.isfinite(other)):
-        return math.inf
-    return math.log(mine / other) if mine > 0 and other > 0 else 0.0 if mine == other else math.inf
-
-
-@dataclass(frozen=True)
-class CriticalBatch:
-    """The critical batch size, between two sizes that were tried.
-
-    Args:
-        at_least: the largest size below that one that is the same as the smallest. The loss is taken to grow with the size, so that those
-            in between, which the spread may leave undecided, are the same, too.
-        estimate: where the mean loss crosses the tolerance, on a scale of log B; nan if it does not.
-        cause: what stopped the branches at `below`: `rate`, `batch`, `not sure`, or `none` if nothing did.
-    """
-
-    at_least: float
-    below: float
-    estimate: float
-    cause: str = "none"
-
-    def in_words(self) -> str:
-        """`about 200 (128 to 512)`, or `512 or more`."""
-        if math.isinf(self.below):
-            return f"{self.at_least:.0f} or more"
-        bracket = f"{self.at_least:.0f} to {self.below:.0f}"
-        return f"about {self.estimate:.0f} ({bracket})" if math.isfinite(self.estimate) else bracket
-
-
-def critical_batch(found: Mapping[int, Comparison], tolerance: float) -> CriticalBatch:
-    """The bracket of the critical batch size.
-
-    Args:
-        found: size -> its comparison with the smallest size, for each size that was tried, itself included.
-        tolerance: as in `compare`.
-    """
-    below = min((size for size, each in found.items() if each.verdict == "worse"), default=math.inf)
-    same = [size for size, each in found.items() if each.verdict == "same" and size < below]
-    at_least = max(same, default=min(found))
-    return CriticalBatch(at_least, below, _crossing(found, math.log1p(tolerance)))
-
-
-def _crossing(found: Mapping[int, Comparison], limit: float) -> float:
-    """The first size at which the mean crosses the limit, linearly in log B; in the middle, if the branches of the larger one diverged."""
-    for lower, upper in pairwise(sorted(found)):
-        before, after = found[lower].mean, found[upper].mean
-        if before <= limit < after:
-            share = 0.5 if math.isinf(after) else (limit - before) / (after - before)
-            return float(lower * (upper / lower) ** share)
-    return math.nan
-
-
-def stopped_by(worse: Sequence[Losses], half: Comparison | None, tolerance: float) -> str:
-    """What stopped the branches at the first size that is worse: the learning rate, which grew with the batch, or the batch itself.
-
-    `rate`: a branch diverged, or most of them end above the loss of the checkpoint by more than the tolerance; or, with half the learning
-    rate, that size is the same as the largest one that was the same before, also with half the learning rate: the noise of the two is
-    equal again. `batch`: it is worse with half the learning rate, too. A loss that rises for a while says neither, because the learning
-    rate of a large branch jumps at its beginning.
-
-    Args:
-        worse: the losses of the branches of that size.
-        half: the comparison at half the rate; None: not made.
-        tolerance: as in `compare`.
-
-    Not to be confused with a proof of stability: `rate` says that a lower rate moves the wall, `batch` that it stays.
-    """
-    if any(losses.diverged for losses in worse) or median(losses.end / losses.start for losses in worse) > 1 + tolerance:
-        return "rate"
-    if half is None:
-        return "not sure"
-    return {"same": "rate", "worse": "batch"}.get(half.verdict, "not sure")

@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
-from noisescale.measures.branches import HALF, RULES, Arm, Comparison, CriticalBatch, compare, critical_batch, stopped_by
+from noisescale.measures.branch_options import BranchOptions
+from noisescale.measures.branch_verdicts import Comparison, CriticalBatch, Reference, compare, critical_batch, stopped_by
+from noisescale.measures.branches import HALF, RULES, Arm
 from noisescale.plans.noise import sgd_noise_scale
 from noisescale.studies.branching import BranchRow, Point
 
-__all__ = ["PointFound", "RuleFound", "SizeFound", "found_at", "in_words"]
+__all__ = ["PointFound", "RuleFound", "SizeFound", "found_at", "reference_of"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class SizeFound:
 
     Args:
         size, lr, updates: of each of them.
-        loss, spread: mean of the losses at the end over seeds, and their standard deviation.
+        loss, spread: mean of the losses at the end over seeds, and their standard deviation; inf and nan if one diverged.
+        diverged: how many diverged.
         noise: g of the branch / g of the training.
         compared: with the smallest size.
     """
@@ -33,6 +36,7 @@ class SizeFound:
     spread: float
     noise: float
     compared: Comparison
+    diverged: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,12 +46,14 @@ class RuleFound:
     Args:
         rule: how the learning rate went with the batch.
         sizes: ascending.
+        reference: the branches of the smallest size, and what is allowed.
         critical: the bracket of the critical batch, and what stopped the branches there.
         half: the comparison at half the rate, at the first size that is worse; None: not made.
     """
 
     rule: str
     sizes: tuple[SizeFound, ...]
+    reference: Reference
     critical: CriticalBatch
     half: Comparison | None
 
@@ -67,39 +73,46 @@ class PointFound:
         return plain
 
 
-def found_at(point: Point, rows: Iterable[BranchRow], seeds: int, tolerance: float) -> PointFound:
+def found_at(point: Point, rows: Iterable[BranchRow], options: BranchOptions) -> PointFound:
     """What the branches from a checkpoint have shown, as far as all seeds of a size are there."""
     arms: dict[Arm, list[BranchRow]] = {}
     for row in sorted(rows, key=lambda row: row.seed):
-        if row.point == point.point and row.seed < seeds:
+        if row.point == point.point and row.seed < options.seeds:
             arms.setdefault(row.arm, []).append(row)
-    whole = {arm: found for arm, found in arms.items() if len(found) == seeds}
-    found_rules = (_rule(point, rule, whole, tolerance) for rule in RULES)
+    whole = {arm: found for arm, found in arms.items() if len(found) == options.seeds}
+    found_rules = (_rule(point, rule, whole, options) for rule in RULES)
     return PointFound(point, tuple(each for each in found_rules if each is not None))
 
 
-def _rule(point: Point, rule: str, arms: dict[Arm, list[BranchRow]], tolerance: float) -> RuleFound | None:
+def _rule(point: Point, rule: str, arms: dict[Arm, list[BranchRow]], options: BranchOptions) -> RuleFound | None:
     sizes = sorted(arm.size for arm in arms if arm.rule == rule and arm.factor == 1.0)
     if not sizes:
         return None
     of_size = {size: arms[Arm(rule, size)] for size in sizes}
     ends = {size: [row.curve.end for row in rows] for size, rows in of_size.items()}
-    compared = {size: compare(ends[size], ends[sizes[0]], tolerance) for size in sizes}
-    critical, half = critical_batch(compared, tolerance), None
+    reference = reference_of(of_size[sizes[0]], options)
+    compared = {size: compare(ends[size], reference) for size in sizes}
+    critical, half = critical_batch(compared), None
     if math.isfinite(critical.below):
         worse = int(critical.below)
         halves = [arms.get(Arm(rule, size, HALF)) for size in (int(critical.at_least), worse)]
         if halves[0] is not None and halves[1] is not None:
-            half = compare([row.curve.end for row in halves[1]], [row.curve.end for row in halves[0]], tolerance)
-        critical = replace(critical, cause=stopped_by([row.curve for row in of_size[worse]], half, tolerance))
+            half = compare([row.curve.end for row in halves[1]], reference_of(halves[0], options))
+        critical = replace(critical, cause=stopped_by([row.curve for row in of_size[worse]], half, reference.allowed))
     noise = sgd_noise_scale(point.lr, point.num_examples, point.size)
     shown = []
     for size, rows in of_size.items():
         g = sgd_noise_scale(rows[0].lr, point.num_examples, size)
         spread = stdev(ends[size]) if all(map(math.isfinite, ends[size])) else math.nan
         kept = g / noise if noise else math.nan
-        shown.append(SizeFound(size, rows[0].lr, rows[0].updates, fmean(ends[size]), spread, kept, compared[size]))
-    return RuleFound(rule, tuple(shown), critical, half)
+        diverged = sum(row.curve.diverged for row in rows)
+        shown.append(SizeFound(size, rows[0].lr, rows[0].updates, fmean(ends[size]), spread, kept, compared[size], diverged))
+    return RuleFound(rule, tuple(shown), reference, critical, half)
+
+
+def reference_of(rows: Sequence[BranchRow], options: BranchOptions) -> Reference:
+    """The branches of an arm as what others are compared with."""
+    return Reference(rows[0].start, tuple(row.curve.end for row in rows), options.tolerance, options.progress)
 
 
 def _plain(value: Any) -> Any:
@@ -108,28 +121,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-CAUSES = {
-    "rate": "stopped by the learning rate, not by the batch",
-    "batch": "stopped by the batch: it is worse at half the learning rate, too",
-    "not sure": "it is not sure whether the batch or the learning rate stopped it",
-    "none": "no size that was tried is worse",
-}
-
-
-def in_words(found: Sequence[PointFound], tolerance: float) -> list[str]:
-    """A line for each checkpoint and rule: the critical batch, what stopped it, and B_simple beside it."""
-    lines = []
-    for each in found:
-        simple = each.at.noise_scale
-        beside = f"B_simple {simple:.0f}" if math.isfinite(simple) else "B_simple undefined, because |G|^2 is not above 0"
-        for rule in each.rules:
-            moved = abs(math.log(rule.sizes[0].loss / each.at.loss)) if min(rule.sizes[0].loss, each.at.loss) > 0 else math.inf
-            if moved < math.log1p(tolerance):
-                beside += "; the loss itself moves by less than the tolerance in a branch, so that only instability could show"
-            lines.append(
-                f"epoch {each.at.epoch:.3g}, lr {rule.rule} in B: critical batch {rule.critical.in_words()}; "
-                f"{CAUSES[rule.critical.cause]}; {beside}"
-            )
-    return lines

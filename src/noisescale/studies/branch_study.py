@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -13,28 +12,27 @@ from typing import Any
 from noisescale.errors import ConfigError
 from noisescale.execution.fork import Trunk
 from noisescale.execution.quiet import without_lightnings_lines
-from noisescale.files import read_rows, write_atomically, write_rows
+from noisescale.files import read_rows, write_rows
 from noisescale.measures.branch_options import BranchOptions
-from noisescale.measures.branches import (
-    HALF,
-    PARTS,
-    Arm,
-    Comparison,
-    compare,
-    critical_batch,
-    examples_of_branch,
-    rules_of,
-    sizes_of_branches,
-)
+from noisescale.measures.branch_verdicts import Comparison, Reference, compare, critical_batch
+from noisescale.measures.branches import HALF, PARTS, Arm, examples_of_branch, rules_of, sizes_of_branches
 from noisescale.measures.fixed_loss import FixedExamples
 from noisescale.plans.strategies import BatchStrategy
 from noisescale.progress import Progress, progress_of
 from noisescale.schedules import Constant, Schedule
-from noisescale.studies.branch_results import PointFound, found_at
+from noisescale.studies.branch_results import PointFound, found_at, reference_of
 from noisescale.studies.branching import COLUMNS, BranchRow, Point, grow_trunk, mean_seconds, probe_point, read_trunk, size_at, train_branch
+from noisescale.studies.same_study import same_study
 from noisescale.studies.training import Training, strategy_of
 
-__all__ = ["branches", "run_branches", "same_study"]
+__all__ = ["MayBegin", "branches", "run_branches"]
+
+MayBegin = Callable[[float], bool]
+"""Called before each piece of work with the seconds that it may take, 0 if nothing is known: whether there is time for it."""
+
+
+class _NoTimeLeft(Exception):
+    """There is no time for the next piece of work."""
 
 
 def branches(
@@ -71,7 +69,7 @@ def branches(
         scheduler: further arguments of `BatchSizeScheduler`, such as max_micro_batch_size or weight.
         trainer: arguments of Lightning's Trainer, such as accelerator or precision.
         progress: is called with the share of the work that is done, 0 to 1. None: a bar on a terminal.
-        options: of `BranchOptions`: at, length, sizes, seeds, tolerance, examples.
+        options: of `BranchOptions`: at, length, sizes, seeds, tolerance, progress, examples.
 
     Returns:
         What was found at each checkpoint, in order.
@@ -100,8 +98,11 @@ def run_branches(
     ckpt_path: Path | None = None,
     progress: Progress | None = None,
     found_one: Callable[[PointFound], None] | None = None,
+    may_begin: MayBegin | None = None,
 ) -> list[PointFound]:
     """The work of `branches`: nothing that a file in the folder has is trained again.
+
+    A study in the same folder may have more seeds, or later times after those that are there.
 
     Args:
         training: the training.
@@ -111,35 +112,29 @@ def run_branches(
         ckpt_path: see `branches`.
         progress: see `branches`.
         found_one: is called with what was found at a checkpoint, once its branches are done.
+        may_begin: see `MayBegin`. Where it says no, the study ends: a checkpoint without a size that all seeds have is left out of what is
+            returned, and the last one may lack its larger sizes.
     """
-    same_study(folder / "study.json", {**identity, **_plain(asdict(options)), "ckpt_path": None if ckpt_path is None else str(ckpt_path)})
+    if ckpt_path is not None and options.at is not None:
+        raise ConfigError("at", list(options.at), "the branches begin at a checkpoint", "leave it out")
+    mine = {**identity, **_plain(asdict(options)), "ckpt_path": None if ckpt_path is None else str(ckpt_path)}
+    same_study(folder / "study.json", mine, grows=("seeds", "at"))
     times = (0.0,) if ckpt_path is not None else options.times(training.epochs)
     paths = [ckpt_path or folder / f"point-{number}.ckpt" for number in range(len(times))]
+    study = _Study(training, options, folder, len(times), progress, may_begin)
+    found = []
     with training.left_as_it_was():
-        if ckpt_path is None:
-            grow_trunk(training, dict(zip(times, paths, strict=True)))
-        study = _Study(training, options, folder, len(times), progress)
-        found = []
         for number, path in enumerate(paths):
-            found.append(study.branch(number, path))
+            try:
+                if ckpt_path is None:
+                    study.grow(dict(zip(times, paths, strict=True)), number)
+                found.append(study.branch(number, path))
+            except _NoTimeLeft:
+                found += study.what_is_there(number)
+                break
             if found_one is not None:
                 found_one(found[-1])
     return found
-
-
-def same_study(path: Path, mine: Mapping[str, Any]) -> None:
-    """Write what the branches in a folder belong to, or compare it with what is there."""
-    if not path.exists():
-        write_atomically(path, json.dumps(mine, indent=2) + "\n")
-        return
-    try:
-        there = json.loads(path.read_text())
-    except ValueError as error:
-        raise ConfigError("file", path, "is damaged", "choose another folder, or delete the study") from error
-    for key in dict.fromkeys([*there, *mine]):
-        if there.get(key) != mine.get(key):
-            problem = f"{path.parent} has the branches of a training with {key}={there.get(key)}"
-            raise ConfigError(key, mine.get(key), problem, "go on with the same, or choose another folder")
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,12 +150,34 @@ class _Study:
     folder: Path
     points: int
     progress: Progress | None
+    may_begin: MayBegin | None = None
 
     def __post_init__(self) -> None:
         self.rows = [BranchRow.of_row(row) for row in read_rows(self.folder / "branches.csv")]
         self.known = {row["point"]: Point.of_row(row) for row in read_rows(self.folder / "points.csv")}
         self.fixed = FixedExamples(self.options.examples, self.training.seed, weight=self.training.scheduler.get("weight"))
         self.left: list[int] = []  # updates of each branch that is still to come, if none breaks
+
+    def grow(self, points: Mapping[float, Path], number: int) -> None:
+        """Train the training up to one of its checkpoints; without a limit of time up to all of them at once."""
+        upto = dict(list(points.items())[: number + 1]) if self.may_begin is not None else points
+        if not all(path.exists() for path in upto.values()):
+            before = [at for at, path in points.items() if path.exists()]
+            known = next(iter(self.known.values()), None)
+            epochs = max(upto) - max(before, default=0.0)
+            self._begin(0.0 if known is None else epochs * known.num_examples / known.size * mean_seconds(self.rows)[1])
+            grow_trunk(self.training, upto)
+
+    def what_is_there(self, number: int) -> list[PointFound]:
+        """What the branches from a checkpoint have shown so far; empty without a size that all seeds have."""
+        if str(number) not in self.known:
+            return []
+        found = found_at(self.known[str(number)], self.rows, self.options)
+        return [found] if found.rules else []
+
+    def _begin(self, seconds: float) -> None:
+        if self.may_begin is not None and not self.may_begin(seconds):
+            raise _NoTimeLeft
 
     def branch(self, number: int, path: Path) -> PointFound:
         """Train all branches from a checkpoint."""
@@ -170,24 +187,27 @@ class _Study:
         rules = rules_of(point.optimizer)
         expected = [point.examples // size for size in sizes for _ in range(self.options.seeds)]
         self.left = expected * (len(rules) * (self.points - number))
-        for rule in rules:
-            ends: list[float] = []
+        for rule in reversed(rules):  # that of the plan first: time may be short
+            reference: Reference | None = None
             compared: dict[int, Comparison] = {}
             for place, size in enumerate(sizes):
-                losses = self._train(point, path, trunk, Arm(rule, size))
-                compared[size] = compare(losses, ends := ends or losses, self.options.tolerance)
+                rows = self._train(point, path, trunk, Arm(rule, size))
+                reference = reference or reference_of(rows, self.options)
+                compared[size] = compare([row.curve.end for row in rows], reference)
                 if compared[size].verdict == "worse":
-                    for each in (critical_batch(compared, self.options.tolerance).at_least, size):
+                    for each in (critical_batch(compared).at_least, size):
                         self._train(point, path, trunk, Arm(rule, int(each), HALF))
                     del self.left[: self.options.seeds * (len(sizes) - place - 1)]
                     break
-        return found_at(point, self.rows, self.options.seeds, self.options.tolerance)
+        return found_at(point, self.rows, self.options)
 
-    def _train(self, point: Point, path: Path, trunk: Trunk, arm: Arm) -> list[float]:
-        """The losses at the end of the branches of an arm, one for each seed; those that are not known are trained."""
+    def _train(self, point: Point, path: Path, trunk: Trunk, arm: Arm) -> list[BranchRow]:
+        """The branches of an arm, one for each seed; those that are not known are trained."""
         there = {row.seed: row for row in self.rows if row.point == point.point and row.arm == arm}
         for seed in range(self.options.seeds):
             if seed not in there:
+                fixed, each = mean_seconds(self.rows) if self.rows else (0.0, 0.0)
+                self._begin(fixed + each * (point.examples // arm.size))
                 self._advance(f"epoch {trunk.epoch:.3g}, B = {arm.size}, lr {trunk.lr * arm.rate(point.size):.2g}, seed {seed}")
                 there[seed] = train_branch(self.training, path, trunk, point, arm, seed, self.fixed)
                 self.rows.append(there[seed])
@@ -195,13 +215,15 @@ class _Study:
             if arm.factor == 1.0 and self.left:
                 del self.left[0]
             self._advance()
-        _refuse_equal_seeds([there[seed] for seed in range(self.options.seeds)])
-        return [there[seed].curve.end for seed in range(self.options.seeds)]
+        rows = [there[seed] for seed in range(self.options.seeds)]
+        _refuse_equal_seeds(rows)
+        return rows
 
     def _point(self, number: int, path: Path, trunk: Trunk) -> Point:
         known = self.known.get(str(number))
         if known is not None:
             return known
+        self._begin(0.0)
         size = size_at(self.training, trunk)
         probed = probe_point(self.training, path, trunk, size, self.fixed)
         length = self.options.length_of(trunk.num_examples, size)

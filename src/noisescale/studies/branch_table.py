@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from noisescale.measures.branch_options import BranchOptions
-from noisescale.studies.branch_results import PointFound, RuleFound
+from noisescale.studies.branch_results import PointFound, RuleFound, SizeFound
+from noisescale.studies.branch_words import limit_in_words, percent, percents, verdict
 
 __all__ = ["print_point"]
 
@@ -19,36 +20,48 @@ WIDTH = 80
 
 
 def print_point(found: PointFound, options: BranchOptions) -> None:
-    """Print where the branches begin, and a table for each rule."""
+    """Print where the branches begin, what counts as lost, and a table for each rule."""
     at = found.at
     simple = f"{at.noise_scale:.4g}" if math.isfinite(at.noise_scale) else f"undefined (|G|^2 {at.square:.2g})"
     print(f"epoch {at.epoch:.4g}: B {at.size}, lr {at.lr:.4g}, loss {at.loss:.4g}, B_simple {simple}")
-    print(f"branches of {at.examples} examples, {options.seeds} seeds; worse: more than {100 * options.tolerance:g} % lost")
+    print(f"branches of {at.examples} examples, {options.seeds} seeds")
     for rule in found.rules:
-        _print(_table(rule), f"learning rate {'linear in B' if rule.rule == 'linear' else 'as the square root of B'}")
+        print(f"learning rate {'linear in B' if rule.rule == 'linear' else 'as the square root of B'}")
+        print(limit_in_words(rule))
+        _print(_table(rule))
 
 
 def _table(rule: RuleFound) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for column in ("B", "lr", "noise", "updates", "loss at end", "vs smallest, 90 %", "verdict"):
+    for column in ("B", "lr", "noise", "updates", "loss", "lost, 90 %", "of gain", "verdict"):
         table.add_column(column, justify="left" if column == "verdict" else "right", no_wrap=True)
     for each in rule.sizes:
-        loss = f"{each.loss:.3g} +- {each.spread:.1g}" if math.isfinite(each.loss) else "diverged"
-        compared = each.compared
-        reach = f"{_percent(compared.low)} to {_percent(compared.high)} %" if math.isfinite(compared.mean) else ""
-        if each is rule.sizes[0]:
-            reach = ""
-        table.add_row(str(each.size), f"{each.lr:.3g}", f"{each.noise:.2f}", str(each.updates), loss, reach, compared.verdict)
+        first = each is rule.sizes[0]
+        above, lost = ("", "") if first else (_above(each), _lost(each))
+        cells = (f"{each.lr:.3g}", f"{each.noise:.2f}", str(each.updates), _loss(each), above, lost)
+        table.add_row(str(each.size), *cells, verdict(each, len(rule.reference.ends)))
     return table
 
 
-def _percent(log_ratio: float) -> str:
-    """A ratio of losses, given by its logarithm, as what is lost."""
-    return f"{100 * math.expm1(min(log_ratio, 20.0)):+.0f}"
+def _loss(each: SizeFound) -> str:
+    return f"{each.loss:.3g}" if math.isfinite(each.loss) else ""
 
 
-def _print(table: Table, title: str) -> None:
-    print(title)
+def _above(each: SizeFound) -> str:
+    """The 90 % interval of L / L_smallest - 1."""
+    compared = each.compared
+    if not math.isfinite(compared.mean):
+        return ""
+    low, high = (math.expm1(min(bound, 700.0)) for bound in (compared.low, compared.high))
+    return percents(low, high)
+
+
+def _lost(each: SizeFound) -> str:
+    """The share of the progress of the smallest batch that is lost."""
+    return percent(each.compared.lost) if math.isfinite(each.compared.lost) else ""
+
+
+def _print(table: Table) -> None:
     terminal = sys.stdout.isatty()
     console = Console() if terminal else Console(width=WIDTH, file=StringIO())
     console.print(table)

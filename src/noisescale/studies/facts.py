@@ -25,6 +25,7 @@ class Facts:
         lr: of its first parameter group, before any schedule.
         smallest: the fewest examples of a forward pass; 2 with batch norm.
         limit: the largest micro-batch, in examples; None: no limit.
+        device: the type of the device, such as cpu.
     """
 
     num_examples: int
@@ -32,6 +33,7 @@ class Facts:
     lr: float
     smallest: int
     limit: int | None
+    device: str
 
 
 class _Read(LeanCallback):
@@ -47,6 +49,7 @@ class _Read(LeanCallback):
             float(optimizer.param_groups[0]["lr"]),
             loader.plan.min_micro_batch_size,
             loader.plan.max_micro_batch_size,
+            trainer.strategy.root_device.type,
         )
 
 

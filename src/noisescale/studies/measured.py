@@ -10,7 +10,7 @@ from noisescale.measures.branches import RULES
 from noisescale.plans.noise import NOISE_RULES
 from noisescale.studies.branch_results import PointFound, RuleFound
 
-__all__ = ["Measured", "RateTrial", "Rates", "Speed"]
+__all__ = ["Measured", "PairCheck", "RateTrial", "Rates", "Speed"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class RateTrial:
-    """Short trainings with one learning rate, annealed to 0 in `updates`: their losses at the end, one per seed; inf if it diverged."""
+    """Short trainings with one learning rate and the whole schedule in `updates`: their losses at the end by seed, inf if it diverged."""
 
     lr: float
     updates: int
@@ -75,6 +75,36 @@ class Rates:
 
 
 @dataclass(frozen=True)
+class PairCheck:
+    """Short trainings from new weights with a batch size and a learning rate, on as many examples as the trials of learning rates had.
+
+    Attributes:
+        batch_size, lr: the pair.
+        updates: of each training.
+        losses: at the end, one per seed; inf if it diverged.
+        against: those of the trial that the pair was derived from, on the same examples; empty if there was none.
+    """
+
+    batch_size: int
+    lr: float
+    updates: int
+    losses: tuple[float, ...]
+    against: tuple[float, ...] = ()
+
+    @property
+    def diverged(self) -> bool:
+        return not all(map(math.isfinite, self.losses))
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether the loss is higher by more than the seeds of either differ, or a training diverged."""
+        if self.diverged or not self.against:
+            return self.diverged
+        spread = max(max(each) - min(each) for each in (self.losses, self.against))
+        return fmean(self.losses) > fmean(self.against) + spread
+
+
+@dataclass(frozen=True)
 class Measured:
     """Everything that was measured; what is empty or None was not.
 
@@ -85,7 +115,9 @@ class Measured:
         devices: W.
         limit: the largest micro-batch that fits, in examples; None: no limit was found, or none was looked for.
         limit_was_measured: whether `limit` was found by trying, and not typed.
-        tolerance: of the branches: the relative loss up to which nothing counts as lost.
+        speeds, rates, branches: see `Speed`, `Rates` and `PointFound`.
+        check: of the recommended pair from new weights; None: not made.
+        cut_short: what there was no time for; empty if the budget was enough for everything that was planned.
     """
 
     batch_size: int
@@ -98,29 +130,56 @@ class Measured:
     speeds: tuple[Speed, ...] = ()
     rates: Rates | None = None
     branches: tuple[PointFound, ...] = ()
-    tolerance: float = 0.2
+    check: PairCheck | None = None
+    cut_short: str = ""
+
+    @property
+    def usual(self) -> str:
+        """The rule of the plan, a key of `RULES`: linear for SGD, sqrt for an adaptive optimizer."""
+        return "linear" if NOISE_RULES[self.rule] == RULES["linear"] else "sqrt"
+
+    @property
+    def winner(self) -> str | None:
+        """The rule that the branches tell from the other one; None if they do not, or if there is only one.
+
+        A rule wins at a time at which it loses nothing at a batch size at which the other one is worse. The one that wins at some time, and
+        loses at none, is taken. Two brackets that overlap say nothing, whichever of their ends is larger.
+        """
+        winners = set()
+        for point in self.telling:
+            by_name = {each.rule: each.critical for each in point.rules}
+            winners |= {a for a in by_name for b in by_name if a != b and by_name[a].at_least >= by_name[b].below}
+        return next(iter(winners)) if len(winners) == 1 else None
 
     @property
     def scaling(self) -> str:
-        """How the learning rate goes with the batch, a key of `RULES`: the rule whose branches hold up to the largest batch."""
-        rules = [each.rule for each in self.telling[0].rules] if self.telling else []
-        usual = "linear" if NOISE_RULES[self.rule] == RULES["linear"] else "sqrt"
-        return max(rules, key=lambda rule: (min(each.critical.at_least for each in self.by_rule(rule)), rule == usual), default=usual)
+        """How the learning rate goes with the batch, a key of `RULES`: the rule that has won, or else the rule of the plan."""
+        return self.winner or self.usual
+
+    @property
+    def rule_is_open(self) -> bool:
+        """Whether there are two candidates, between which the branches do not decide."""
+        return self.usual != "linear" and self.winner is None
+
+    @property
+    def dual_rule(self) -> str | None:
+        """The `rule` of a dual, a key of `NOISE_RULES`, if it is another one than that of the optimizer."""
+        if self.scaling == self.usual:
+            return None
+        return next(name for name, exponent in NOISE_RULES.items() if exponent == RULES[self.scaling])
 
     def by_rule(self, rule: str) -> list[RuleFound]:
         """What the branches of one rule have shown at each time at which they could show something."""
-        return [each for point in self.telling for each in point.rules if each.rule == rule]
+        return [each for point in self.telling for each in self.of_point(point, rule)]
+
+    def of_point(self, point: PointFound, rule: str) -> list[RuleFound]:
+        """What the branches of one rule have shown at one time: one or none, if the loss does not fall significantly in them."""
+        return [each for each in point.rules if each.rule == rule and each.reference.gains]
 
     @property
     def telling(self) -> list[PointFound]:
-        """The times at which the branches of the smallest batch changed the loss by more than the tolerance.
+        """The times at which the loss falls significantly in the branches of the smallest batch.
 
-        Where the loss hardly moves, as at the end of a decayed schedule, every batch ends at the same loss, and only instability can show.
+        Where it does not, as at the end of a decayed schedule, every batch ends at the same loss, and only instability can show.
         """
-        return [point for point in self.branches if any(self._moves(point, each) for each in point.rules)]
-
-    def _moves(self, point: PointFound, found: RuleFound) -> bool:
-        start, end = point.at.loss, found.sizes[0].loss
-        if not math.isfinite(end) or min(start, end) <= 0.0:
-            return True
-        return abs(math.log(end / start)) > math.log1p(self.tolerance)
+        return [point for point in self.branches if any(each.reference.gains for each in point.rules)]

@@ -1,10 +1,11 @@
-"""Short trainings with several learning rates, each annealed to zero, which say more than a range test: that one anneals nothing."""
+"""Short trainings with several learning rates and the schedule of the training, which a range test does not have: that anneals nothing."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,12 +14,12 @@ from noisescale.execution.lean import LeanCallback
 from noisescale.measures.fixed_loss import FixedExamples
 from noisescale.plans.strategies import Fixed
 from noisescale.progress import Progress
-from noisescale.schedules import Cosine
+from noisescale.schedules import Schedule
 from noisescale.studies.facts import Facts
 from noisescale.studies.measured import RateTrial
 from noisescale.studies.training import Training
 
-__all__ = ["candidates", "rate_trials"]
+__all__ = ["Hastened", "candidates", "rate_trials", "short_training"]
 
 STEP = math.sqrt(10.0)
 """Ratio of two neighbouring candidates."""
@@ -43,6 +44,45 @@ class _Last(LeanCallback):
             self.loss = found if math.isfinite(found) else math.inf
 
 
+@dataclass(frozen=True)
+class Hastened(Schedule):
+    """s(t speed): a whole schedule, its warm-up included, in a shorter time.
+
+    Args:
+        schedule: with its horizon.
+        speed: length of the schedule / length of the training that has it.
+    """
+
+    schedule: Schedule
+    speed: float
+
+    def __call__(self, epoch: float) -> float:
+        return math.prod(self.parts(epoch))
+
+    def parts(self, epoch: float) -> tuple[float, float]:
+        return self.schedule.parts(epoch * self.speed)
+
+
+def short_training(training: Training, facts: Facts, rate: float, size: int, updates: int, seed: int, fixed: FixedExamples) -> float:
+    """The loss after a training from the weights of the module, with the whole schedule and warm-up in a few updates; inf if it diverged.
+
+    Args:
+        training, facts: the training; the weights of its module are afterwards what they were.
+        rate: learning rate of the first parameter group, before the schedule; the others keep their ratio to it.
+        size: B, in examples.
+        updates: its length.
+        seed: the number of the seed.
+        fixed: what the loss is evaluated on.
+    """
+    schedule = training.schedule.with_horizon(training.epochs)
+    last = _Last(fixed, updates)
+    with training.left_as_it_was():
+        scaled = replace(training, rate=training.rate * rate / facts.lr)
+        hastened = Hastened(schedule, training.epochs * facts.num_examples / (updates * size))
+        scaled.fit(Fixed(size=size, last="carry"), hastened, [last], seed=training.seed + seed, max_steps=updates)
+    return last.loss
+
+
 def rate_trials(
     training: Training,
     facts: Facts,
@@ -50,27 +90,30 @@ def rate_trials(
     size: int,
     updates: int,
     seeds: int,
+    fixed: FixedExamples,
     progress: Progress | None = None,
+    may_begin: Callable[[float], bool] | None = None,
 ) -> tuple[RateTrial, ...]:
-    """Trainings from the weights of the module with each learning rate, decayed by a cosine to 0 at the last update.
+    """Short trainings from the weights of the module with each learning rate, see `short_training`.
 
     Args:
-        training, facts: the training; the weights of its module are afterwards what they were.
-        rates: learning rates of the first parameter group; the others keep their ratio to it.
-        size: B, in examples.
+        rates: learning rates of the first parameter group.
         updates: of each training.
         seeds: trainings with each rate, which differ in the order of the examples.
         progress: is called with the share of the trainings that are done.
+        may_begin: called before each training with the seconds of the one before: whether there is time for it. A seed that not all rates
+            have is left out of the result, which is empty without a whole seed.
     """
-    fixed = FixedExamples(4096, training.seed, weight=training.scheduler.get("weight"))
-    schedule = Cosine(T_max=updates * size / facts.num_examples)
-    losses: dict[float, list[float]] = {rate: [] for rate in rates}
+    losses: list[list[float]] = []
+    seconds = 0.0
     for number, (seed, rate) in enumerate((seed, rate) for seed in range(seeds) for rate in rates):
-        last = _Last(fixed, updates)
+        if may_begin is not None and not may_begin(seconds):
+            break
         if progress is not None:
             progress(number / (seeds * len(rates)), f"B = {size}, lr {rate:.2g}, seed {seed}")
-        with training.left_as_it_was():
-            scaled = replace(training, rate=training.rate * rate / facts.lr)
-            scaled.fit(Fixed(size=size, last="carry"), schedule, [last], seed=training.seed + seed, max_steps=updates)
-        losses[rate].append(last.loss)
-    return tuple(RateTrial(rate, updates, tuple(found)) for rate, found in losses.items())
+        began = time.perf_counter()
+        losses += [[]] if len(losses) == seed else []
+        losses[seed].append(short_training(training, facts, rate, size, updates, seed, fixed))
+        seconds = time.perf_counter() - began
+    whole = [each for each in losses if len(each) == len(rates)]
+    return tuple(RateTrial(rate, updates, of_rate) for rate, of_rate in zip(rates, zip(*whole, strict=True), strict=True)) if whole else ()

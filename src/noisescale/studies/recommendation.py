@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from noisescale.measures.branches import RULES
 from noisescale.measures.throughput import saturation
-from noisescale.studies.branch_results import CAUSES
+from noisescale.studies.branch_words import CAUSES
+from noisescale.studies.finding import Finding, further_findings
 from noisescale.studies.measured import Measured, Speed
 
 __all__ = ["FAST", "Finding", "Recommendation", "recommendation"]
@@ -17,19 +18,8 @@ FAST = 0.9
 """A batch is fast enough if it trains this share of the examples per second of the fastest one."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """A sentence of the recommendation, the measurement that it rests on, and, if that does not decide, the one that would."""
-
-    about: str
-    sentence: str
-    rests_on: str
-    would_decide: str = ""
-
-    @property
-    def is_sure(self) -> bool:
-        """Whether the measurements decide it."""
-        return not self.would_decide
+DECISIVE = ("batch size", "learning rate", "rule", "new weights", "budget")
+"""What the findings are about on which the batch size and the learning rate depend."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +41,8 @@ class Recommendation:
 
     @property
     def is_sure(self) -> bool:
-        """Whether the findings about the batch size and the learning rate are sure."""
-        return all(each.is_sure for each in self.findings if each.about in ("batch size", "learning rate"))
+        """Whether the findings that the batch size and the learning rate depend on are sure."""
+        return all(each.is_sure for each in self.findings if each.about in DECISIVE)
 
 
 def recommendation(measured: Measured) -> Recommendation:
@@ -60,16 +50,20 @@ def recommendation(measured: Measured) -> Recommendation:
 
     B is the smallest batch that is fast enough, but at most the bound: the largest batch with which nothing was lost at any time at which
     branches began. Without a speed it is the batch of the configuration, within the same bound. That of the configuration is given up for
-    a smaller one only if it is shown to be worse. B is a size that was tried. The learning
-    rate is the one that was tested, moved to B by the rule that keeps the noise: lr (B/B_tested)^p, with p = 1 for sgd, and for adaptive
-    optimizers p = 1 or 1/2, whichever held up to the larger batch. Branches decide, and not B_simple, which does not predict the best
-    batch size (2505.23971); it is shown beside them.
+    a smaller one only if it is shown to be worse. B is a size that was tried. The learning rate is the one that was tested, moved to B by
+    the rule that keeps the noise: lr (B/B_tested)^p, with p = 1 for sgd; for adaptive optimizers p = 1/2, unless the branches show that
+    p = 1 holds longer. A pair that diverged from new weights is not recommended: the tested one is. Branches decide, and not B_simple,
+    which does not predict the best batch size (2505.23971); it is shown beside them.
     """
     batch, about_batch = _batch_size(measured)
-    lr, about_lr = _lr(measured, batch)
     largest, about_growth = _growth(measured, batch)
+    if measured.check is not None and measured.check.diverged:
+        batch, largest = measured.batch_size, None
+    lr, about_lr = _lr(measured, batch)
     accumulate = math.ceil(batch / (measured.devices * (measured.limit or batch)))
-    findings = (*about_batch, about_lr, *_memory(measured, batch, accumulate), about_growth, *_larger(measured), *_proxy(measured))
+    further = further_findings(measured, batch, lr, largest is not None)
+    memory = _memory(measured, batch, accumulate)
+    findings = (*about_batch, about_lr, *further, *memory, about_growth, *_larger(measured), *_proxy(measured))
     return Recommendation(batch, lr, max(1, accumulate), largest, findings)
 
 
@@ -80,7 +74,8 @@ def _batch_size(measured: Measured) -> tuple[int, list[Finding]]:
     fast, about = _fast_enough(measured.speeds)
     brackets = [each.critical for each in measured.by_rule(measured.scaling)]
     if not brackets:
-        why = "no branches were trained" if not measured.branches else "the loss hardly moved in the branches"
+        trained = any(each.rule == measured.scaling for point in measured.branches for each in point.rules)
+        why = "the loss hardly moved in the branches" if trained else "no branches were trained"
         sentence = f"B = {measured.batch_size} is the one of the configuration: {why}, so nothing says what another batch would cost"
         return measured.batch_size, [*about, Finding("batch size", sentence, "no branches", "branches from an early and a late epoch")]
     own = measured.batch_size
@@ -97,7 +92,7 @@ def _batch_size(measured: Measured) -> tuple[int, list[Finding]]:
         return batch, [*about, Finding("batch size", sentence, "branches", "branches with more seeds")]
     if bound == tried[0]:
         worse = min(each.below for each in brackets)
-        between = f"B = {worse:.0f} loses something; what lies between is not known"
+        between = f"B = {worse:.0f} loses something; what lies between is not known" if math.isfinite(worse) else "larger ones are open"
         sentence = f"B = {batch} is the smallest batch that was tried, and {between}"
         return batch, [*about, Finding("batch size", sentence, "branches", "branches with smaller batches, and with more seeds")]
     if wanted <= bound:
@@ -181,11 +176,11 @@ def _memory(measured: Measured, batch: int, accumulate: int) -> list[Finding]:
 
 def _growth(measured: Measured, batch: int) -> tuple[int | None, Finding]:
     """Up to where the batch may grow, and whether early or late."""
-    points = [(point.at.epoch, each.critical) for point in measured.telling for each in point.rules if each.rule == measured.scaling]
+    points = [(point.at.epoch, found.critical) for point in measured.telling for found in measured.of_point(point, measured.scaling)]
     if len(points) < 2:
         when = f"after epoch {points[0][0]:.3g} " if points else ""
         sentence = f"whether the batch can grow {when}was not measured"
-        if len(measured.branches) > len(points):
+        if sum(each.rule == measured.scaling for point in measured.branches for each in point.rules) > len(points):
             sentence = f"whether the batch can grow {when}does not show, because the loss hardly moved in the other branches"
         return None, Finding("growth", sentence, "branches", "branches from more epochs at which the loss still falls")
     (early, first), (late, last) = points[0], points[-1]
@@ -211,7 +206,7 @@ def _larger(measured: Measured) -> list[Finding]:
     found = []
     for point in measured.branches:
         for each in point.rules:
-            if each.rule != measured.scaling or math.isinf(each.critical.below):
+            if each.rule != measured.scaling or math.isinf(each.critical.below) or not math.isfinite(each.sizes[0].loss):
                 continue
             worse = next(size for size in each.sizes if size.size == each.critical.below)
             good = next(size for size in each.sizes if size.size == each.critical.at_least)

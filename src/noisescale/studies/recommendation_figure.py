@@ -25,7 +25,7 @@ def draw_recommendation(measured: Measured, found: Recommendation, title: str, p
     _draw_speeds(axes[0, 0], measured.speeds)
     _draw_rates(axes[0, 1], measured.rates)
     if measured.branches:
-        draw_losses(axes[1, 0], measured.branches, measured.tolerance)
+        draw_losses(axes[1, 0], measured.branches)
         draw_sizes(axes[1, 1], measured.branches)
     else:
         for axis in axes[1]:

@@ -15,7 +15,7 @@ class RecommendationOptions:
     """How much is measured.
 
     Args:
-        budget: the time that the measurements may take, in minutes, above 0. A measurement that has begun is finished.
+        budget: the time that all measurements may take, in minutes, above 0. A piece of work that has begun is finished.
         tolerance: of the branches, see `BranchOptions`.
 
     Raises:

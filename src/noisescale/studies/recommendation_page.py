@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from noisescale.studies.branch_results import SizeFound
+from noisescale.studies.branch_words import percent, verdict
 from noisescale.studies.measured import Measured
 from noisescale.studies.recommendation import Recommendation
 
@@ -59,7 +61,7 @@ def _measurements(measured: Measured) -> list[str]:
         lines += [f"Range test at B = {rates.batch_size}: {said}{end}.", ""]
         if rates.trials:
             lines += [
-                f"Trainings of {rates.trials[0].updates} updates, annealed to 0:",
+                f"Trainings of {rates.trials[0].updates} updates, with the whole schedule and warm-up of the training in that time:",
                 "",
                 "| lr | loss | of each seed |",
                 "| --- | --- | --- |",
@@ -68,14 +70,14 @@ def _measurements(measured: Measured) -> list[str]:
             lines.append("")
     if measured.branches:
         lines += [
-            f"Branches of equal noise. A training loss up to {measured.tolerance:.0%} above that of the smallest batch is no loss.",
+            "Branches of equal noise. `same`: a loss that is above that of the smallest batch by no more than is allowed.",
             "",
-            "| epoch | lr in B | B | lr | updates | loss | spread | against the smallest |",
-            "| --- | --- | --- | --- | --- | --- | --- | --- |",
+            "| epoch | lr in B | B | lr | updates | loss | spread | allowed | of its gain lost | against the smallest |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         ]
         lines += [
             f"| {point.at.epoch:.3g} | {found.rule} | {each.size} | {each.lr:.3g} | {each.updates} | {_number(each.loss)} "
-            f"| {_number(each.spread)} | {each.compared.verdict} |"
+            f"| {_number(each.spread)} | {_number(found.reference.allowed)} | {_lost(each)} | {verdict(each, len(found.reference.ends))} |"
             for point in measured.branches
             for found in point.rules
             for each in found.sizes
@@ -88,6 +90,10 @@ def _measurements(measured: Measured) -> list[str]:
         ]
         lines.append("")
     return lines
+
+
+def _lost(each: SizeFound) -> str:
+    return percent(each.compared.lost) if math.isfinite(each.compared.lost) else ""
 
 
 def _number(value: float) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.seed import isolate_rng
 
-from noisescale.errors import ConfigError
+from noisescale.errors import ConfigError, check_count
 from noisescale.execution.batch_size_scheduler import BatchSizeScheduler
 from noisescale.execution.checkpoint_io import SafeCheckpointIO
 from noisescale.execution.lean import LeanCallback, NoProfiler
@@ -33,6 +33,19 @@ _QUIET: dict[str, Any] = {
     "limit_val_batches": 0,
     "use_distributed_sampler": False,
 }
+
+
+_DECIDED: dict[str, Any] = {
+    "max_epochs": None,
+    "max_steps": -1,
+    "max_time": None,
+    "min_epochs": None,
+    "min_steps": None,
+    "limit_train_batches": 1.0,
+    "callbacks": None,
+    "plugins": None,
+}
+"""Arguments of the trainer that would change what a study trains, with the value that does not."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +79,14 @@ class Training:
     def __post_init__(self) -> None:
         if self.trainer.get("devices", 1) not in (1, "1", "auto") or self.trainer.get("num_nodes", 1) != 1:
             raise ConfigError("trainer.devices", self.trainer.get("devices"), "a study runs on one device", "use 1")
+        check_count("epochs", self.epochs, unit="epochs")
+        for key, value in self.trainer.items():
+            if key in _DECIDED and value != _DECIDED[key]:
+                raise ConfigError(f"trainer.{key}", value, "is decided by the study", "leave it out")
+        for name, decided in (("batch", self.strategy), ("schedule", self.schedule)):
+            if decided.monitors:
+                problem = "is decided during the training, and a study needs a plan that is known before"
+                raise ConfigError(name, type(decided).__name__, problem, "choose another one, such as a fixed size and a cosine")
 
     def fit(
         self,
@@ -95,15 +116,16 @@ class Training:
             strategy, schedule, seed=self.seed if seed is None else seed, **{"check_cuts": False, **self.scheduler}
         )
         guards = [] if same_run is None else [same_run]
-        given = {"datamodule": self.data} if isinstance(self.data, pl.LightningDataModule) else {"train_dataloaders": self.data}
+        given = {key: value for key, value in self.trainer.items() if key not in _DECIDED}
+        data = {"datamodule": self.data} if isinstance(self.data, pl.LightningDataModule) else {"train_dataloaders": self.data}
         with without_lightnings_lines():
             trainer = pl.Trainer(
-                **{**_QUIET, "profiler": NoProfiler(), **self.trainer, "devices": 1, "max_epochs": max_epochs, "max_steps": max_steps},
+                **{**_QUIET, "profiler": NoProfiler(), **given, "devices": 1, "max_epochs": max_epochs, "max_steps": max_steps},
                 callbacks=[_Rate(self.rate), batches, *guards, *callbacks],
                 plugins=[io or SafeCheckpointIO()],
             )
             with _in_terms_of_a_study():
-                trainer.fit(self.module, ckpt_path=None if ckpt_path is None else str(ckpt_path), **given)
+                trainer.fit(self.module, ckpt_path=None if ckpt_path is None else str(ckpt_path), **data)
         return trainer
 
     @contextmanager
