@@ -10,7 +10,7 @@ import time
 import pytest
 
 from noisescale import progress
-from noisescale.progress import in_words, progress_bar, progress_of
+from noisescale.progress import in_words, part_of, progress_bar, progress_of
 
 
 class Terminal(io.StringIO):
@@ -85,4 +85,19 @@ def test_who_wants_the_progress_gets_it_in_place_of_the_bar(monkeypatch: pytest.
         advance(0.5, "B = 8")
         in_words(advance)("B = 8", 1.0)
     assert shares == [0.5, 1.0]
+
+
+def test_a_part_tells_the_share_of_the_whole_and_goes_on_with_what_it_was_doing() -> None:
+    told: list[tuple[str, float]] = []
+    advance = part_of(lambda what, share: told.append((what, share)), "branches", 0.5, 1.0)
+    advance(0.0, "B = 8")
+    advance(0.5)
+    assert told == [("branches", 0.5), ("branches, B = 8", 0.5), ("branches, B = 8", 0.75)]
+
+
+def test_who_wants_nothing_shown_gets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_of(monkeypatch)
+    with progress_of("range test", lambda share: None) as advance:
+        assert advance is not None
+        advance(0.5, "B = 8")
     assert terminal.getvalue() == ""

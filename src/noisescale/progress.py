@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-__all__ = ["Progress", "in_words", "progress_bar", "progress_of"]
+__all__ = ["Progress", "in_words", "part_of", "progress_bar", "progress_of"]
 
 A_MOMENT = 0.5
 """Seconds that work may take without a bar, so that short work does not make one flash."""
@@ -69,6 +69,25 @@ def progress_of(title: str, told: Callable[[float], None] | None) -> Iterator[Pr
 def in_words(progress: Progress | None) -> Callable[[str, float], None]:
     """A function that is called with what is being done, and then with the share that is done."""
     return lambda what, share: None if progress is None else progress(share, what)
+
+
+def part_of(tell: Callable[[str, float], None], what: str, from_share: float, to_share: float) -> Progress:
+    """The progress of one part of the work, which begins: it takes the shares between two of the whole.
+
+    Args:
+        tell: is called with what is being done, and with the share of the whole.
+        what: the part.
+        from_share, to_share: of the whole, before the part and after it.
+    """
+    doing = what
+
+    def advance(share: float, now: str = "", /) -> None:
+        nonlocal doing
+        doing = f"{what}, {now}" if now else doing
+        tell(doing, from_share + share * (to_share - from_share))
+
+    tell(what, from_share)
+    return advance
 
 
 def _bar(title: str, began: float) -> tqdm[None]:

@@ -24,7 +24,7 @@ from noisescale.plans.duality import Dual
 from noisescale.plans.noise import noise_rule_of
 from noisescale.plans.strategies import BatchStrategy, Fixed
 from noisescale.plans.trainer_limits import plan_for_trainer
-from noisescale.progress import Progress, in_words, progress_bar
+from noisescale.progress import Progress, in_words, part_of, progress_bar
 from noisescale.schedules import Constant, Schedule, warmup_and_rest
 from noisescale.studies.branch_results import PointFound
 from noisescale.studies.branch_study import run_branches, same_study
@@ -195,15 +195,7 @@ class _Probes:
 
     def told(self, what: str, from_share: float = 0.0, to_share: float = 1.0) -> Progress:
         """A function for the progress of one probe, which takes part of the budget."""
-        self.tell(what, from_share)
-        doing = what
-
-        def advance(share: float, now: str = "", /) -> None:
-            nonlocal doing
-            doing = f"{what}, {now}" if now else doing
-            self.tell(doing, from_share + share * (to_share - from_share))
-
-        return advance
+        return part_of(self.tell, what, from_share, to_share)
 
     def limit(self) -> int | None:
         """The largest micro-batch: as it was chosen, or else the largest that fits; None on the CPU, which sets no limit."""
