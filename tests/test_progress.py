@@ -85,6 +85,7 @@ def test_who_wants_the_progress_gets_it_in_place_of_the_bar(monkeypatch: pytest.
         advance(0.5, "B = 8")
         in_words(advance)("B = 8", 1.0)
     assert shares == [0.5, 1.0]
+    assert terminal.getvalue() == ""
 
 
 def test_a_part_tells_the_share_of_the_whole_and_goes_on_with_what_it_was_doing() -> None:
