@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def check_option_words(words: Sequence[str], conf: Path) -> None:
     for word in words:
         key, equals, value = word.partition("=")
         group = key.strip().lstrip("+~").partition("@")[0]
-        if not equals or not value.lstrip().startswith("["):
+        if not equals or not value.lstrip().startswith("[") or not re.fullmatch(r"\w+(/\w+)*", group):
             continue
         valid = options_of(group, conf)
         if not valid and not group.startswith("hydra/"):
