@@ -117,7 +117,8 @@ def test_more_seeds_and_later_times_are_added_to_what_is_there(
         study(tmp_path / "study", at=[0.5])
 
 
-@pytest.mark.parametrize(("pieces", "points"), [(0, []), (3, []), (6, [2]), (7, [2]), (99, [2, 2])])
+@pytest.mark.cases(2)
+@pytest.mark.parametrize(("pieces", "points"), [(7, [2]), (3, []), (0, []), (6, [2]), (99, [2, 2])])
 def test_a_study_without_time_ends_with_what_is_whole(tmp_path: Path, pieces: int, points: list[int]) -> None:
     """Its pieces: the training, the probe, two branches of each of two sizes; and again at the second time."""
     left = [pieces]
