@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ import pytest
 
 import reproduce as script
 from noisescale.app.claim_results import result_of
+from noisescale.app.claim_runs import found_runs
 from noisescale.app.claims import claim_at
-from noisescale.studies.claims.page import write_overview, write_page
+from noisescale.app.reproduce import Options, reproduce
+from noisescale.studies.claims.page import page_of, write_overview, write_page
 from noisescale.studies.claims.verdict import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
 from noisescale.studies.runs import identity, runs_in
 from tests.helpers.front_door import outcome_of
-from tests.helpers.repository import REPOSITORY
+from tests.helpers.repository import CONF, REPOSITORY
 
 CLAIM = """
 sentence: A larger rate is better, and twice the batch is the same.
@@ -52,10 +54,15 @@ class Fake:
 
     loss: Any = lambda lr: 1 - lr
     state: str = "completed"
+    keeps: bool = False
+    """Whether a run that is there is left out, as the runner does."""
     asked: list[tuple[str, ...]] = field(default_factory=list)
 
     def carry_out(self, jobs: Sequence[tuple[str, ...]], folder: Path, title: str) -> None:
+        there = found_runs(folder) if self.keeps and folder.exists() else {}
         for words in jobs:
+            if identity(words) in there:
+                continue
             self.asked.append(words)
             values = dict(word.split("=") for word in words)
             lr, seed = float(values["optimizer.lr"]), int(values["seed"])
@@ -112,7 +119,8 @@ def test_pages(conf: Path, tmp_path: Path) -> None:
     assert page.startswith("# mine: supported\n")
     assert "| better | loss: tuned / low | 0.778 | [0.778, 0.778] | < 0.9 |" in page
     assert "`optimizer.lr=0.1` | 0.9013 ± 0.0012 | 10 ± 0 |" in page
-    overview = write_overview(tmp_path, ["mine", "other"]).read_text()
+    overview = write_overview(tmp_path, ["mine", "other"], "Claims").read_text()
+    assert overview.startswith("# Claims\n")
     assert "| other | not run |" in overview
     assert "**supported**: all 2 checks hold | 3, 0, 0 | 4 | 12 |" in overview
     assert {file.name for file in tmp_path.glob("**/*.png")} == {"claim.png", "overview.png"}
@@ -126,7 +134,14 @@ def test_pages(conf: Path, tmp_path: Path) -> None:
         ("claim=dual scale=huge", "scale=huge: must be one of smoke, cpu, gpu"),
         ("claim=dual n_jobs=0", "n_jobs=0: must be a whole number of processes, at least 1"),
         ("claim=dual n_jobs=two", "n_jobs=two: must be a whole number of processes"),
-        ("dual", "dual=: is not an option of reproduce.py, which has claim, scale, n_jobs, folder; write key=value"),
+        ("claim=dual first_seed=-1", "first_seed=-1: must be a whole number, at least 0"),
+        ("claim=dual first_seed=x", "first_seed=x: must be a whole number"),
+        ("claim=dual first_seed=4294967295", "first_seed=4294967295: must be a whole number, 0 to 42949672"),
+        (
+            "claim=dual,decay first_seed=998",
+            "first_seed=998: the verdict of decay would use seeds that tune its arms, from 1000 on; for example",
+        ),
+        ("dual", "dual=: is not an option of reproduce.py, which has claim, scale, first_seed, n_jobs, folder; write key=value"),
         ("claim=quadratic scale=gpu", "scale=gpu: the claim quadratic has no such scale; it has smoke, cpu"),
         ("claim=cyclical folder=/dev/null", "/dev/null"),
     ],
@@ -146,16 +161,61 @@ def test_help_lists_the_claims() -> None:
     assert "\n  dual\n      Increasing the batch size" in outcome.out
 
 
+def test_another_first_seed_is_another_verdict_on_other_runs(conf: Path, tmp_path: Path) -> None:
+    """Tuning is the same; runs are shared where the seeds overlap, as those of any words are."""
+    claim, fake = claim_at("mine", "smoke", conf), Fake(keeps=True)
+    usual = result_of(claim, tmp_path / "runs", fake)  # type: ignore[arg-type]
+    before = len(fake.asked)
+    moved = replace(claim, first_seed=2)
+    found = result_of(moved, tmp_path / "runs", fake)  # type: ignore[arg-type]
+    assert {words[-1] for words in fake.asked[before:]} == {"seed=4", "seed=5"}
+    assert len(fake.asked) - before == 6
+    seeds = {
+        arm: [word for run in runs if run for word in run.overrides or () if word.startswith("seed=")] for arm, runs in found.runs.items()
+    }
+    assert seeds == {arm: [f"seed={seed}" for seed in (2, 3, 4, 5)] for arm in claim.arms}
+    assert found.values["loss"]["low"][:2] == usual.values["loss"]["low"][2:]
+    assert found.values["loss"]["low"][2] != usual.values["loss"]["low"][0]
+    again = result_of(claim, tmp_path / "runs", fake)  # type: ignore[arg-type]
+    assert again.values == usual.values
+    text = page_of(found)
+    assert "with 4 seeds from 2: " in text
+    assert "; seeds 2 to 5, the same in every arm" in text
+    assert "python reproduce.py claim=mine scale=smoke first_seed=2\n" in text
+    assert "first_seed" not in page_of(usual)
+
+
+def test_another_first_seed_has_pages_of_its_own(conf: Path, tmp_path: Path) -> None:
+    two_wells = (CONF / "claim" / "cyclical.yaml").read_text()
+    (conf / "claim" / "mine.yaml").write_text(two_wells)
+    for first in (0, 100):
+        assert reproduce(Options(("mine",), "smoke", 1, tmp_path / "out", first), conf) == 0
+    folder = tmp_path / "out" / "smoke"
+    usual, fresh = (json.loads((pages / "mine" / "verdict.json").read_text()) for pages in (folder, folder / "from-seed-100"))
+    assert (usual["first_seed"], fresh["first_seed"]) == (0, 100)
+    titles = [(pages / "overview.md").read_text().splitlines()[0] for pages in (folder, folder / "from-seed-100")]
+    assert titles == ["# Claims at scale smoke", "# Claims at scale smoke, with seeds from 100"]
+
+
 def start(folder: Path) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     words = [sys.executable, "reproduce.py", "claim=accumulation", f"folder={folder}", "n_jobs=2"]
     return subprocess.Popen(words, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+def verdict_of(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "smoke" / "accumulation" / "verdict.json").read_text())
+    assert found.pop("seconds") > 0
+    found.pop("commits")  # of a working tree in which somebody commits meanwhile
+    return found
+
+
 @pytest.mark.slow
-def test_killed_at_any_moment_it_goes_on_and_runs_nothing_twice(tmp_path: Path) -> None:
+def test_killed_at_any_moment_it_ends_with_the_same_verdict_and_runs_nothing_twice(tmp_path: Path) -> None:
     moments, runs = random.Random(0), tmp_path / "smoke" / "accumulation" / "runs"
     complete: dict[tuple[str, ...], float] = {}
+    whole = start(tmp_path / "whole")
+    assert whole.communicate(timeout=600)[0] is not None
     for _ in range(5):
         process = start(tmp_path)
         before, deadline = len(complete), time.monotonic() + 120
@@ -173,8 +233,13 @@ def test_killed_at_any_moment_it_goes_on_and_runs_nothing_twice(tmp_path: Path) 
     out, _ = process.communicate(timeout=600)
     assert process.returncode == 0, out
     assert "accumulation (smoke): supported" in out
+    verdicts = [verdict_of(folder) for folder in (tmp_path, tmp_path / "whole")]
+    assert verdicts[0] == verdicts[1]
+    assert verdicts[0]["runs"] == 24
     found = [run for run in runs_in(runs) if run.state == "completed"]
     assert len(found) == len({identity(run.overrides or ()) for run in found}) == 24
+    trained = [json.loads(file.read_text())["status"] for file in runs.rglob("results.json")]
+    assert trained == ["completed"] * 24, "also in folders that were set aside"
     for run in found:
         when = (run.folder / "results.json").stat().st_mtime
         assert complete.get(identity(run.overrides or ()), when) == when

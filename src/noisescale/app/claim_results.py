@@ -32,12 +32,12 @@ def result_of(claim: Claim, folder: Path, runner: Runner) -> Result:
     """
     chosen = _tuned(claim, folder, runner)
     trained = {name: arm for name, arm in claim.arms.items() if arm.function is None}
-    wanted = {name: [words_of(claim, arm, chosen.get(name, ()), seed) for seed in range(claim.seeds)] for name, arm in trained.items()}
+    wanted = {name: [words_of(claim, arm, chosen.get(name, ()), seed) for seed in claim.verdict_seeds] for name, arm in trained.items()}
     runner.carry_out([words for each in wanted.values() for words in each], folder, claim.name)
     found = found_runs(folder)
     runs = {name: [found.get(identity(words)) for words in each] for name, each in wanted.items()}
     returned = {
-        name: [FUNCTIONS[arm.function](seed=seed, **arm.arguments) for seed in range(claim.seeds)]
+        name: [FUNCTIONS[arm.function](seed=seed, **arm.arguments) for seed in claim.verdict_seeds]
         for name, arm in claim.arms.items()
         if arm.function is not None
     }
@@ -47,7 +47,7 @@ def result_of(claim: Claim, folder: Path, runner: Runner) -> Result:
         else {name: [_value(metric, run) for run in each] for name, each in runs.items()}
         for key, metric in claim.metrics.items()
     }
-    failed, verdict = tuple(_failures(wanted, runs)), judge(claim, values)
+    failed, verdict = tuple(_failures(claim, wanted, runs)), judge(claim, values)
     if failed:
         verdict = replace(verdict, word=INCONCLUSIVE, why=f"{len(failed)} runs have not ended as planned")
     return Result(claim, runs, values, verdict, chosen, failed)
@@ -90,9 +90,9 @@ def _value(metric: Metric, run: Run | None) -> float | None:
     return None if run is None or run.state not in COMPLETE else metric.of_run(run)
 
 
-def _failures(wanted: Mapping[str, Sequence[Words]], runs: Mapping[str, Sequence[Run | None]]) -> Iterator[str]:
+def _failures(claim: Claim, wanted: Mapping[str, Sequence[Words]], runs: Mapping[str, Sequence[Run | None]]) -> Iterator[str]:
     for name, each in runs.items():
-        for seed, run in enumerate(each):
+        for seed, words, run in zip(claim.verdict_seeds, wanted[name], each, strict=True):
             if run is None or run.state not in COMPLETE:
                 state = "was not carried out" if run is None else f"{run.state}: {run.reason}"
-                yield f"arm {name}, seed {seed}: {state}  ({' '.join(wanted[name][seed])})"
+                yield f"arm {name}, seed {seed}: {state}  ({' '.join(words)})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hydra.types import TaskFunction
@@ -26,14 +26,15 @@ INCOMPLETE = 1
 """Exit status if a run has failed, so that its value is missing in a verdict."""
 
 USAGE = """\
-python reproduce.py claim=NAME[,NAME...] | claim=all   [scale=smoke|cpu|gpu] [n_jobs=COUNT] [folder=DIR]
+python reproduce.py claim=NAME[,NAME...] | claim=all   [scale=smoke|cpu|gpu] [first_seed=SEED] [n_jobs=COUNT] [folder=DIR]
 
 Trains what a claim compares, as far as its folder does not hold it yet, and writes the verdict with a page. It can be interrupted at any
 time: the same command goes on.
 
-  scale   smoke (the default): digits, about a minute each; cpu: MNIST, minutes; gpu: CIFAR-10, with the settings of the papers
-  n_jobs  runs at once; the default is the number of cores, and 1 for scale=gpu
-  folder  where runs and pages go; the default is outputs/reproduce
+  scale       smoke (the default): digits, about a minute each; cpu: MNIST, minutes; gpu: CIFAR-10, with the settings of the papers
+  first_seed  0 by default; first_seed=100 repeats the verdict with seeds 100, 101, ..., and has its own pages
+  n_jobs      runs at once; the default is the number of cores, and 1 for scale=gpu
+  folder      where runs and pages go; the default is outputs/reproduce
 """
 
 
@@ -45,6 +46,7 @@ class Options:
     scale: str
     n_jobs: int
     folder: Path
+    first_seed: int = 0
 
 
 def main(words: Sequence[str], script: Path) -> int:
@@ -81,7 +83,7 @@ def read_options(words: Sequence[str], conf: Path) -> Options:
     Raises:
         ConfigError: an option is unknown or has a value that it cannot have.
     """
-    typed = {"claim": "", "scale": SCALES[0], "n_jobs": "", "folder": "outputs/reproduce"}
+    typed = {"claim": "", "scale": SCALES[0], "first_seed": "0", "n_jobs": "", "folder": "outputs/reproduce"}
     for word in words:
         key, given, value = word.partition("=")
         if key not in typed or not given:
@@ -92,17 +94,22 @@ def read_options(words: Sequence[str], conf: Path) -> Options:
     claims = names if typed["claim"] == "all" else typed["claim"].split(",")
     for claim in claims:
         check_choice("claim", claim, [*names, "all"])
-    n_jobs: int | str = typed["n_jobs"] or (1 if typed["scale"] == "gpu" else _cores())
-    check_count("n_jobs", int(n_jobs) if str(n_jobs).isdecimal() else n_jobs, unit="processes")
-    return Options(tuple(dict.fromkeys(claims)), typed["scale"], int(n_jobs), Path(typed["folder"]))
+    n_jobs = _whole(typed["n_jobs"]) if typed["n_jobs"] else 1 if typed["scale"] == "gpu" else _cores()
+    check_count("n_jobs", n_jobs, unit="processes")
+    check_count("first_seed", first_seed := _whole(typed["first_seed"]), at_least=0)
+    return Options(tuple(dict.fromkeys(claims)), typed["scale"], int(n_jobs), Path(typed["folder"]), int(first_seed))
 
 
 def reproduce(options: Options, conf: Path) -> int:
     """Carry out the claims, one after another, and write their pages and the overview; returns the exit status."""
     from noisescale.studies.claims.page import write_overview, write_page
 
-    claims = [claim_at(name, options.scale, conf) for name in options.claims]  # first of all, so that a mistake in one is said at once
+    # All are read first, so that a mistake in one is said at once.
+    claims = [replace(claim_at(name, options.scale, conf), first_seed=options.first_seed) for name in options.claims]
     runner, folder, status = Runner(conf, _one_run(conf), options.n_jobs), options.folder / options.scale, 0
+    pages, title = folder, f"Claims at scale {options.scale}"
+    if options.first_seed:
+        pages, title = folder / f"from-seed-{options.first_seed}", f"{title}, with seeds from {options.first_seed}"
     for claim in claims:
         try:
             result = result_of(claim, folder / claim.name / "runs", runner)
@@ -110,13 +117,13 @@ def reproduce(options: Options, conf: Path) -> int:
             say(composition_line(error, conf, []))
             status = INCOMPLETE
             continue
-        write_page(result, folder / claim.name)
+        write_page(result, pages / claim.name)
         for line in result.failed:
             say(line)
             status = INCOMPLETE
         print(f"{claim.name} ({claim.scale}): {result.verdict.word}: {result.verdict.why}", flush=True)
-        write_overview(folder, names_of_claims(conf))
-    print(os.path.relpath(write_overview(folder, names_of_claims(conf))))
+        write_overview(pages, names_of_claims(conf), title)
+    print(os.path.relpath(write_overview(pages, names_of_claims(conf), title)))
     return status
 
 
@@ -130,6 +137,10 @@ def _one_run(conf: Path) -> TaskFunction:
         return train(cfg, conf.parent / "train.py")
 
     return train_once.carry_out_run
+
+
+def _whole(typed: str) -> int | str:
+    return int(typed) if typed.isdecimal() else typed
 
 
 def _cores() -> int:

@@ -15,7 +15,7 @@ from noisescale.studies.claims.toys import FUNCTIONS
 __all__ = ["FIRST_TUNING_SEED", "Arm", "Claim", "read_claim"]
 
 FIRST_TUNING_SEED = 1000
-"""The seeds of tuning runs begin here and those of the verdict at 0, so that no arm is judged by the runs that chose its settings."""
+"""The seeds of tuning runs begin here. Those of the verdict are others, so that no arm is judged by the runs that chose its settings."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,14 @@ class Claim:
         source: who claims it, and where.
         scale: smoke | cpu | gpu.
         runtime: how long it takes, and on what.
-        seeds: the number of seeds of the verdict, which are 0, 1, ...
+        seeds: the number of seeds of the verdict, which are first_seed, first_seed + 1, ...
         tuning_seeds: the number of seeds of each candidate of a grid, which are 1000, 1001, ...
         tuning: (metric, min | max) by which the best candidate is chosen; None if no arm has a grid.
         words: overrides that all arms share.
         arms, metrics, checks: by name.
         curves: the columns of epochs.csv that its figure shows.
         notes: what a reader must know to judge the verdict.
+        first_seed: 0 in its file; another one repeats the verdict with fresh seeds.
     """
 
     name: str
@@ -72,10 +73,16 @@ class Claim:
     tuning: tuple[str, str] | None = None
     curves: tuple[str, ...] = ()
     notes: str = ""
+    first_seed: int = 0
 
     def __post_init__(self) -> None:
         check_count("seeds", self.seeds, unit="seeds")
         check_count("tuning_seeds", self.tuning_seeds, unit="seeds")
+        check_count("first_seed", self.first_seed, at_least=0, at_most=2**32 - self.seeds)
+        tuned = range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + self.tuning_seeds)
+        if any(arm.grid for arm in self.arms.values()) and {*tuned} & {*self.verdict_seeds}:
+            problem = f"the verdict of {self.name} would use seeds that tune its arms, from {tuned[0]} on"
+            raise ConfigError("first_seed", self.first_seed, problem, f"for example first_seed={tuned[-1] + 1}")
         for name, check in self.checks.items():
             check_choice(f"checks.{name}: metric", check.metric, self.metrics)
             for arm in check.arms:
@@ -91,6 +98,16 @@ class Claim:
             check_choice("tuning.metric", self.tuning[0], self.metrics)
             check_choice("tuning.best", self.tuning[1], ("min", "max"))
 
+    @property
+    def verdict_seeds(self) -> range:
+        """The seeds of the verdict."""
+        return range(self.first_seed, self.first_seed + self.seeds)
+
+    @property
+    def seeds_in_words(self) -> str:
+        """`5 seeds`, or `5 seeds from 100`."""
+        return f"{self.seeds} seeds" + (f" from {self.first_seed}" if self.first_seed else "")
+
 
 def read_claim(name: str, scale: str, description: Mapping[str, Any]) -> Claim:
     """The claim that a description with the keys of conf/claim/*.yaml describes.
@@ -103,7 +120,7 @@ def read_claim(name: str, scale: str, description: Mapping[str, Any]) -> Claim:
     Raises:
         ConfigError: a key is missing, unknown or out of its range; the error names it.
     """
-    known = {each.name for each in fields(Claim)} - {"name", "scale"}
+    known = {each.name for each in fields(Claim)} - {"name", "scale", "first_seed"}
     _refuse_unknown("", description, known)
     for key in ("sentence", "source", "runtime", "seeds", "arms", "metrics", "checks"):
         if description.get(key) in (None, "", [], {}):

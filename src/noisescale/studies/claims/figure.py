@@ -45,7 +45,7 @@ def draw_claim(result: Result, path: Path) -> None:
     rows = lower.subplots(len(checks), 1, squeeze=False)[:, 0]
     for axis, check in zip(rows, checks, strict=True):
         _effect(axis, check, result.verdict.outcomes[check.name])
-    figure.suptitle(f"{claim.name}, scale {claim.scale}, {claim.seeds} seeds: {result.verdict.word}", fontsize=11)
+    figure.suptitle(f"{claim.name}, scale {claim.scale}, {claim.seeds_in_words}: {result.verdict.word}", fontsize=11)
     _save(figure, path)
 
 

@@ -35,12 +35,13 @@ def page_of(result: Result) -> str:
     return "\n\n".join(_sections(result)) + "\n"
 
 
-def write_overview(folder: Path, names: Sequence[str]) -> Path:
+def write_overview(folder: Path, names: Sequence[str], title: str) -> Path:
     """Write overview.md, the same as overview.html, and overview.png from the verdicts in the folders of the claims; returns the page.
 
     Args:
-        folder: that of one scale.
+        folder: that of one scale, and of one first seed.
         names: all claims, also those that have not been run.
+        title: its heading.
     """
     found = {name: _read(folder / name / "verdict.json") for name in names}
     lines = ["| claim | verdict | checks: hold, open, fail | n | seconds |", "| --- | --- | --- | --- | --- |"]
@@ -55,7 +56,7 @@ def write_overview(folder: Path, names: Sequence[str]) -> Path:
         lines.append(f"| {sentence} | {verdict} | {counts} | {each['seeds']} | {each['seconds']:.0f} |")
     folder.mkdir(parents=True, exist_ok=True)
     draw_overview(found, folder / "overview.png")
-    text = [f"# Claims at scale {folder.name}", "![the verdicts](overview.png)", "\n".join(lines), _RULE]
+    text = [f"# {title}", "![the verdicts](overview.png)", "\n".join(lines), _RULE]
     write_atomically(folder / "overview.md", "\n\n".join(text) + "\n")
     write_html("\n\n".join(text), folder / "overview.html")
     return folder / "overview.md"
@@ -74,7 +75,7 @@ def _sections(result: Result) -> Iterator[str]:
     yield f"# {claim.name}: {verdict.word}"
     yield claim.sentence
     yield f"Source: {claim.source}"
-    yield f"**{verdict.word.capitalize()}** at scale {claim.scale}, with {claim.seeds} seeds: {verdict.why}."
+    yield f"**{verdict.word.capitalize()}** at scale {claim.scale}, with {claim.seeds_in_words}: {verdict.why}."
     if result.failed:
         yield "Missing:\n\n" + "\n".join(f"- {line}" for line in result.failed)
     yield "![the effects of the checks](claim.png)"
@@ -84,13 +85,14 @@ def _sections(result: Result) -> Iterator[str]:
     yield "## Arms"
     yield "\n".join(_arms(result))
     if claim.words:
-        seeds = f"seeds 0 to {claim.seeds - 1}, the same in every arm, so that arms begin with the same weights and see the same order"
-        yield f"All arms: `{' '.join(claim.words)}`; {seeds}."
+        seeds = f"seeds {claim.verdict_seeds[0]} to {claim.verdict_seeds[-1]}, the same in every arm"
+        yield f"All arms: `{' '.join(claim.words)}`; {seeds}, so that arms begin with the same weights and see the same order."
     if ends := result.at_ends_of_grids():
         yield f"At an end of its grid, so that a better value may lie beyond it: {', '.join(f'`{each}`' for each in ends)}."
     if claim.notes:
         yield claim.notes
-    yield f"```bash\npython reproduce.py claim={claim.name} scale={claim.scale}\n```"
+    again = f" first_seed={claim.first_seed}" if claim.first_seed else ""
+    yield f"```bash\npython reproduce.py claim={claim.name} scale={claim.scale}{again}\n```"
     yield f"Runtime: {claim.runtime}."
 
 
@@ -182,6 +184,7 @@ def _as_json(result: Result) -> dict[str, Any]:
         "verdict": verdict.word,
         "why": verdict.why,
         "seeds": claim.seeds,
+        "first_seed": claim.first_seed,
         "runs": len(runs),
         "seconds": sum(float(run.results.get("seconds") or 0) for run in runs),
         "commits": sorted({str(run.commit) for run in runs if run.commit}),
