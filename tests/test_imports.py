@@ -18,7 +18,7 @@ TESTS = REPOSITORY / "tests"
 
 # A room may import from itself and from the rooms in the rows above its own in this table. A new room must be added here first.
 LAYERS = (
-    {"errors", "files", "checkpoint_files", "seeding", "signals"},  # the files on the ground
+    {"errors", "files", "checkpoint_files", "seeding", "signals", "progress"},  # the files on the ground
     {"schedules"},
     {"plans"},
     {"execution"},

@@ -18,7 +18,7 @@ from PIL import Image
 import train
 from noisescale.data import DigitsData
 from noisescale.errors import ConfigError
-from tests.helpers.front_door import Outcome, command, run
+from tests.helpers.front_door import Outcome, branches, command, plan, range_test, recommend, run
 from tests.helpers.images import write_images
 from tests.helpers.processes import python
 from tests.helpers.repository import REPOSITORY
@@ -29,13 +29,17 @@ pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
 INPUT = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(Path(__file__).with_name("bad_input.yaml"))))
 
 
+PROGRAMS = {"train": run, "plan": plan, "branches": branches, "range_test": range_test, "recommend": recommend}
+
+
 def cases(section: str) -> list[Any]:
     """The cases of a section; those whose first word is of the same key as that of an earlier case are slow, because there are so many."""
     keys: set[str] = set()
     found = []
     for case in INPUT[section]:
         key = case["typed"].partition("=")[0]
-        found.append(pytest.param(case, id=case["typed"], marks=[pytest.mark.slow] if key in keys else []))
+        name = " ".join(filter(None, (case.get("program"), case["typed"])))
+        found.append(pytest.param(case, id=name, marks=[pytest.mark.slow] if key in keys else []))
         keys.add(key)
     return found
 
@@ -75,11 +79,12 @@ def assert_refused(outcome: Outcome, run_dir: Path) -> str:
     return outcome.lines[0].removeprefix("error: ")
 
 
-def refused(typed: str, tmp: Path, run_dir: Path) -> str:
+def refused(case: dict[str, str], tmp: Path, run_dir: Path) -> str:
+    typed = case["typed"]
     words = typed.replace("{tmp}", str(tmp)).replace("{own}", INPUT["words"]["own"]).split(" ")
     if "hydra." not in typed:
         words.append(f"{'hydra.sweep.dir' if '-m' in words else 'hydra.run.dir'}={run_dir}")
-    return assert_refused(run(*words), run_dir)
+    return assert_refused(PROGRAMS[case.get("program", "train")](*words), run_dir)
 
 
 def never(what: str) -> Callable[..., None]:
@@ -100,7 +105,7 @@ def test_bad_input_is_one_line_before_data_are_touched(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     cpus = max(2, os.cpu_count() or 1)
     names = {"tmp": tmp, "cwd": Path.cwd(), "cpus": cpus, "processes": max(64, 4 * cpus)}
-    assert refused(case["typed"], tmp, tmp_path) == line_of(case, **names)
+    assert refused(case, tmp, tmp_path) == line_of(case, **names)
     assert not (tmp / "made").exists(), "what the config names was called"
 
 
@@ -111,7 +116,7 @@ def test_bad_input_found_late_is_one_line_before_training(
 ) -> None:
     monkeypatch.setattr("pytorch_lightning.loops.fit_loop._FitLoop.run", never("training started"))
     pattern = re.escape(line_of(case, tmp=tmp)).replace(re.escape("..."), ".+")
-    found = refused(case["typed"], tmp, tmp_path)
+    found = refused(case, tmp, tmp_path)
     assert re.fullmatch(pattern, found), found
 
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import io
 import re
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from noisescale.app import progress
-from noisescale.app.progress import progress_bar
 from noisescale.files import read_rows
 from tests.helpers.front_door import plan, run_dir
 from tests.helpers.processes import python
@@ -73,56 +70,3 @@ def test_a_million_updates_of_ImageNet_take_seconds(words: tuple[str, ...], tmp_
     assert re.search(r"^1 \d\d\d \d\d\d updates", done.stdout, re.MULTILINE)
     assert seconds < 20, f"{seconds} s of the processor, {time.monotonic() - began:.0f} s in all"
     assert kib < 150 * 1024
-
-
-# -- the progress --------------------------------------------------------------------------------------------------------------
-
-
-def test_work_that_takes_time_shows_a_bar_with_the_time_left_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "A_MOMENT", 0.0)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
-    with progress_bar("reading the plan") as advance:
-        assert advance is not None
-        for tenth in range(11):
-            advance(tenth / 10)
-    said = terminal.getvalue()
-    assert "reading the plan" in said
-    assert "100%" in said
-    assert re.search(r"\d:\d\d:\d\d", said), "the time left"
-    assert said.rstrip("\r\n").endswith("\x1b[2K"), "the bar is removed"
-
-
-def test_short_work_shows_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
-    with progress_bar("reading the plan") as advance:
-        assert advance is not None
-        advance(0.5)
-    assert terminal.getvalue() == ""
-
-
-@pytest.mark.parametrize("variable", ["FORCE_COLOR", "TTY_COMPATIBLE"])
-def test_nothing_is_shown_in_a_log_file(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever makes rich take a file for a terminal."""
-    monkeypatch.setattr(progress, "A_MOMENT", 0.0)
-    monkeypatch.setenv(variable, "1")
-    monkeypatch.setattr(sys, "stderr", file := io.StringIO())
-    with progress_bar("reading the plan") as advance:
-        assert advance is None
-    assert file.getvalue() == ""
-
-
-def test_a_bar_is_removed_when_the_work_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "A_MOMENT", 0.0)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
-
-    def work() -> None:
-        with progress_bar("reading the plan") as advance:
-            assert advance is not None
-            advance(0.1)
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        work()
-    assert terminal.getvalue().rstrip("\r\n").endswith("\x1b[2K")

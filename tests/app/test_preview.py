@@ -16,8 +16,6 @@ from noisescale.plans.duality import CyclicBatch, Dual
 from noisescale.plans.plan import Plan, Update
 from noisescale.plans.strategies import Fixed, Full
 from tests.helpers.front_door import Outcome, plan, run, run_dir
-from tests.helpers.processes import python
-from tests.helpers.repository import REPOSITORY
 from tests.helpers.trainings import ignored
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
@@ -213,60 +211,6 @@ def test_training_warns_of_the_same(tmp_path: Path) -> None:
     assert set(said) <= set(planned(tmp_path / "plan", *words).lines)
 
 
-# -- nothing is read -----------------------------------------------------------------------------------------------------------
-
-
-HEAVY = {"torch", "pytorch_lightning", "lightning", "torchvision", "sklearn", "torchmetrics", "tensorboard"}
-
-
-@pytest.mark.cases(1)
-@pytest.mark.parametrize(
-    ("words", "updates", "places"),
-    [
-        (["epochs=1", "batch=dual"], ["24 updates instead of 41"], ["outputs/plan/*"]),
-        (
-            ["-m", "data=mnist,cifar10", "epochs=1", "batch.size=100"],
-            ["540 updates", "450 updates"],
-            ["outputs/sweep/*/0", "outputs/sweep/*/1"],
-        ),
-    ],
-    ids=["digits", "mnist, cifar10"],
-)
-def test_neither_torch_nor_data_are_loaded(words: list[str], updates: list[str], places: list[str], tmp_path: Path) -> None:
-    """This holds in an empty folder, with Hydra's default folders for the output."""
-    found = python("-W", "error", "-X", "importtime", str(REPOSITORY / "plan.py"), *words, cwd=tmp_path)
-    assert found.returncode == 0, found.stderr
-    imported = {line.rpartition("|")[2].strip().split(".")[0] for line in found.stderr.splitlines() if line.startswith("import time:")}
-    assert {"hydra", "matplotlib", "noisescale"} <= imported
-    assert not imported & HEAVY
-    for words_of_total in updates:
-        assert words_of_total in found.stdout
-    assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
-    for place in places:
-        (folder,) = tmp_path.glob(place)
-        assert {path.name for path in folder.iterdir()} == {".hydra", "plan.csv", "plan.png"}
-        assert f"{folder.relative_to(tmp_path)}/plan.csv\n{folder.relative_to(tmp_path)}/plan.png" in found.stdout
-
-
-def test_the_data_need_not_be_there(tmp_path: Path) -> None:
-    words = ("data=cifar10", "data.root=/nowhere/at/all", "data.download=false", "epochs=1")
-    assert "1 407 updates" in planned(tmp_path, *words).out
-
-
-def test_imagenet_is_a_number(tmp_path: Path) -> None:
-    sizes = ("data.size=1281167", "epochs=90", "batch.size=8192", "batch.last=partial")
-    words = (*sizes, "scheduler=multistep", "scheduler.milestones=[30,60,80]")
-    assert "14 130 updates" in planned(tmp_path, *words).out
-    dual = planned(tmp_path, *words, "batch=dual", "batch.match=ratio", "batch.max_size=65536").out
-    assert "5 910 updates instead of 14 130 at B = 8192" in dual
-
-
-@pytest.mark.slow
-def test_imagenet_in_batches_of_256(tmp_path: Path) -> None:
-    out = planned(tmp_path, "data.size=1281167", "epochs=90", "batch.size=256", "batch.last=partial").out
-    assert "450 450 updates" in out
-
-
 # -- notes ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -325,98 +269,3 @@ def test_a_sweep_goes_on_after_bad_input(tmp_path: Path) -> None:
         "error: batch.size=0: must be a whole number of examples, at least 1  (run: batch.size=0)"
     ]
     assert "batch.size=64 epochs=1: 21 updates" in outcome.out
-
-
-# -- bad input -----------------------------------------------------------------------------------------------------------------
-
-EXAMPLES = "must be a whole number of examples, at least 1"
-# The arguments -> the error message; "..." stands for the rest of it.
-TABLE: list[tuple[str, str]] = [
-    ("scheduler=cosin", "scheduler=cosin: no such option, did you mean cosine?; valid: ..."),
-    ("batch=duel", "batch=duel: no such option, did you mean dual?; valid: ..."),
-    ("data.size=0", f"data.size=0: {EXAMPLES}; null for the size of the data set"),
-    ("data.size=-1", f"data.size=-1: {EXAMPLES}; null for the size of the data set"),
-    ("data.size=2.5", f"data.size=2.5: {EXAMPLES}; null for the size of the data set"),
-    ("data.subset_size=9999", "data.subset_size=9999: the training set has 1437 examples; choose 1 to 1437, or null for all"),
-    ("data.val_fraction=1", "data.val_fraction=1: must be a finite number in [0, 1)"),
-    ("epochs=0", "epochs=0: must be a whole number of epochs, at least 1"),
-    ("trainer.devices=0", "trainer.devices=0: must be a whole number of devices, 1 to 100000"),
-    ("trainer.devices=auto", "trainer.devices=auto: must be a whole number of devices, 1 to 100000"),
-    ("trainer.max_steps=0", "trainer.max_steps=0: must be a whole number of updates, at least 1; -1 for no limit"),
-    (
-        "trainer.limit_train_batches=0.5",
-        "trainer.limit_train_batches=0.5: must be a whole number of updates of each epoch, at least 1; 1.0 for the whole epoch",
-    ),
-    ("plan_csv_rows=-1", "plan_csv_rows=-1: must be a whole number of updates, at least 0; null for any number"),
-    ("max_micro_batch_size=0", f"max_micro_batch_size=0: {EXAMPLES}; auto for the most that fit, null for no limit"),
-    ("optimizer.lr=0", "optimizer.lr=0: must be a finite number in (0, inf)"),
-    ("batch.size=1294", "batch.size=1294: must be at most N = 1293, the examples of one pass; use batch=full for all of them"),
-    ("batch=dual batch.size=1293", "batch.size=1293: must be below N = 1293: a full batch has no noise to match; use batch=full"),
-    ("batch=dual batch.size=1294", "batch.size=1294: must be at most N = 1293, the examples of one pass; use batch=full for all of them"),
-    (
-        "batch=dual batch.max_size=31",
-        "batch.max_size=31: must be a whole number of examples, at least 32; the batch starts at `size`; null for N/10",
-    ),
-    (
-        "batch=dual batch.max_size=1294",
-        "batch.max_size=1294: must be at most N = 1293, the examples of one pass; use batch=full for all of them",
-    ),
-    (
-        "batch=dual batch.growth=2",
-        "batch.growth=2: must be a finite number in [0, 1]; 0 decays the learning rate, 1 grows the batch",
-    ),
-    (
-        "model=resnet18 batch.size=4 batch.last=partial",
-        "batch.last=partial: update 323 has 1 example, and batch norm needs at least 2; use carry, drop or spread, or another size",
-    ),
-    (
-        "model=resnet9 max_micro_batch_size=1",
-        "max_micro_batch_size=1: batch norm needs at least 2 examples in a micro-batch; use 3 or more",
-    ),
-    ("batch=dual batch.rule=x", "batch.rule=x: must be one of sgd, adaptive"),
-    ("batch=dual batch.match=x", "batch.match=x: must be one of exact, ratio"),
-    ("batch=cyclic batch.base_factor=0", "batch.base_factor=0: must be a finite number in (0, 1]"),
-    ("batch=dual batch.match_last=3", "batch.match_last=3: must be true or false"),
-    ("batch.match_last=maybe", "batch.match_last=maybe: must be true or false"),
-    ("batch=dual batch.milestones=[3]", "batch.milestones: unknown key; choose batch=multistep first; keys of batch: ..."),
-    ("data=cifar10 data.name=svhn", "data.name=svhn: must be one of mnist, fashion_mnist, cifar10, cifar100"),
-]
-
-
-@pytest.mark.cases(8)
-@pytest.mark.parametrize(("typed", "line"), TABLE, ids=[typed for typed, _ in TABLE])
-def test_bad_input_is_one_line(typed: str, line: str, tmp_path: Path) -> None:
-    outcome = plan(*typed.split(), run_dir(tmp_path))
-    assert (outcome.status, outcome.out) == (2, ""), outcome
-    said = [text for text in outcome.lines if not re.match(r"batch\.rule=\w+ follows", text)]
-    assert len(said) == 1, outcome.err
-    found = said[0].removeprefix("error: ")
-    assert said[0] == f"error: {found}"
-    assert found == line or (line.endswith("...") and found.startswith(line[:-3])), found
-    assert not list(tmp_path.glob("plan.*"))
-
-
-@pytest.mark.parametrize(
-    ("typed", "line"),
-    [
-        ("data.size=100", "data.size=100: replaces the data, and is only for plan.py; leave it at null to train"),
-        ("batch=dual batch.size=1293", "batch.size=1293: must be below N = 1293: a full batch has no noise to match; use batch=full"),
-        (
-            "batch=dual batch.growth=2",
-            "batch.growth=2: must be a finite number in [0, 1]; 0 decays the learning rate, 1 grows the batch",
-        ),
-    ],
-)
-def test_train_refuses_the_same_and_a_size_without_data(typed: str, line: str, tmp_path: Path) -> None:
-    outcome = run(*typed.split(), run_dir(tmp_path))
-    assert outcome.status == 2
-    assert outcome.lines[-1] == f"error: {line}"
-    assert not list(tmp_path.glob("*.csv"))
-
-
-def test_whatever_train_takes_plan_takes(tmp_path: Path) -> None:
-    """plan.py accepts overrides that mean nothing to a plan, even values that only Lightning or torch would refuse."""
-    words = ["model=wrn", "logger=csv-only", "callbacks=none", "debug=fast", "seed=7", "+trainer.profiler=simple", "model.width=1"]
-
-    assert "36 updates" in planned(tmp_path, *words).out
-    assert "updates" in planned(tmp_path, "experiment=cosine_tmax150", "optimizer=adam").out

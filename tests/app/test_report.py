@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import signal
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -171,3 +172,52 @@ def test_many_arms_are_drawn_in_several_pictures(tmp_path: Path, capsys: pytest.
     assert main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
     assert "note: 24 of 26 arms are drawn: those with the best test accuracy" in capsys.readouterr().err
     assert len([*(tmp_path / "out").glob("*.png")]) == 1 + 3 + 3
+
+
+@pytest.mark.parametrize(
+    ("program", "shown"),
+    [
+        (
+            "branches",
+            "branches.png and branches.csv have what was found; its command with hydra.run.dir={folder} shows the table",
+        ),
+        ("recommend", "recommendation.md has what was found; its command with hydra.run.dir={folder} shows it"),
+        ("range_test", "range_test.png and range_test.json have what was found"),
+        ("curvature", "curvature.json, or line.csv and line.png, have what was measured"),
+        ("plan", "plan.png and plan.csv show it"),
+    ],
+)
+def test_the_folder_of_a_study_is_one_line_that_says_what_shows_it(
+    program: str, shown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = Path("outputs", program, "a")
+    study.mkdir(parents=True)
+    if program == "curvature":  # which records no configuration
+        (study / "curvature.json").write_text("{}")
+    else:
+        (study / ".hydra").mkdir()
+        (study / ".hydra" / "hydra.yaml").write_text(f"hydra:\n  job:\n    name: {program}\n")
+    kind = "a plan" if program == "plan" else "a study"
+    expected = f"error: {study}: is the folder of {kind} by {program}.py, not of a training; {shown.format(folder=study)}\n"
+    for given in (study, Path("outputs")):
+        assert main([str(given)]) == 2
+        assert capsys.readouterr() == ("", expected)
+
+
+def test_a_study_beside_runs_is_no_run_that_did_not_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    leave_run(tmp_path / "run", ["seed=0"])
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "line.csv").write_text("t,loss\n")
+    assert main([str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    assert "no training was started" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_report_that_is_interrupted_is_one_line(
+    number: signal.Signals, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, default_handlers: None
+) -> None:
+    leave_run(tmp_path / "run", ["seed=0"])
+    monkeypatch.setattr("noisescale.app.report._report", lambda *_: signal.raise_signal(number))
+    assert main([str(tmp_path), "--out", str(tmp_path / "out")]) == 128 + number
+    assert capsys.readouterr().err == f"error: interrupted by {number.name}; the same command writes the report\n"

@@ -14,7 +14,7 @@
 - python -m benchmarks and scripts: the part, the module or the file exists.
 - anything else must be one of `OTHERS`.
 
-docs/options.md repeats the command of each experiment file. tests/app/test_configs.py composes and plans each of them, so here only
+docs/options.md repeats the command of each experiment file. tests/app/test_experiments.py composes and plans each of them, so here only
 `make test-slow` runs them, unless another page has them too.
 """
 

@@ -14,7 +14,7 @@ from noisescale import schedules
 from noisescale.callbacks import BatchSizeScheduler
 from noisescale.errors import ConfigError
 from noisescale.execution.batch_norm import RunningStatistics, min_micro_batch_size
-from noisescale.execution.loader import MicroBatch
+from noisescale.execution.micro_batch import MicroBatch
 from noisescale.models import GhostBatchNorm2d
 from noisescale.plans import strategies as batching
 from noisescale.plans.plan import Plan

@@ -260,7 +260,7 @@ def test_single_pieces_are_said() -> None:
 
 
 def test_batches_that_go_by_rare_measurements_are_said() -> None:
-    with pytest.warns(UserWarning, match=r"an epoch at B = 12 has 8 updates, of which one in 3 is measured, .*; every_n_updates=2 gives 4"):
+    with pytest.warns(UserWarning, match=r"an epoch at B = 12 has 8 updates, of which one in 3 is measured: .*; every_n_updates=2 gives 4"):
         fit(Plain(network()), planned(FollowNoise(size=12), split_every=3), GradientNoiseScale(path=False), max_epochs=1)
     with pytest.raises(ConfigError, match=r"decay=0.5: .* above 0.5"):
         fit(Plain(network()), planned(FollowNoise(size=12), split_every=2), GradientNoiseScale(decay=0.5, path=False), max_epochs=1)

@@ -114,15 +114,51 @@ def test_it_starts_from_a_checkpoint(tmp_path: Path) -> None:
     assert trained.losses[0] < 0.8 * fresh.losses[0]
 
 
+def groups_of(module: Plain) -> list[dict[str, Any]]:
+    first, *others = module.net.parameters()
+    return [{"params": [first], "lr": 0.1}, {"params": others, "lr": 0.01}]
+
+
 class Scheduled(Plain):
     def configure_optimizers(self) -> Any:
-        optimizer = super().configure_optimizers()
-        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1)]
+        optimizer = torch.optim.SGD(groups_of(self))
+        return [optimizer], [{"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1), "interval": "step"}]
 
 
-def test_what_sets_the_rate_itself_is_refused() -> None:
-    with pytest.raises(ConfigError, match="lr_scheduler=StepLR: sets the learning rate, and so does a range test"):
-        found(Scheduled(network()))
+class WarmedUp(Plain):
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(groups_of(self))
+        factors: list[Any] = [lambda k: 0.1 + k, lambda k: 0.5]
+        return [optimizer], [{"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factors), "interval": "step"}]
+
+
+class Plateau(Plain):
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(groups_of(self))
+        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer), "monitor": "val/loss"}
+
+
+@pytest.mark.parametrize("scheduled", [Scheduled, WarmedUp, Plateau])
+def test_a_scheduler_of_the_module_is_left_out(scheduled: type[Plain]) -> None:
+    """The test is that of the optimizer alone, whatever the scheduler does to the rates when it is made, or after an update."""
+
+    class Alone(Plain):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(groups_of(self))
+
+    alone, test = found(Alone(network()), updates=20), found(scheduled(network()), updates=20)
+    assert test == alone
+    assert list(test.ratios) == pytest.approx([1.0, 0.1])
+
+
+def test_what_cannot_be_tested_is_refused() -> None:
+    class Two(Plain):
+        def configure_optimizers(self) -> Any:
+            first, *others = self.net.parameters()
+            return [torch.optim.SGD([first], lr=0.1), torch.optim.SGD(others, lr=0.1)]
+
+    with pytest.raises(ConfigError, match="configure_optimizers=several optimizers: a study steps exactly one; return one"):
+        found(Two(network()))
     with pytest.raises(ConfigError, match=r"lr=0\.0"):
         found(Plain(network(), lambda parameters: torch.optim.SGD(parameters, lr=0.0)))
     with pytest.raises(ConfigError, match=r"size=200: must be at most N = 103"):

@@ -11,11 +11,11 @@ from omegaconf import DictConfig
 
 from noisescale.app.config import errors_under, typed
 from noisescale.app.measurement_checks import branch_options
-from noisescale.app.progress import progress_bar
 from noisescale.app.recorded import CONFIG, write_record
 from noisescale.app.studied import check_studied, goes_on_after, training_of
 from noisescale.errors import ConfigError
 from noisescale.files import write_atomically
+from noisescale.progress import progress_bar
 
 __all__ = ["branch"]
 

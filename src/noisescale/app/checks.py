@@ -52,12 +52,12 @@ def check_config(cfg: DictConfig) -> None:
     _check_groups(cfg)
     _check_interpolations(cfg)
     _check_added_keys(cfg)
+    check_measurements(cfg)  # before `split_every`, which may follow a key of theirs
     _check_run(cfg)
     _check_trainer(cfg)
     _check_model(cfg)
     _check_early_stopping(cfg)
     _check_saving(cfg)
-    check_measurements(cfg)
     if is_ours(cfg, "data"):
         _check_bool("data.balanced", cfg.data.get("balanced", False))
     with errors_under("optimizer"):

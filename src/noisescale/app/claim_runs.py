@@ -19,8 +19,8 @@ from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig
 
 from noisescale.app.known_runs import KnownRuns, quoted
-from noisescale.app.progress import progress_bar
 from noisescale.app.sweeps import noted_runs
+from noisescale.progress import progress_bar
 from noisescale.studies.runs import COMPLETE, Run, identity, runs_in
 
 __all__ = ["LOG", "Runner", "found_runs"]

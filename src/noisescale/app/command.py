@@ -22,12 +22,14 @@ from omegaconf import DictConfig, OmegaConf
 from noisescale.app.config import errors_under, in_sweep
 from noisescale.app.faults import RunFailed, failure_of
 from noisescale.app.flags import flags_first
+from noisescale.app.given_words import remember
 from noisescale.app.interruption import RunInterrupted
 from noisescale.app.launchers.ranks import is_first
 from noisescale.app.launchers.world import join, tell_others
 from noisescale.app.listing import config_folders, list_options_only
 from noisescale.app.messages import INPUT_ERRORS, composition_line, line, say
 from noisescale.app.option_words import check_option_words
+from noisescale.app.other_commands import refuse_words_of_others
 from noisescale.app.own_words import make_importable, words_for_hydra
 from noisescale.app.resume import Start, start_of
 from noisescale.app.sweeps import RunDied, table_at_the_end, what_differs
@@ -146,6 +148,7 @@ class Command:
     def _carry_out(self) -> int:
         """Carry out all runs of the command line; returns the exit status, or raises SystemExit with it, as `carry_out_run` does."""
         self._in_function = False
+        remember(sys.argv[1:])
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             os.environ[_FULL_ERROR] = "1"
         os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises errors instead of printing them
@@ -155,6 +158,7 @@ class Command:
         run = functools.update_wrapper(functools.partial(self.carry_out_run), self._function)
         try:
             with raised_at_once():
+                refuse_words_of_others(Path(self._function.__code__.co_filename).stem, sys.argv[1:])
                 start = self._start(join(flags_first(sys.argv[1:])), self._conf)
                 sys.argv[1:] = words_for_hydra(start.words)
                 check_option_words(start.words, self._conf)

@@ -8,12 +8,14 @@ from omegaconf import DictConfig
 
 from noisescale.app.checks import check_config, ghost_batch_size, min_micro_batch_size
 from noisescale.app.config import build, errors_under, options, overrides
+from noisescale.app.measurement_checks import GRADIENT_NOISE
 from noisescale.app.own import is_ours, makes_own_optimizer, name_of, refuse_words_without_effect, stand_in_size
 from noisescale.app.targets import locate
 from noisescale.app.trainer_keys import check_added_trainer_keys
+from noisescale.app.without_effect import notes_of_config
 from noisescale.errors import ConfigError
 from noisescale.plans.adaptive import GRADIENT_NOISE_SCALE
-from noisescale.plans.checks import AUTO
+from noisescale.plans.checks import AUTO, check_decay_of_an_interval
 from noisescale.plans.dataset_size import TRAINING_EXAMPLES, split_sizes
 from noisescale.plans.duality import CyclicBatch, Matched, resolve_rule
 from noisescale.plans.plan import Cursor, Plan
@@ -152,7 +154,13 @@ def read_config(cfg: DictConfig) -> Composed:
         1.0 if own_optimizer else cfg.optimizer.lr,
         0.0 if own_optimizer else cfg.optimizer.get("momentum") or 0.0,
         0.0 if own_optimizer else cfg.optimizer.get("weight_decay") or 0.0,
-        (*_schedule_notes(sets_rate), *_warmup_notes(cfg, warmup), *_rule_notes(cfg, strategy, own_optimizer), *_own_notes(cfg)),
+        (
+            *_schedule_notes(sets_rate),
+            *_warmup_notes(cfg, warmup),
+            *_rule_notes(cfg, strategy, own_optimizer),
+            *_own_notes(cfg),
+            *notes_of_config(cfg),
+        ),
         own_optimizer,
         sets_rate,
     )
@@ -199,7 +207,13 @@ def _check_warmup(warmup: Warmup, strategy: BatchStrategy) -> None:
 def _check_measured(cfg: DictConfig, strategy: BatchStrategy) -> None:
     """Raise `ConfigError` if the batch goes by the gradient noise scale, and no callback measures that."""
     targets = [str(node.get("_target_")) for node in cfg.callbacks.values() if isinstance(node, DictConfig)]
-    if GRADIENT_NOISE_SCALE in strategy.monitors and not any(target.endswith(".GradientNoiseScale") for target in targets):
+    if GRADIENT_NOISE_SCALE not in strategy.monitors:
+        return
+    for name, node in cfg.callbacks.items():
+        if isinstance(node, DictConfig) and node.get("_target_") == GRADIENT_NOISE:
+            with errors_under(f"callbacks.{name}"):
+                check_decay_of_an_interval(node.get("decay", 1.0))
+    if not any(target.endswith(".GradientNoiseScale") for target in targets):
         problem = f"goes by {GRADIENT_NOISE_SCALE}, which no callback measures"
         raise ConfigError("batch", options().get("batch", ""), problem, "add callbacks=[full,gns]")
 

@@ -45,7 +45,7 @@ def build(cfg: DictConfig, key: str, node: DictConfig | None = None, /, **argume
             raise wrong
         built = made(plain, base, **arguments)
     except ConfigError as error:
-        raise error.under(key) from error
+        raise _of_what_was_typed(cfg, key, error) from error
     except Exception as error:
         refused = refusal(cfg, key, error) if wrong is None else wrong.under(key)
         if refused is None and not key.startswith("logger") and not checks_itself(make):
@@ -56,6 +56,19 @@ def build(cfg: DictConfig, key: str, node: DictConfig | None = None, /, **argume
     if wrong is not None:
         raise wrong.under(key)
     return built
+
+
+def _of_what_was_typed(cfg: DictConfig, group: str, error: ConfigError) -> ConfigError:
+    """The error of a value that nobody typed is one about the value that was typed and that it has to fit."""
+    typed_keys = {word.partition("=")[0].lstrip("+~") for word in overrides()}
+    found, numbers = error.under(group), re.findall(r"[\w.+-]*\d[\w.+-]*", error.problem)
+    if found.key in typed_keys or not error.problem.startswith("must be"):
+        return found
+    for key in sorted(typed_keys):
+        value = OmegaConf.select(cfg, key) if key.startswith(f"{group}.") else None
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and str(value) in numbers:
+            return ConfigError(key, value, f"does not fit {found.key}={found.value}, which {found.problem}", found.remedy)
+    return found
 
 
 def refusal(cfg: DictConfig, key: str, cause: BaseException | None) -> ConfigError | None:

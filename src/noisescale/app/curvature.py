@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -18,11 +19,12 @@ from noisescale.app.config import as_plain, errors_under, output_dir
 from noisescale.app.devices import accelerator_of
 from noisescale.app.libraries import import_libraries
 from noisescale.app.measurement_checks import curvature_options
-from noisescale.app.progress import progress_bar
+from noisescale.app.studied import says_what_is_kept
 from noisescale.errors import ConfigError, check_count, check_number
 from noisescale.files import write_atomically, write_rows
 from noisescale.plans.curvature_options import CurvatureOptions
 from noisescale.plans.plan import Plan
+from noisescale.progress import Progress, progress_bar
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["curvature"]
 
-Show = Callable[[float], None] | None
+Show = Progress | None
 
 
 def curvature(cfg: DictConfig) -> int:
@@ -92,8 +94,18 @@ def curvature(cfg: DictConfig) -> int:
                 reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
                 raise ConfigError("ckpt", cfg.curvature.ckpt, f"its curvature cannot be measured: {reason}") from error
 
-    _inside_fit(cfg, module, data, accelerator, measure)
+    from noisescale.execution.quiet import without_lightnings_lines
+
+    with says_what_is_kept("curvature.py", _kept), without_lightnings_lines():
+        _inside_fit(cfg, module, data, accelerator, measure)
     return 0
+
+
+def _kept(folder: Path) -> str:
+    """What an interrupted measurement has left."""
+    left = [name for name in ("curvature.json", "line.csv") if (folder / name).exists()]
+    what = f"what was measured is in {os.path.relpath(folder / left[0])}" if left else "nothing was measured"
+    return f"{what}; to measure all of it"
 
 
 def _check_line(points: Any, span: Any) -> None:
@@ -143,7 +155,7 @@ def _state_of_other(cfg: DictConfig, module: pl.LightningModule, checkpoint: dic
 
 def _measure(found: Measured, options: CurvatureOptions, batch_size: int | None, meter: Any, known: Checkpoint) -> None:
     """Print the table; curvature.json has what is measured as soon as it is."""
-    from noisescale.measures.sharpness import curvature_of
+    from noisescale.measures.sharpness import curvature_of, said_of_sizes
     from noisescale.studies.curvature_table import print_curvature
 
     file, values = output_dir() / "curvature.json", dict[str, float]()
@@ -154,6 +166,8 @@ def _measure(found: Measured, options: CurvatureOptions, batch_size: int | None,
         _write_json(file, {**about, "complete": False, **values})
     _write_json(file, {**about, "complete": True, **values})
     examples = f"{found.examples} of {found.num_examples} training examples"
+    for note in said_of_sizes(found, options):
+        print(f"note: curvature.{note}", file=sys.stderr)
     print_curvature(values, options, known, examples, found.surface.size)
     print(os.path.relpath(file))
 
@@ -169,7 +183,7 @@ def _line(found: Measured, cfg: DictConfig, other: dict[str, Any], show: Show, k
         points.append(point)
         write_rows(table, ("t", "loss"), [{"t": t, "loss": loss} for t, loss in points], durable=False)
         if show is not None:
-            show(len(points) / len(places))
+            show(len(points) / len(places), "the loss between two checkpoints")
     draw_line(points, (known.name, os.path.relpath(cfg.curvature.to)), figure)
     ends, between = dict(points), [(loss, t) for t, loss in points if 0 <= t <= 1 and math.isfinite(loss)]
     at = ", ".join(f"{name} {ends[t]:.4g}" for name, t in (("a", 0.0), ("b", 1.0)) if t in ends)

@@ -12,7 +12,6 @@ from omegaconf import DictConfig
 from noisescale.app.composed import Composed, num_examples, read_config
 from noisescale.app.config import in_sweep, output_dir, typed
 from noisescale.app.devices import check_counts
-from noisescale.app.progress import progress_bar
 from noisescale.app.recorded import CONFIG, write_record
 from noisescale.app.run_folder import refuse_folder_of_another
 from noisescale.errors import ConfigError
@@ -22,6 +21,7 @@ from noisescale.plans.checks import AUTO
 from noisescale.plans.plan import Plan
 from noisescale.plans.summary import summarize, write_plan
 from noisescale.plans.warnings import plan_warnings, rule_warnings
+from noisescale.progress import progress_bar
 
 __all__ = ["preview"]
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from noisescale.app.config import typed
 from noisescale.app.measurement_checks import range_options
-from noisescale.app.progress import progress_bar
 from noisescale.app.recorded import CONFIG, write_record
 from noisescale.app.studied import check_studied, goes_on_after, training_of
 from noisescale.files import write_atomically, write_rows
+from noisescale.progress import progress_bar
+
+if TYPE_CHECKING:
+    from noisescale.studies.range_study import RangeFound
 
 __all__ = ["carry_out_range_test"]
 
@@ -40,7 +44,7 @@ def carry_out_range_test(cfg: DictConfig) -> int:
     """
     run = check_studied(cfg, PROGRAM)
     options = range_options(cfg)
-    with goes_on_after(PROGRAM) as folder:
+    with goes_on_after(PROGRAM, lambda _: "a range test that has not ended leaves nothing; to begin it again") as folder:
         training, _ = training_of(run)
         from noisescale.app.results import versions
         from noisescale.studies.range_figure import draw_range
@@ -57,12 +61,17 @@ def carry_out_range_test(cfg: DictConfig) -> int:
         ended = f"ended at lr {found.rates[-1]:.3g}, where the loss had diverged" if found.diverged else "went to its end"
         print(f"{len(found.losses)} updates of B = {found.size}; {ended}")
         if math.isfinite(suggested["steepest"]):
+            key = "lr" if run.own_optimizer else "optimizer.lr"
             for name, rate in suggested.items():
-                print(f"{name:10} optimizer.lr={rate / quoted:.3g}: {ABOUT[name]}")
+                print(f"{name:10} {key}={rate / quoted:.3g}: {ABOUT[name]}")
             low, high = (bound / quoted for bound in cyclic)
-            print(f"{'cyclic':10} optimizer.lr={high:.3g} scheduler=cyclic, from {low:.3g} to {high:.3g}: 10 % and 90 % of the fall")
+            print(f"{'cyclic':10} {key}={high:.3g} scheduler=cyclic, from {low:.3g} to {high:.3g}: 10 % and 90 % of the fall")
         else:
             print("no suggestion: the loss does not fall by 5 %, or not by more than chance; try more range_test.updates, or other bounds")
+        if run.own_optimizer:
+            print(
+                f"note: {run.own_optimizer} makes its own optimizer: set its learning rate in your code{_of_groups(found)}", file=sys.stderr
+            )
         plain = {name: rate if math.isfinite(rate) else None for name, rate in suggested.items()}
         results: dict[str, Any] = {"suggestions": plain, "cyclic": [bound if math.isfinite(bound) else None for bound in cyclic]}
         results |= {"batch_size": found.size, "lr_factor": quoted, "diverged": found.diverged, "overrides": typed(), **versions()}
@@ -70,3 +79,10 @@ def carry_out_range_test(cfg: DictConfig) -> int:
     for name in ("range_test.csv", "range_test.json", "range_test.png"):
         print(os.path.relpath(folder / name))
     return 0
+
+
+def _of_groups(found: RangeFound) -> str:
+    """Which parameter group the rates are those of, if there are several."""
+    if len(found.ratios) == 1:
+        return ""
+    return f"; it is that of the first parameter group, and the ratios of the groups are {', '.join(f'{each:g}' for each in found.ratios)}"

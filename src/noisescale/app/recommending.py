@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
@@ -14,14 +12,14 @@ from omegaconf import DictConfig
 from noisescale.app.choices import key_of
 from noisescale.app.config import typed
 from noisescale.app.measurement_checks import recommendation_options
-from noisescale.app.progress import progress_bar
 from noisescale.app.recorded import CONFIG, write_record
 from noisescale.app.studied import check_studied, goes_on_after, training_of
 from noisescale.errors import ConfigError
 from noisescale.files import write_atomically
+from noisescale.progress import in_words, progress_bar
 
 if TYPE_CHECKING:
-    from noisescale.studies.recommendation_study import Recommended, Tell
+    from noisescale.studies.recommendation_study import Recommended
 
 __all__ = ["recommend"]
 
@@ -38,7 +36,7 @@ def recommend(cfg: DictConfig) -> int:
         ConfigError: the config is invalid.
         RunInterrupted: it was interrupted, and said how to go on.
     """
-    if cfg.ckpt_path is not None:
+    if cfg.ckpt_path is not None:  # `run` is refused before
         raise ConfigError("ckpt_path", cfg.ckpt_path, f"{PROGRAM} begins with new weights", "leave it out, or give weights_from")
     run, options = check_studied(cfg, PROGRAM), recommendation_options(cfg)
     if run.strategy.lr_rule != "none":
@@ -50,9 +48,9 @@ def recommend(cfg: DictConfig) -> int:
         from noisescale.studies.recommendation_study import run_recommendation
 
         write_record(folder / CONFIG, cfg)
-        with _telling() as tell:
+        with progress_bar("measuring") as shown:
             try:
-                found = run_recommendation(training, options, folder, identity, tell)
+                found = run_recommendation(training, options, folder, identity, in_words(shown))
             except ConfigError as error:
                 raise (error.under("recommend") if error.key in cfg.recommend else error) from error
         command = _command(found, bool(run.own_optimizer))
@@ -65,13 +63,6 @@ def recommend(cfg: DictConfig) -> int:
     for name in ("recommendation.md", "recommendation.json", "recommendation.png"):
         print(os.path.relpath(folder / name))
     return 0
-
-
-@contextmanager
-def _telling() -> Iterator[Tell | None]:
-    """Shows the progress of all probes as one bar."""
-    with progress_bar("measuring") as progress:
-        yield None if progress is None else lambda _, share: progress(share)
 
 
 def _command(found: Recommended, own_optimizer: bool) -> str:

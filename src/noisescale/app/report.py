@@ -11,12 +11,13 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
 
+from noisescale.signals import Interrupted, raised_at_once
 from noisescale.studies.runs import Run, read_run, runs_in
+from noisescale.studies.study_folders import studies_in, study_in
 
 __all__ = ["main"]
 
@@ -30,9 +31,8 @@ class _Parser(argparse.ArgumentParser):
         self.exit(BAD_INPUT, f"error: {message}; python report.py --help shows what there is\n")
 
 
-@dataclass(frozen=True)
 class _BadInput(Exception):
-    line: str
+    """Bad input, in one line."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,19 +46,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write the report (default: outputs/report/<date>_<time>)")
     given = parser.parse_args(arguments)
     try:
-        folders = _folders(given.folders)
-        runs = list({run.folder.resolve(): run for run in runs_in(*folders)}.values())
-        if not runs:
-            raise _BadInput(f"{_some(given.folders)}: no training was started there")
-        out = given.out or Path("outputs", "report", datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f"))
-        _report(runs, list(_without_runs(folders)), _some(given.folders), out)
+        with raised_at_once():
+            _compare(given.folders, given.out or Path("outputs", "report", datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")))
+    except Interrupted as interrupted:
+        print(f"error: interrupted by {interrupted}; the same command writes the report", file=sys.stderr)
+        return int(interrupted.code or 1)
     except _BadInput as bad:
-        print(f"error: {bad.line}", file=sys.stderr)
+        print(f"error: {bad}", file=sys.stderr)
         return BAD_INPUT
     except OSError as error:
         print(f"error: {error.filename or 'the report'}: cannot be written ({error.strerror})", file=sys.stderr)
         return FAILED
     return 0
+
+
+def _compare(given: Sequence[str], out: Path) -> None:
+    """The work of `main`."""
+    folders = _folders(given)
+    runs = list({run.folder.resolve(): run for run in runs_in(*folders)}.values())
+    if not runs:
+        for study, line in studies_in(folders):
+            raise _BadInput(f"{os.path.relpath(study)}: {line}")
+        raise _BadInput(f"{_some(given)}: no training was started there")
+    _report(runs, list(_without_runs(folders)), _some(given), out)
 
 
 def _folders(given: Sequence[str]) -> list[Path]:
@@ -79,14 +89,14 @@ def _folders(given: Sequence[str]) -> list[Path]:
 def _without_runs(folders: Sequence[Path]) -> Iterator[Path]:
     """Folders that were made for a run in which no training was started."""
     for folder in folders:
-        if read_run(folder) is not None:
+        if read_run(folder) is not None or study_in(folder) is not None:
             continue
         try:
             names = os.listdir(folder)
         except OSError:
             yield folder
             continue
-        if not names or (".hydra" in names and "plan.png" not in names):
+        if not names or ".hydra" in names:
             yield folder
         yield from _without_runs(sorted(folder / name for name in names if not name.startswith(".") and (folder / name).is_dir()))
 

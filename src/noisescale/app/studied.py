@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from noisescale.app.changes import PLAN_GROUPS, plan_choices
 from noisescale.app.choices import key_of
 from noisescale.app.composed import Composed, read_config
-from noisescale.app.config import errors_under, options, output_dir, typed
+from noisescale.app.config import errors_under, in_sweep, options, output_dir, typed
 from noisescale.app.devices import accelerator_of, check_devices
+from noisescale.app.given_words import given
 from noisescale.app.interruption import RunInterrupted
 from noisescale.app.libraries import import_libraries
 from noisescale.app.recorded import compose_from, last_record, read_record
@@ -29,7 +30,7 @@ from noisescale.studies.runs import last_checkpoint, newest_of
 if TYPE_CHECKING:
     from noisescale.studies.training import Training
 
-__all__ = ["check_studied", "goes_on_after", "start_of_study", "training_of"]
+__all__ = ["check_studied", "goes_on_after", "says_what_is_kept", "start_of_study", "training_of"]
 
 PASSED_ON = ("precision", "gradient_clip_val", "gradient_clip_algorithm", "deterministic", "benchmark")
 """Keys of `trainer` that a study trains with, beside the accelerator."""
@@ -47,11 +48,14 @@ def start_of_study(words: Sequence[str], conf: Path) -> Start:
     resumed = [word.partition("=")[2] for word in words if key_of(word) == "resume" and word.partition("=")[2] not in ("", "null")]
     if resumed:
         raise ConfigError("resume", resumed[-1], "goes on with a training, and this command studies one", "give run=<its folder>")
-    given = [word for word in words if key_of(word) == "run" and "=" in word]
-    if not given:
-        return start_of(words, conf)
-    left = [word for word in words if word not in given]
-    path = Path(given[-1].partition("=")[2].strip("'\"")).expanduser()
+    named = [word for word in words if key_of(word) == "run" and "=" in word]
+    left = [word for word in words if word not in named]
+    if not named or named[-1].partition("=")[2] == "null":
+        return start_of(left, conf)
+    value = named[-1].partition("=")[2].strip("'\"")
+    if not value:
+        raise ConfigError("run", value, "names no folder", "give the folder of a run, such as outputs/train/...")
+    path = Path(value).expanduser()
     try:
         run = run_in(path)
         record = read_record(last_record(run))
@@ -73,14 +77,17 @@ def check_studied(cfg: DictConfig, program: str) -> Composed:
     Raises:
         ConfigError: the config is invalid, or has what a study does not do.
     """
-    run = read_config(cfg)
+    with in_terms_of_the_run():
+        run = read_config(cfg)
     if check_devices(cfg) != 1 or cfg.trainer.get("num_nodes", 1) != 1:
         raise ConfigError("trainer.devices", cfg.trainer.devices, f"{program} runs on one device", "use trainer=auto, cpu or gpu")
     for key, without in WITHOUT_EFFECT.items():
         if cfg.trainer.get(key, without) != without:
             raise ConfigError(f"trainer.{key}", cfg.trainer[key], f"would end the training that {program} studies", "leave it out")
-    if not run.sets_rate:
-        raise ConfigError("scheduler", "none", f"leaves the learning rate to the module, but {program} sets it", "choose a schedule")
+    if not run.sets_rate and program != "range_test.py":  # which goes by no schedule
+        problem = f"leaves the learning rate to the module, but {program} sets it"
+        alone = f", and let configure_optimizers of {run.own_optimizer} return the optimizer alone" if run.own_optimizer else ""
+        raise ConfigError("scheduler", "none", problem, f"choose a schedule{alone}")
     for group, decided in (("batch", run.strategy.monitors), ("scheduler", run.schedule.monitors)):
         if decided:
             problem = f"is decided during the training, and {program} needs a plan that is known before"
@@ -142,22 +149,65 @@ def training_of(run: Composed) -> tuple[Training, dict[str, Any]]:
 
 
 @contextmanager
-def goes_on_after(program: str) -> Iterator[Path]:
-    """The folder of a study, held until the end of the block; an interruption prints the command that goes on with it.
+def in_terms_of_the_run() -> Iterator[None]:
+    """With `run=<folder>` an error about its checkpoint, which nobody has typed, is one about the run."""
+    try:
+        yield
+    except ConfigError as error:
+        named = [word.partition("=")[2] for word in given() if key_of(word) == "run"]
+        if error.key != "ckpt_path" or not named or any(key_of(word) == "ckpt_path" for word in given()):
+            raise
+        raise ConfigError("run", named[-1], f"its checkpoint {error.problem}", "give another run") from error
+
+
+@contextmanager
+def goes_on_after(program: str, kept: Callable[[Path], str] | None = None) -> Iterator[Path]:
+    """The folder of a study, held until the end of the block, in which Lightning says nothing of its own.
+
+    Args:
+        program: the name of the command, such as branches.py.
+        kept: see `says_what_is_kept`; None: the study goes on where it was.
 
     Raises:
         ConfigError: another process works in it, or it is the folder of a training or of another study.
-        RunInterrupted: a signal has ended the study; what was done is in the folder.
+        RunInterrupted: a signal has ended the study, see `says_what_is_kept`.
     """
     folder = output_dir()
     refuse_folder_of_another(folder, program.removesuffix(".py"))
-    with held(folder, "hydra.run.dir"):
-        try:
+    with held(folder, "hydra.run.dir"), in_terms_of_the_run(), says_what_is_kept(program, kept or _all_that_was_done):
+        from noisescale.execution.quiet import without_lightnings_lines
+
+        with without_lightnings_lines():
             yield folder
-        except (KeyboardInterrupt, SystemExit) as stop:
-            interrupted = stop if isinstance(stop, Interrupted) else None
-            words = [word for word in typed() if key_of(word) != "hydra.run.dir"]
-            command = shlex.join(["python", program, *words, f"hydra.run.dir={short_path(folder)}"])
-            reason = interrupted.reason if interrupted is not None else "SIGINT"
-            print(f"error: interrupted by {reason}; what was done is in {os.path.relpath(folder)}; to go on:\n{command}", file=sys.stderr)
-            raise RunInterrupted(int(interrupted.code or 1) if interrupted is not None else 130, reason) from None
+
+
+@contextmanager
+def says_what_is_kept(program: str, kept: Callable[[Path], str]) -> Iterator[None]:
+    """A signal that ends the block prints one line, and the command that goes on, or begins again.
+
+    Args:
+        program: the name of the command.
+        kept: folder -> what is kept in it, and what the command does.
+
+    Raises:
+        RunInterrupted: a signal has ended the block.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as stop:
+        interrupted = stop if isinstance(stop, Interrupted) else None
+        folder = output_dir()
+        words = [word for word in _words_of_this_run() if key_of(word) != "hydra.run.dir"]
+        command = shlex.join(["python", program, *words, f"hydra.run.dir={short_path(folder)}"])
+        reason = interrupted.reason if interrupted is not None else "SIGINT"
+        print(f"error: interrupted by {reason}; {kept(folder)}:\n{command}", file=sys.stderr)
+        raise RunInterrupted(int(interrupted.code or 1) if interrupted is not None else 130, reason) from None
+
+
+def _words_of_this_run() -> list[str]:
+    """What to type for this run alone: in a sweep its own words, behind those that name the run that it starts from."""
+    return [*(word for word in given() if key_of(word) in ("run", "ckpt_path")), *typed()] if in_sweep() else given()
+
+
+def _all_that_was_done(folder: Path) -> str:
+    return f"what was done is in {os.path.relpath(folder)}; to go on"

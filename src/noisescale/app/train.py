@@ -18,13 +18,14 @@ from noisescale.app.config import errors_under, output_dir
 from noisescale.app.devices import accelerator_of, check_devices
 from noisescale.app.interruption import RunInterrupted, say_how_to_resume
 from noisescale.app.libraries import import_libraries
-from noisescale.app.progress import progress_bar
 from noisescale.app.requeued import go_on_if_requeued
 from noisescale.app.resume import already_complete
 from noisescale.app.run_folder import RunFolder, goes_on_in, run_folder
 from noisescale.app.sweeps import recorded_run
+from noisescale.app.without_effect import notes_of_plan
 from noisescale.plans.plan import Plan
 from noisescale.plans.warnings import cap_warnings, rule_warnings
+from noisescale.progress import progress_bar
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -97,7 +98,7 @@ def _carry_out(cfg: DictConfig, script: Path, folder: RunFolder) -> Trained:
     if not is_child():
         with progress_bar("reading the plan") as progress:
             caps = cap_warnings(plan, progress)
-        for note in (*run.notes, *rule_warnings(plan, run.optimizer, run.weight_decay), *caps):
+        for note in (*run.notes, *notes_of_plan(cfg, plan), *rule_warnings(plan, run.optimizer, run.weight_decay), *caps):
             print(f"note: {note}", file=sys.stderr)
             warnings.filterwarnings("ignore", message=re.escape(note))  # BatchSizeScheduler says some of them, too
         with errors_under("data"):

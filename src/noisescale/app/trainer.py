@@ -33,6 +33,7 @@ from noisescale.callbacks import BatchSizeScheduler, SafeCheckpointIO, SameRun, 
 from noisescale.errors import ConfigError
 from noisescale.execution.compile_first import CompileFirst
 from noisescale.execution.lean import NoProfiler
+from noisescale.execution.quiet import is_ours
 from noisescale.models.building import FREE_ON_RESUME
 from noisescale.models.optimizers import OptimizerFactory
 from noisescale.studies.runs import last_checkpoint
@@ -139,7 +140,7 @@ def quiet_lightning() -> None:
     """Show our own messages, each in one line, and drop Lightning's tips and those of its warnings that do not apply here."""
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     log = logging.getLogger("pytorch_lightning.utilities.rank_zero")
-    log.addFilter(lambda record: "noisescale" in record.pathname)
+    log.addFilter(is_ours)
     handler = logging.StreamHandler()
     handler.setFormatter(_InOurSpelling())
     log.addHandler(handler)

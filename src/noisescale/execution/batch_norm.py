@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.parameter import is_lazy
 
-from noisescale.execution.loader import MicroBatch
+from noisescale.execution.micro_batch import MicroBatch
 from noisescale.plans.plan import Plan
 
 __all__ = ["RunningStatistics", "ghost_batch_size", "min_micro_batch_size", "pieces_share_statistics"]

@@ -21,7 +21,8 @@ from noisescale.execution.guards import Guards
 from noisescale.execution.horizons import horizon_warnings
 from noisescale.execution.installation import Installation
 from noisescale.execution.lean import LeanCallback
-from noisescale.execution.loader import MicroBatch, PlannedLoader
+from noisescale.execution.loader import PlannedLoader
+from noisescale.execution.micro_batch import MicroBatch
 from noisescale.execution.micro_batch_limit import MicroBatchLimit
 from noisescale.execution.parameter_groups import GroupRates
 from noisescale.execution.partial_gradient import save_gradient

@@ -266,11 +266,11 @@ def _probes(trial: Trial, loader: PlannedLoader, update: Update) -> Iterator[Dra
     if isinstance(loader.dataset, BatchedDataset):
         for probe in range(MOST_PROBES):
             indices = chosen(probe)
-            yield draw_with(lambda part, indices=indices: loader.taken(indices[part]))  # type: ignore[misc]
+            yield draw_with(lambda part, indices=indices: loader.examples.taken(indices[part]))  # type: ignore[misc]
     else:
         lists = (SeededList(chosen(probe).tolist(), derive_seed("cut check", loader.seed, probe)) for probe in range(MOST_PROBES))
-        for examples in loader.fetched(lists):
-            yield draw_with(lambda part, examples=examples: loader.collated(examples[part]))  # type: ignore[misc]
+        for examples in loader.examples.fetched(lists):
+            yield draw_with(lambda part, examples=examples: loader.examples.collated(examples[part]))  # type: ignore[misc]
 
 
 def _percent(ratio: float) -> str:

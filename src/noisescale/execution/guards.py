@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 
-from noisescale.execution.loader import MicroBatch
+from noisescale.execution.micro_batch import MicroBatch
 
 __all__ = ["Guards"]
 

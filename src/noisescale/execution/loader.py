@@ -1,4 +1,4 @@
-"""The loader that carries out a plan: the index list of each micro-batch, the order of each pass, and the position of the run.
+"""The loader that carries out a plan: the index list of each micro-batch, and the position of the run.
 
 An index list goes from the plan through a batch sampler to a DataLoader, and nowhere else. The order of pass p depends only on (seed, p),
 and the random numbers of a micro-batch only on (seed, step, micro-batch, rank). What is loaded is therefore independent of the number of
@@ -7,55 +7,22 @@ workers, of prefetching and of restarts.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache, reduce
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from functools import reduce
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from noisescale.execution.batched import BatchedDataset
-from noisescale.execution.fetching import CountingCollate, SeededDataset, SeededList, as_fetched, fetched_apart, length_of
-from noisescale.execution.sampling import Sampling, sampling_of
+from noisescale.execution.examples import Examples
+from noisescale.execution.fetching import SeededList
+from noisescale.execution.micro_batch import MicroBatch
+from noisescale.execution.sampling import Sampling
 from noisescale.plans.plan import Cursor, Plan, Stretch, Update
 from noisescale.seeding import derive_seed
 
-__all__ = ["MicroBatch", "PlannedLoader"]
-
-
-@dataclass(frozen=True, slots=True)
-class MicroBatch:
-    """One forward and backward pass on one device.
-
-    Args:
-        update: the update that it belongs to.
-        index: j, its index in the update, 0 to k - 1.
-        position: the position of its first example in the stream of passes.
-        size: n, its number of examples. 0 if its piece of the update is empty; a placeholder is then loaded, the fewest examples that the
-            plan allows for.
-    """
-
-    update: Update
-    index: int
-    position: int
-    size: int
-
-    @property
-    def is_last(self) -> bool:
-        """Whether it is the last one before the optimizer steps."""
-        return self.index == self.update.accumulate_grad_batches - 1
-
-    @property
-    def share(self) -> float:
-        """n/B: what its mean loss is multiplied by, so that the gradients of the update add up to that of one big batch."""
-        return self.size / self.update.effective_batch_size
-
-    @property
-    def lr_factor(self) -> float:
-        """lr / lr0 of its update."""
-        return self.update.lr_factor
+__all__ = ["PlannedLoader"]
 
 
 class PlannedLoader:
@@ -94,9 +61,9 @@ class PlannedLoader:
     ) -> None:
         self._source, self._make_plan, self._chosen = source, make_plan, sampling
         self.seed, self.rank, self._trainer_epoch = seed, rank, trainer_epoch
+        self._examples: Examples | None = None
         self._loader: DataLoader[Any] | None = None
         self._plan: Plan | None = None
-        self.sampling = Sampling()
         self.current: MicroBatch | None = None
         self.handed_out = 0
         self.weight: float | None = None
@@ -115,29 +82,24 @@ class PlannedLoader:
     def open(self) -> Plan:
         """Get the DataLoader from the source, unless that is done already; returns the plan."""
         if self._plan is None or self._loader is None:
-            loader = self._source()
-            self.sampling = sampling_of(loader, self._chosen)
-            plan = self._make_plan(self.sampling.num_examples(len(loader.dataset)))
-            self._undecided = replace(plan, replacement=self.sampling.replacement)
+            self._examples = Examples(self._source(), self.seed, self._chosen)
+            self._undecided = replace(self._make_plan(self._examples.num_examples), replacement=self.sampling.replacement)
             self._decide()
-            self._pass = lru_cache(maxsize=2)(self._order)
-            self._dataset: Dataset[Any] = loader.dataset
-            self._collate: Callable[[Any], Any] = loader.collate_fn
-            self._loader = DataLoader(
-                SeededDataset(loader.dataset),
-                batch_sampler=_IndexLists(self),
-                collate_fn=CountingCollate(loader.collate_fn),
-                num_workers=loader.num_workers,
-                pin_memory=loader.pin_memory,
-                timeout=loader.timeout,
-                worker_init_fn=loader.worker_init_fn,
-                multiprocessing_context=loader.multiprocessing_context,
-                prefetch_factor=loader.prefetch_factor,
-                persistent_workers=loader.persistent_workers,
-                generator=torch.Generator().manual_seed(derive_seed("workers", self.seed)),
-            )
+            self._loader = self._examples.loader_of(_IndexLists(self))
         assert self._plan is not None
         return self._plan
+
+    @property
+    def examples(self) -> Examples:
+        """The examples of the source, with its workers."""
+        self.open()
+        assert self._examples is not None
+        return self._examples
+
+    @property
+    def sampling(self) -> Sampling:
+        """How a pass draws its examples; known once the loader is open."""
+        return Sampling() if self._examples is None else self._examples.sampling
 
     def observe(self, epoch: int, values: dict[str, float]) -> None:
         """Let the plan know what was measured before the updates from `epoch` on, none of which has been loaded."""
@@ -161,79 +123,17 @@ class PlannedLoader:
     @property
     def dataset(self) -> Dataset[Any]:
         """The user's data set."""
-        self.open()
-        return self._dataset
+        return self.examples.dataset
 
     def indices(self, position: int, size: int) -> torch.Tensor:
-        """The examples at `position` to `position + size - 1` of the stream of passes, int64 (size,).
-
-        Pass p depends only on (seed, p), see `Sampling`.
-        """
-        n, parts = self.plan.num_examples, []
-        while size > 0:
-            number, offset = divmod(position, n)
-            parts.append(self._pass(number)[offset : offset + size])
-            position, size = position + len(parts[-1]), size - len(parts[-1])
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        """The examples at `position` to `position + size - 1` of the stream of passes, see `Examples.indices`."""
+        return (self._examples or self.examples).indices(position, size)
 
     def indices_of(self, micro: MicroBatch) -> torch.Tensor:
         """The examples of a micro-batch, int64 (n,). An empty one still needs examples to run on; its loss has the weight 0."""
         if micro.size:
             return self.indices(micro.position, micro.size)
         return self.indices(micro.update.start.position, self.plan.min_micro_batch_size)
-
-    def fetched(self, lists: Iterable[SeededList]) -> Iterator[list[Any]]:
-        """The examples of some lists of indices, for a trial; nothing is handed out.
-
-        With workers all of them are fetched in one worker of their own, because a data set may open its files when it is first used, and
-        this process must not have done that when the workers of the training are made from it.
-        """
-        self.open()
-        assert self._loader is not None
-        dataset = self._loader.dataset
-        if self._loader.num_workers == 0:
-            fetched: Iterable[Any] = map(dataset.__getitems__, lists)  # type: ignore[attr-defined]
-        else:
-            once: DataLoader[Any] = DataLoader(
-                dataset,
-                batch_sampler=lists,
-                collate_fn=as_fetched,
-                num_workers=1,
-                timeout=self._loader.timeout,
-                worker_init_fn=self._loader.worker_init_fn,
-                multiprocessing_context=self._loader.multiprocessing_context,
-            )
-            fetched = once
-        for each in fetched:
-            if not isinstance(each.batch, list):
-                raise TypeError("the data set returns whole batches")
-            yield each.batch
-
-    def fetched_apart(self, lists: Sequence[SeededList]) -> Iterator[tuple[int, Any]]:
-        """(number of examples, batch) of some lists of indices; nothing is handed out, see `fetching.fetched_apart`."""
-        self.open()
-        assert self._loader is not None
-        return fetched_apart(self._loader, lists)
-
-    @property
-    def collate(self) -> Callable[[Any], Any]:
-        """The user's collate function."""
-        self.open()
-        return self._collate
-
-    def collated(self, examples: Sequence[Any]) -> tuple[int, Any]:
-        """(number of examples, batch) of some examples that were `fetched`."""
-        copied = copy.deepcopy(list(examples))  # a collate function may change them
-        return sum(example is not None for example in copied), self._collate(copied)
-
-    def taken(self, indices: torch.Tensor) -> tuple[int, Any]:
-        """The same of a `BatchedDataset`."""
-        assert isinstance(self.dataset, BatchedDataset)
-        batch = self.dataset.take(indices)
-        return length_of(batch, len(indices)), self._collate(batch)
-
-    def _order(self, number: int) -> torch.Tensor:
-        return self.sampling.order(len(self._dataset), self.seed, number)  # type: ignore[arg-type]
 
     def micro_batches(self) -> Iterator[MicroBatch]:
         """The micro-batches of this device from the position of the run to the end of the epoch."""
@@ -293,15 +193,12 @@ class PlannedLoader:
         return self.batches_before_update + self._micro_batches_to_come()
 
     def __iter__(self) -> Iterator[Any]:
-        self.open()
-        assert self._loader is not None
-        loader, dataset = self._loader, self._dataset
-        if isinstance(dataset, BatchedDataset) and loader.num_workers == 0 and not loader.pin_memory:
+        examples, loader = self.examples, self._loader
+        assert loader is not None
+        if examples.can_be_taken:
             for micro in self.micro_batches():
-                indices = self.indices_of(micro)
-                taken = dataset.take(indices)
-                batch = self._collate(taken)
-                self._hand_out(micro, length_of(taken, len(indices)))
+                count, batch = examples.taken(self.indices_of(micro))
+                self._hand_out(micro, count)
                 yield batch
             return
         for micro, (count, batch) in zip(self.micro_batches(), loader, strict=True):

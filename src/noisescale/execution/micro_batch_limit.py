@@ -158,6 +158,6 @@ def _batches(trial: Trial, loader: PlannedLoader) -> Callable[[int], Any]:
     count = min(plan.num_examples, EXAMPLES)
     chosen = torch.cat([loader.indices(i * plan.num_examples // count, 1) for i in range(count)])
     if isinstance(loader.dataset, BatchedDataset):
-        return lambda size: trial.as_trained(loader.taken(chosen[torch.arange(size) % count])[1])
-    (examples,) = loader.fetched([SeededList(chosen.tolist(), derive_seed("micro-batch search", loader.seed))])
-    return lambda size: trial.as_trained(loader.collated([examples[i % count] for i in range(size)])[1])
+        return lambda size: trial.as_trained(loader.examples.taken(chosen[torch.arange(size) % count])[1])
+    (examples,) = loader.examples.fetched([SeededList(chosen.tolist(), derive_seed("micro-batch search", loader.seed))])
+    return lambda size: trial.as_trained(loader.examples.collated([examples[i % count] for i in range(size)])[1])

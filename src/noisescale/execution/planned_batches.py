@@ -10,7 +10,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from noisescale.errors import ConfigError
-from noisescale.execution.loader import MicroBatch, PlannedLoader
+from noisescale.execution.loader import PlannedLoader
+from noisescale.execution.micro_batch import MicroBatch
 from noisescale.execution.random_generators import seed_random_generators
 from noisescale.execution.sampling import chosen_sampling
 from noisescale.plans.plan import Cursor, Plan

@@ -79,7 +79,9 @@ class FixedExamples:
         indices = torch.randperm(len(loader.dataset), generator=generator)[: min(self.examples, n)]  # type: ignore[arg-type]
         most = min(self.chunk_size, loader.plan.max_micro_batch_size or self.chunk_size)
         pieces = torch.tensor_split(indices, -(-len(indices) // most)) if size is None else indices.split(size)
-        return loader.fetched_apart([SeededList(piece.tolist(), derive_seed("loading", self.seed, i)) for i, piece in enumerate(pieces)])
+        return loader.examples.fetched_apart(
+            [SeededList(piece.tolist(), derive_seed("loading", self.seed, i)) for i, piece in enumerate(pieces)]
+        )
 
 
 def _loader(trainer: pl.Trainer) -> PlannedLoader:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pytorch_lightning.utilities import rank_zero_warn
 
-from noisescale.errors import ConfigError
 from noisescale.plans.adaptive import GRADIENT_NOISE_SCALE
+from noisescale.plans.checks import check_decay_of_an_interval
 from noisescale.plans.plan import Plan
 from noisescale.plans.trainer_limits import stretches_of_every_size
 
@@ -31,9 +31,7 @@ def check_what_the_plan_goes_by(plan: Plan, every: int, decay: float) -> None:
     """Raise `ConfigError` if a batch goes by averages that have no interval; warn if an epoch has fewer than four measurements."""
     if GRADIENT_NOISE_SCALE not in plan.monitors:
         return
-    if decay <= 0.5:
-        problem = "averages fewer than three measurements, which have no interval that the batch could go by"
-        raise ConfigError("decay", decay, problem, "choose one above 0.5")
+    check_decay_of_an_interval(decay)
     size = plan.choice_at(0.0).size
     updates = max(1, plan.num_examples // size)
     if updates < ENOUGH * every:

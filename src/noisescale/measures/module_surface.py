@@ -146,7 +146,7 @@ class _Examples:
         own = [(i, piece.tolist()) for i, piece in enumerate(pieces) if i % world == rank and len(piece)]
         lists = [SeededList(piece, derive_seed("loading for curvature", self._options.seed, number, i)) for i, piece in own]
         planned = isinstance(self._loader, PlannedLoader)
-        fetched = self._loader.fetched_apart(lists) if planned else fetched_apart(self._loader, lists)  # type: ignore[union-attr, arg-type]
+        fetched = self._loader.examples.fetched_apart(lists) if planned else fetched_apart(self._loader, lists)  # type: ignore[union-attr, arg-type]
         chunks = [(count, self._trial.on_device(batch)) for count, batch in fetched]
         return [(count if self._weight is None else self._weight(batch), batch) for count, batch in chunks]
 

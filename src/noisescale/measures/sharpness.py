@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from noisescale.measures.curvature import batch_sharpness, keskar_phi, largest_e
 from noisescale.measures.dashboards import Scalars, log_scalars
 from noisescale.measures.module_surface import Measured, measured
 from noisescale.plans.curvature_options import CurvatureOptions, check_when
+from noisescale.progress import Progress
 
-__all__ = ["Sharpness", "columns_of", "curvature_of", "phi_name"]
+__all__ = ["Sharpness", "columns_of", "curvature_of", "phi_name", "said_of_sizes"]
 
 PASSES = {"lambda_max": 60, "phi": 20}
 """About how many passes over the examples a quantity takes, for the progress bar."""
@@ -77,27 +78,37 @@ def curvature_of(
         yield phi_name(radius, dimensions), phi
 
 
+def said_of_sizes(found: Measured, options: CurvatureOptions) -> list[str]:
+    """Lines about what is measured with smaller sizes than were asked for, because there is no more."""
+    notes, n, parameters = [], found.num_examples, found.surface.size
+    if options.batches and options.batch_size is not None and options.batch_size > n:
+        notes.append(f"batch_size={options.batch_size} is more than N = {n}, so that batch sharpness is that of all examples")
+    if options.radii and options.subspace is not None and options.subspace > parameters:
+        notes.append(f"subspace={options.subspace} is more than the {parameters} parameters, so that it is the full space")
+    return notes
+
+
 class Meter:
     """How far a measurement of several quantities is: their number is known, how long each takes is estimated.
 
     Args:
-        show: is called with the share that is done, 0 to 1; None: nothing is shown.
+        show: shows the share that is done, and of what; None: nothing is shown.
         quantities: how many there are.
     """
 
-    def __init__(self, show: Callable[[float], None] | None = None, quantities: int = 1) -> None:
+    def __init__(self, show: Progress | None = None, quantities: int = 1) -> None:
         self._show, self._quantities = show, quantities
-        self._begun, self._passes, self._expected = -1, 0, 1
+        self._begun, self._passes, self._expected, self._name = -1, 0, 1, ""
 
     def start(self, name: str, expected: int) -> None:
         """The next quantity begins, which takes about `expected` forward passes."""
-        self._begun, self._passes, self._expected = self._begun + 1, 0, max(1, expected)
+        self._begun, self._passes, self._expected, self._name = self._begun + 1, 0, max(1, expected), name
 
     def tick(self) -> None:
         """A forward pass is done."""
         self._passes += 1
         if self._show is not None:
-            self._show((max(0, self._begun) + min(0.99, self._passes / self._expected)) / self._quantities)
+            self._show((max(0, self._begun) + min(0.99, self._passes / self._expected)) / self._quantities, self._name)
 
 
 class Sharpness(LeanCallback):
@@ -194,6 +205,8 @@ class Sharpness(LeanCallback):
             return
         self._announced = True
         when = [f"after every {self.every_n_epochs} epochs"] if self.every_n_epochs is not None else []
+        for note in said_of_sizes(found, self.options):
+            rank_zero_info(f"Sharpness: {note}")
         rank_zero_info(
             f"Sharpness: {found.examples} of {found.num_examples} training examples, in {self.options.mode} mode, "
             f"{' and '.join([*when, *(['at the end'] if self.at_end else [])])}"

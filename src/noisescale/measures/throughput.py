@@ -14,6 +14,7 @@ from torch import nn
 from noisescale.errors import ConfigError, check_count, check_number
 from noisescale.execution.micro_batch_search import fits, maker_of, optimizer_of
 from noisescale.execution.rehearsal import Loss, Rehearsal, rehearsal_of
+from noisescale.progress import progress_of
 
 __all__ = ["saturation", "throughput"]
 
@@ -29,6 +30,7 @@ def throughput(
     optimizer: torch.optim.Optimizer | None = None,
     loss: Loss | None = None,
     rounds: int = 5,
+    progress: Callable[[float], None] | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[int, float]:
     """n -> examples per second of updates of n examples in one micro-batch: n / (median seconds of an update).
@@ -45,6 +47,7 @@ def throughput(
         optimizer: of the module's parameters; None: what `configure_optimizers` of the module returns.
         loss: (module, batch) -> the loss of the batch; None: what `training_step` returns.
         rounds: how many times each size is timed.
+        progress: is called with the share of the rounds that are done, 0 to 1. None: a bar on a terminal.
         clock: seconds.
 
     Returns:
@@ -58,7 +61,7 @@ def throughput(
     check_count("rounds", rounds)
     make = maker_of(module, batch)
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-    with rehearsal_of(module, optimizer or optimizer_of(module), loss) as rehearsal:
+    with progress_of("throughput", progress) as shown, rehearsal_of(module, optimizer or optimizer_of(module), loss) as rehearsal:
         timer = _Timer(rehearsal, device, clock)
         updates: dict[int, int] = {}
         batches = {}
@@ -68,8 +71,10 @@ def throughput(
             batches[size] = make(size)
             updates[size] = max(1, ceil(TURN / max(timer.seconds(batches[size], 1), 1e-9)))
         turns: dict[int, list[float]] = {size: [] for size in batches}
-        for _ in range(rounds):
-            for size, seconds in turns.items():
+        for turn in range(rounds):
+            for number, (size, seconds) in enumerate(turns.items()):
+                if shown is not None:
+                    shown((turn + number / len(turns)) / rounds, f"B = {size}")
                 seconds.append(timer.seconds(batches[size], updates[size]))
         rehearsal.forget_gradients()
     return {size: size / median(seconds) for size, seconds in turns.items()}

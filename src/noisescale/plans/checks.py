@@ -14,6 +14,7 @@ from noisescale.errors import ConfigError, check_count, check_number
 
 __all__ = [
     "AUTO",
+    "check_decay_of_an_interval",
     "check_ghost_multiple",
     "check_gradient_noise",
     "check_label_smoothing",
@@ -122,6 +123,13 @@ def check_gradient_noise(every_n_updates: Any, decay: Any, confidence: Any) -> N
         check_count("every_n_updates", every_n_updates, unit="updates", remedy="null for the split_every of the plan")
     check_number("decay", decay, at_least=0.0, below=1.0)
     check_number("confidence", confidence, above=0.0, below=1.0)
+
+
+def check_decay_of_an_interval(decay: float) -> None:
+    """Check that averages have an interval, by which a batch goes: those of fewer than three measurements have none."""
+    if decay <= 0.5:
+        problem = "averages fewer than three measurements, which have no interval that the batch could go by"
+        raise ConfigError("decay", decay, problem, "choose one above 0.5")
 
 
 def check_measured_updates(every_n_updates: int, split_every: int | None) -> None:

@@ -11,12 +11,14 @@ from typing import Any
 
 from noisescale.errors import ConfigError
 from noisescale.execution.fork import Trunk
+from noisescale.execution.quiet import without_lightnings_lines
 from noisescale.files import read_rows, write_rows
 from noisescale.measures.branch_options import BranchOptions
 from noisescale.measures.branch_verdicts import Comparison, Reference, compare, critical_batch
 from noisescale.measures.branches import HALF, PARTS, Arm, examples_of_branch, rules_of, sizes_of_branches
 from noisescale.measures.fixed_loss import FixedExamples
 from noisescale.plans.strategies import BatchStrategy
+from noisescale.progress import Progress, progress_of
 from noisescale.schedules import Constant, Schedule
 from noisescale.studies.branch_results import PointFound, found_at, reference_of
 from noisescale.studies.branching import COLUMNS, BranchRow, Point, grow_trunk, mean_seconds, probe_point, read_trunk, size_at, train_branch
@@ -24,8 +26,6 @@ from noisescale.studies.same_study import same_study
 from noisescale.studies.training import Training, strategy_of
 
 __all__ = ["MayBegin", "branches", "run_branches"]
-
-Progress = Callable[[float], None]
 
 MayBegin = Callable[[float], bool]
 """Called before each piece of work with the seconds that it may take, 0 if nothing is known: whether there is time for it."""
@@ -47,7 +47,7 @@ def branches(
     ckpt_path: str | Path | None = None,
     scheduler: Mapping[str, Any] | None = None,
     trainer: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[float], None] | None = None,
     **options: Any,
 ) -> list[PointFound]:
     """The critical batch size of a training, measured by branches at some of its checkpoints.
@@ -68,7 +68,7 @@ def branches(
         ckpt_path: a checkpoint of a training with `BatchSizeScheduler` to branch from, in place of a training that is carried out here.
         scheduler: further arguments of `BatchSizeScheduler`, such as max_micro_batch_size or weight.
         trainer: arguments of Lightning's Trainer, such as accelerator or precision.
-        progress: is called with the share of the work that is done, 0 to 1.
+        progress: is called with the share of the work that is done, 0 to 1. None: a bar on a terminal.
         options: of `BranchOptions`: at, length, sizes, seeds, tolerance, progress, examples.
 
     Returns:
@@ -85,7 +85,9 @@ def branches(
     with ExitStack() as stack:
         place = Path(folder) if folder is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         identity = {"batch": repr(training.strategy), "schedule": repr(training.schedule), "epochs": epochs, "seed": seed}
-        return run_branches(training, chosen, place, identity, None if ckpt_path is None else Path(ckpt_path), progress)
+        stack.enter_context(without_lightnings_lines())
+        shown = stack.enter_context(progress_of("branches", progress))
+        return run_branches(training, chosen, place, identity, None if ckpt_path is None else Path(ckpt_path), shown)
 
 
 def run_branches(
@@ -206,6 +208,7 @@ class _Study:
             if seed not in there:
                 fixed, each = mean_seconds(self.rows) if self.rows else (0.0, 0.0)
                 self._begin(fixed + each * (point.examples // arm.size))
+                self._advance(f"epoch {trunk.epoch:.3g}, B = {arm.size}, lr {trunk.lr * arm.rate(point.size):.2g}, seed {seed}")
                 there[seed] = train_branch(self.training, path, trunk, point, arm, seed, self.fixed)
                 self.rows.append(there[seed])
                 write_rows(self.folder / "branches.csv", COLUMNS, (row.as_row() for row in self.rows))
@@ -240,11 +243,11 @@ class _Study:
         length = self.options.length_of(point.num_examples, point.size)
         return sizes_of_branches(point.size, min(point.num_examples // 2, length // PARTS), point.smallest)
 
-    def _advance(self) -> None:
+    def _advance(self, what: str = "") -> None:
         if self.progress is not None:
             fixed, each = mean_seconds(self.rows)
             left, done = sum(fixed + each * updates for updates in self.left), sum(row.seconds for row in self.rows)
-            self.progress(done / (done + left) if done + left else 1.0)
+            self.progress(done / (done + left) if done + left else 1.0, what)
 
 
 def _check_sizes(sizes: Any, num_examples: int, length: int, chosen_here: bool) -> None:

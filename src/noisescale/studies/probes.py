@@ -18,6 +18,7 @@ from noisescale.measures.fixed_loss import FixedExamples
 from noisescale.measures.range_test import RangeOptions, smoothed
 from noisescale.plans.checks import AUTO
 from noisescale.plans.strategies import Fixed
+from noisescale.progress import Progress, part_of
 from noisescale.schedules import warmup_and_rest
 from noisescale.studies.branch_results import PointFound
 from noisescale.studies.branch_study import run_branches
@@ -98,9 +99,9 @@ class Probes:
         most = min(self.facts.num_examples // 2, usual // PARTS)
         self.sizes = sizes_of_branches(self.size, most, self.facts.smallest)
 
-    def told(self, what: str, from_share: float = 0.0, to_share: float = 1.0) -> Callable[[float], None]:
+    def told(self, what: str, from_share: float = 0.0, to_share: float = 1.0) -> Progress:
         """A function for the progress of one probe, which takes part of the budget."""
-        return lambda share: self.tell(what, from_share + share * (to_share - from_share))
+        return part_of(self.tell, what, from_share, to_share)
 
     def asked(self, what: str) -> Callable[[float], bool]:
         """A function that says whether there is time for a piece of a probe."""

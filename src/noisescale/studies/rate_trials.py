@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 from noisescale.execution.lean import LeanCallback
 from noisescale.measures.fixed_loss import FixedExamples
 from noisescale.plans.strategies import Fixed
+from noisescale.progress import Progress
 from noisescale.schedules import Schedule
 from noisescale.studies.facts import Facts
 from noisescale.studies.measured import RateTrial
@@ -90,7 +91,7 @@ def rate_trials(
     updates: int,
     seeds: int,
     fixed: FixedExamples,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress | None = None,
     may_begin: Callable[[float], bool] | None = None,
 ) -> tuple[RateTrial, ...]:
     """Short trainings from the weights of the module with each learning rate, see `short_training`.
@@ -108,11 +109,11 @@ def rate_trials(
     for number, (seed, rate) in enumerate((seed, rate) for seed in range(seeds) for rate in rates):
         if may_begin is not None and not may_begin(seconds):
             break
+        if progress is not None:
+            progress(number / (seeds * len(rates)), f"B = {size}, lr {rate:.2g}, seed {seed}")
         began = time.perf_counter()
         losses += [[]] if len(losses) == seed else []
         losses[seed].append(short_training(training, facts, rate, size, updates, seed, fixed))
         seconds = time.perf_counter() - began
-        if progress is not None:
-            progress((number + 1) / (seeds * len(rates)))
     whole = [each for each in losses if len(each) == len(rates)]
     return tuple(RateTrial(rate, updates, of_rate) for rate, of_rate in zip(rates, zip(*whole, strict=True), strict=True)) if whole else ()

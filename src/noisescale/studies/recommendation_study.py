@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from noisescale.errors import ConfigError
+from noisescale.execution.quiet import without_lightnings_lines
 from noisescale.plans.duality import Dual
 from noisescale.plans.noise import noise_rule_of
 from noisescale.plans.strategies import BatchStrategy, Fixed
 from noisescale.plans.trainer_limits import plan_for_trainer
+from noisescale.progress import in_words, progress_bar
 from noisescale.schedules import Constant, Schedule
 from noisescale.studies.facts import Facts
 from noisescale.studies.measured import Measured
@@ -78,7 +80,7 @@ def recommend(
             budget it measures more. None: a folder that is removed afterwards.
         scheduler: further arguments of `BatchSizeScheduler`, such as max_micro_batch_size or weight.
         trainer: arguments of Lightning's Trainer, such as accelerator or precision.
-        tell: see `Tell`.
+        tell: see `Tell`. None: a bar on a terminal.
         options: of `RecommendationOptions`: budget, tolerance.
 
     Raises:
@@ -89,7 +91,9 @@ def recommend(
     with ExitStack() as stack:
         place = Path(folder) if folder is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         identity = {"batch": repr(training.strategy), "schedule": repr(training.schedule), "epochs": epochs, "seed": seed}
-        return run_recommendation(training, chosen, place, identity, tell)
+        stack.enter_context(without_lightnings_lines())
+        shown = stack.enter_context(progress_bar("measuring"))
+        return run_recommendation(training, chosen, place, identity, tell or in_words(shown))
 
 
 def run_recommendation(

@@ -13,6 +13,7 @@ from noisescale.errors import check_number
 from noisescale.execution.lean import LeanCallback
 from noisescale.measures.fixed_loss import FixedExamples
 from noisescale.plans.strategies import Fixed
+from noisescale.progress import Progress
 from noisescale.schedules import Constant
 from noisescale.studies.measured import Speed
 from noisescale.studies.training import Training
@@ -64,7 +65,7 @@ def speeds_of(
     sizes: Sequence[int],
     seconds: float,
     rounds: int = ROUNDS,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress | None = None,
     may_begin: Callable[[float], bool] | None = None,
 ) -> tuple[tuple[Speed, ...], float]:
     """The speeds of a training with several batch sizes, and the seconds that it takes to start one.
@@ -90,13 +91,13 @@ def speeds_of(
             known = next((of_size for of_size in reversed(found.values()) if of_size), None)  # that of the largest size so far
             if known is not None and may_begin is not None and not may_begin(starts[-1] + (WARM + 3) * size / known[-1]):
                 break
+            if progress is not None:
+                progress(number / len(turns), f"B = {size}")
             clock, began = _Clock(seconds / len(turns)), time.perf_counter()
             training.fit(Fixed(size=size, last="carry"), Constant(), [clock])
             spent = clock.ended - clock.began
             starts.append(time.perf_counter() - began - spent)
             found[size].append(clock.updates * size / spent)
-            if progress is not None:
-                progress((number + 1) / len(turns))
     return tuple(Speed(size, median(each), min(each), max(each)) for size, each in found.items() if each), median(starts)
 
 

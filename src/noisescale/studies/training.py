@@ -16,6 +16,7 @@ from noisescale.errors import ConfigError, check_count
 from noisescale.execution.batch_size_scheduler import BatchSizeScheduler
 from noisescale.execution.checkpoint_io import SafeCheckpointIO
 from noisescale.execution.lean import LeanCallback, NoProfiler
+from noisescale.execution.quiet import without_lightnings_lines
 from noisescale.execution.same_run import SameRun
 from noisescale.plans.strategies import BatchStrategy, Fixed
 from noisescale.schedules import Constant, Schedule
@@ -116,13 +117,15 @@ class Training:
         )
         guards = [] if same_run is None else [same_run]
         given = {key: value for key, value in self.trainer.items() if key not in _DECIDED}
-        trainer = pl.Trainer(
-            **{**_QUIET, "profiler": NoProfiler(), **given, "devices": 1, "max_epochs": max_epochs, "max_steps": max_steps},
-            callbacks=[_Rate(self.rate), batches, *guards, *callbacks],
-            plugins=[io or SafeCheckpointIO()],
-        )
         data = {"datamodule": self.data} if isinstance(self.data, pl.LightningDataModule) else {"train_dataloaders": self.data}
-        trainer.fit(self.module, ckpt_path=None if ckpt_path is None else str(ckpt_path), **data)
+        with without_lightnings_lines():
+            trainer = pl.Trainer(
+                **{**_QUIET, "profiler": NoProfiler(), **given, "devices": 1, "max_epochs": max_epochs, "max_steps": max_steps},
+                callbacks=[_Rate(self.rate), batches, *guards, *callbacks],
+                plugins=[io or SafeCheckpointIO()],
+            )
+            with _in_terms_of_a_study():
+                trainer.fit(self.module, ckpt_path=None if ckpt_path is None else str(ckpt_path), **data)
         return trainer
 
     @contextmanager
@@ -140,6 +143,23 @@ class Training:
                 parameter.requires_grad_(requires)
             for layer, training in modes.items():
                 layer.training = training
+
+
+@contextmanager
+def _in_terms_of_a_study() -> Iterator[None]:
+    """Give the errors about the optimizers of a module a remedy that helps in a study, which always sets the learning rate."""
+    try:
+        yield
+    except ConfigError as error:
+        if error.key != "lr_scheduler":
+            raise
+        problem = "sets the learning rate, and so does a study"
+        raise ConfigError(error.key, error.value, problem, "return the optimizer alone from configure_optimizers") from error
+    except RuntimeError as error:
+        if "multiple optimizers" not in str(error):  # Lightning's own check, which comes before ours
+            raise
+        remedy = "return one, with a parameter group in place of each; groups may have learning rates of their own"
+        raise ConfigError("configure_optimizers", "several optimizers", "a study steps exactly one", remedy) from error
 
 
 class _Rate(LeanCallback):
