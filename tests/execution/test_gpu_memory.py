@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,15 +55,21 @@ def loader() -> DataLoader[Any]:
     return DataLoader(TensorDataset(x, x[:, :1].sin()), batch_size=50)
 
 
+def free() -> None:
+    """Give back what errors before have kept: their frames hold activations."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
 @pytest.fixture
 def memory() -> Iterator[None]:
     """So little memory that more than 100 examples fit at once, and fewer than 200."""
-    torch.cuda.empty_cache()
+    free()
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(220 * PER_EXAMPLE / total)
     yield
     torch.cuda.set_per_process_memory_fraction(1.0)
-    torch.cuda.empty_cache()
+    free()
 
 
 def trained(
@@ -79,7 +86,7 @@ def trained(
 def test_the_size_that_is_found_runs_and_the_next_power_of_it_does_not() -> None:
     module = Deep().cuda()
     before = weights(module)
-    batch = [torch.randn(1, WIDTH), torch.randn(1, 1)]
+    batch = [torch.randn(1, WIDTH, device="cuda"), torch.randn(1, 1, device="cuda")]
     size = largest_micro_batch(module, lambda n: [part.expand(n, -1) for part in batch], at_most=N, margin=0.1)
     whole = largest_micro_batch(module, lambda n: [part.expand(n, -1) for part in batch], at_most=N, margin=0.0)
     print(f"found {size}, without a margin {whole}")
@@ -87,10 +94,10 @@ def test_the_size_that_is_found_runs_and_the_next_power_of_it_does_not() -> None
     assert size == pytest.approx(0.9 * whole, abs=2)
     assert torch.equal(weights(module), before)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.0)
-    module.training_step([part.expand(size, -1).cuda() for part in batch], 0).backward()
+    module.training_step([part.expand(size, -1) for part in batch], 0).backward()
     optimizer.step()
     with pytest.raises(torch.OutOfMemoryError):
-        module.training_step([part.expand(2 * whole, -1).cuda() for part in batch], 0).backward()
+        module.training_step([part.expand(2 * whole, -1) for part in batch], 0).backward()
 
 
 @pytest.mark.usefixtures("memory")
@@ -103,7 +110,7 @@ def test_auto_trains_as_the_number_that_it_finds(tmp_path: Path) -> None:
     assert 60 < limit < 200
     typed, _ = trained(limit, Fixed(size=300), tmp_path / "typed")
     assert torch.equal(weights(found), weights(typed))
-    torch.cuda.empty_cache()
+    free()
     with pytest.raises(torch.OutOfMemoryError):
         trained(None, Fixed(size=300), tmp_path / "none")
 
@@ -118,8 +125,8 @@ def test_a_training_that_runs_out_goes_on_with_half_the_micro_batch(tmp_path: Pa
     assert fault is not None
     print(f"{fault}")
     assert (fault.place, fault.size, fault.half) == ("micro-batch", 200, 100)
-    caught.value.__traceback__ = None  # it holds the activations
-    torch.cuda.empty_cache()
+    del caught
+    free()
     resumed, _ = trained(100, growing, tmp_path / "part", tmp_path / "part" / "last.ckpt")
     whole, _ = trained(100, growing, tmp_path / "whole")
     assert torch.equal(weights(resumed), weights(whole))
