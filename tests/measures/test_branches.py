@@ -89,8 +89,8 @@ def test_a_branch_ends_with_the_mean_of_its_last_two_values() -> None:
         ({"seeds": 1}, "seeds=1: must be a whole number, 2 to 1000; the spread over seeds"),
         ({"tolerance": 0}, r"tolerance=0: must be a finite number in \(0, 10\]"),
         ({"tolerance": "x"}, "tolerance=x"),
-        ({"progress": 0}, r"progress=0: must be a finite number in \(0, 1\]; 0\.5 is half of what the loss falls by"),
-        ({"progress": 1.5}, r"progress=1\.5"),
+        ({"gain_tolerance": 0}, r"gain_tolerance=0: must be a finite number in \(0, 1\]; 0\.5 is half of what the loss falls by"),
+        ({"gain_tolerance": 1.5}, r"gain_tolerance=1\.5"),
         ({"examples": 0}, "examples=0: must be a whole number of examples, at least 1"),
     ],
 )

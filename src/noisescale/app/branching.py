@@ -61,7 +61,7 @@ def branch(cfg: DictConfig) -> int:
                 raise (error.under("branches") if error.key in cfg.branches else error) from error
         for line in in_words(found):
             print(line)
-        limits = {"tolerance": options.tolerance, "progress": options.progress}
+        limits = {"tolerance": options.tolerance, "gain_tolerance": options.gain_tolerance}
         results = {"points": [each.plain() for each in found], **limits, "overrides": typed(), **versions()}
         write_atomically(folder / "branches.json", json.dumps(results, indent=2) + "\n")
         draw_branches(found, " ".join(typed()) or "the default training", folder / "branches.png")

@@ -27,8 +27,8 @@ class BranchOptions:
             4 B, ..., up to half of the examples and to an eighth of a branch.
         seeds: branches of each size, which differ in the order of the examples and in the random numbers; at least 2.
         tolerance: the relative loss up to which nothing counts as lost, in (0, 10].
-        progress: the share of what the smallest batch gains in a branch up to which nothing counts as lost, in (0, 1]; the stricter one of
-            the two holds.
+        gain_tolerance: the share of what the smallest batch gains in a branch up to which nothing counts as lost, in (0, 1]; the
+            stricter one of the two holds.
         examples: training examples that the loss is evaluated on.
 
     Raises:
@@ -40,7 +40,7 @@ class BranchOptions:
     sizes: Sequence[int] | None = None
     seeds: int = 6
     tolerance: float = 0.2
-    progress: float = 0.5
+    gain_tolerance: float = 0.5
     examples: int = 4096
 
     def __post_init__(self) -> None:
@@ -57,7 +57,7 @@ class BranchOptions:
         check_count("seeds", self.seeds, at_least=2, at_most=1000, remedy="the spread over seeds decides what is worse")
         check_number("tolerance", self.tolerance, above=0, at_most=10, remedy="0.2 is 20 % of the loss")
         remedy = "0.5 is half of what the loss falls by in a branch"
-        check_number("progress", self.progress, above=0, at_most=1, remedy=remedy)
+        check_number("gain_tolerance", self.gain_tolerance, above=0, at_most=1, remedy=remedy)
         check_count("examples", self.examples, unit="examples")
 
     def times(self, epochs: int) -> tuple[float, ...]:

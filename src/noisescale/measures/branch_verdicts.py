@@ -22,22 +22,22 @@ LEVEL = 0.05
 class Reference:
     """The branches that the others are compared with, and how much more than their loss is allowed.
 
-    allowed = min(tolerance L_ref, progress P), where P = L_start - L_ref is what the reference gains in a branch, if P > 0 is significant
-    (one-sided 5 % over the seeds); otherwise tolerance |L_ref|. A loss that is not above 0, such as that of a density, is only compared
-    by its progress, if it has any. A tolerance alone would pass everything where the loss has a floor that
-    it cannot fall below: 20 % of such a loss is more than a branch can gain.
+    allowed = min(tolerance L_ref, gain_tolerance P), where P = L_start - L_ref is what the reference gains in a branch, if P > 0 is
+    significant (one-sided 5 % over the seeds); otherwise tolerance |L_ref|. A loss that is not above 0, such as that of a density, is only
+    compared by what is gained, if that is anything. A tolerance alone would pass everything where the loss has a floor that it cannot fall
+    below: 20 % of such a loss is more than a branch can gain.
 
     Args:
         start: the loss at the checkpoint, L_start.
         ends: the losses at the end, one per seed, at least two; inf where a branch diverged.
         tolerance: > 0, relative to the loss.
-        progress: in (0, 1], relative to what the reference gains.
+        gain_tolerance: in (0, 1], relative to what the reference gains.
     """
 
     start: float
     ends: tuple[float, ...]
     tolerance: float
-    progress: float
+    gain_tolerance: float
 
     @cached_property
     def gain(self) -> float:
@@ -54,13 +54,13 @@ class Reference:
     @cached_property
     def by_progress(self) -> bool:
         """Whether the limit is the share of the progress: where that is less than the tolerance allows, or the loss is not above 0."""
-        return self.gains and (min(self.ends) <= 0 or self.progress * self.gain < self.tolerance * fmean(self.ends))
+        return self.gains and (min(self.ends) <= 0 or self.gain_tolerance * self.gain < self.tolerance * fmean(self.ends))
 
     @cached_property
     def limits(self) -> tuple[float, ...]:
         """The highest loss that is allowed, for each seed."""
         if self.by_progress:
-            return tuple(end + self.progress * (self.start - end) for end in self.ends)
+            return tuple(end + self.gain_tolerance * (self.start - end) for end in self.ends)
         return tuple(end + self.tolerance * abs(end) for end in self.ends)
 
     @property

@@ -112,7 +112,7 @@ def _rule(point: Point, rule: str, arms: dict[Arm, list[BranchRow]], options: Br
 
 def reference_of(rows: Sequence[BranchRow], options: BranchOptions) -> Reference:
     """The branches of an arm as what others are compared with."""
-    return Reference(rows[0].start, tuple(row.curve.end for row in rows), options.tolerance, options.progress)
+    return Reference(rows[0].start, tuple(row.curve.end for row in rows), options.tolerance, options.gain_tolerance)
 
 
 def _plain(value: Any) -> Any:

@@ -69,7 +69,7 @@ def branches(
         scheduler: further arguments of `BatchSizeScheduler`, such as max_micro_batch_size or weight.
         trainer: arguments of Lightning's Trainer, such as accelerator or precision.
         progress: is called with the share of the work that is done, 0 to 1. None: a bar on a terminal.
-        options: of `BranchOptions`: at, length, sizes, seeds, tolerance, progress, examples.
+        options: of `BranchOptions`: at, length, sizes, seeds, tolerance, gain_tolerance, examples.
 
     Returns:
         What was found at each checkpoint, in order.

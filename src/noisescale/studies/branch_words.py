@@ -44,7 +44,7 @@ def limit_in_words(rule: RuleFound) -> str:
         return "the smallest batch diverged, so nothing can be compared with it"
     above = f"worse: more than {reference.allowed:.2g} above {loss:.3g}"
     if reference.by_progress:
-        return f"{above}, {100 * reference.progress:g} % of what the smallest batch gains"
+        return f"{above}, {100 * reference.gain_tolerance:g} % of what the smallest batch gains"
     limit = f"{above}, {100 * reference.tolerance:g} % of it"
     return limit if reference.gains else f"{limit}\n{ONLY_INSTABILITY}"
 
