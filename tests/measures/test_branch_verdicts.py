@@ -118,8 +118,10 @@ def test_the_bracket_of_the_critical_batch() -> None:
     found = {8: at(-0.2, "same"), 16: at(-0.1, "same"), 32: at(-0.1, "same"), 64: at(0.02, "undecided"), 128: at(0.9, "worse")}
     bracket = critical_batch(found)
     assert (bracket.at_least, bracket.below) == (32, 128)
-    assert bracket.estimate == pytest.approx(32 * 2 ** (0.1 / 0.12))
-    assert bracket.in_words() == f"about {bracket.estimate:.0f} (32 to 128)"
+    assert bracket.in_words() == "32 to 128"  # what is undecided may cross by chance
+    closed = critical_batch({**found, 64: at(0.02, "worse")})
+    assert closed.estimate == pytest.approx(32 * 2 ** (0.1 / 0.12))
+    assert closed.in_words() == f"about {closed.estimate:.0f} (32 to 64)"
     open_ended = critical_batch({8: at(-0.2, "same"), 16: at(-0.2, "same")})
     assert (open_ended.at_least, open_ended.below, open_ended.in_words()) == (16, math.inf, "16 or more")
     assert math.isnan(open_ended.estimate)
@@ -141,7 +143,8 @@ def test_the_estimate_lies_within_the_bracket(values: list[tuple[float, str]]) -
     found = {8 << k: at(math.copysign(abs(mean) + 1e-9, signs.get(verdict, mean)), verdict) for k, (mean, verdict) in enumerate(values)}
     bracket = critical_batch({**found, 4: at(-0.2, "same")})
     assert bracket.at_least <= bracket.below
-    if math.isfinite(bracket.below):
+    between = [each.verdict for size, each in found.items() if bracket.at_least <= size <= bracket.below]
+    if math.isfinite(bracket.below) and "undecided" not in between:
         assert bracket.at_least <= bracket.estimate <= bracket.below
     else:
         assert math.isnan(bracket.estimate)
@@ -228,6 +231,9 @@ def test_what_stopped_the_branches() -> None:
     assert stopped_by([falling, diverging], worse, 0.2) == "rate"
     assert stopped_by([falling, rising, rising], worse, 0.2) == "rate"
     assert stopped_by([falling, falling, rising], worse, 0.2) == "batch"
+    assert stopped_by([falling, falling], worse, 0.2, apart=2.0) == "batch"
+    assert stopped_by([falling, falling], worse, 0.2, apart=8.0) == "not sure"  # half the rate is still above any that was the same
+    assert stopped_by([falling, falling], same, 0.2, apart=8.0) == "rate"
     assert stopped_by([falling, falling], same, 0.2) == "rate"
     assert stopped_by([falling, falling], undecided, 0.2) == "not sure"
     assert stopped_by([falling, falling], None, 0.2) == "not sure"

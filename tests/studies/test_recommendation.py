@@ -182,7 +182,7 @@ def test_the_largest_speed_is_not_known_while_it_still_rises() -> None:
 
 def test_what_a_larger_batch_costs_and_what_stops_it_is_said() -> None:
     by_rate = recommendation(replace(MEASURED, branches=(at(1.0, 128, cause="rate"),)))
-    loss = "at epoch 1 with B = 512, after the same examples, the loss is 0.21 instead of 0.101"
+    loss = "at epoch 1 with B = 512, after the same examples, the loss is 0.21, and 0.101 with B = 128"
     assert about(by_rate, "larger batches").sentence == f"{loss}; stopped by the learning rate, not by the batch"
     diverged = PointFound(MEASURED.branches[0].at, (rule("linear", 128, "rate", (math.inf, math.inf, math.inf)),))
     found = recommendation(replace(MEASURED, branches=(diverged,)))

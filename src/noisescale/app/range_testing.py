@@ -65,7 +65,7 @@ def carry_out_range_test(cfg: DictConfig) -> int:
             for name, rate in suggested.items():
                 print(f"{name:10} {key}={rate / quoted:.3g}: {ABOUT[name]}")
             low, high = (bound / quoted for bound in cyclic)
-            print(f"{'cyclic':10} {key}={high:.3g} scheduler=cyclic, from {low:.3g} to {high:.3g}: 10 % and 90 % of the fall")
+            print(f"{'cyclic':10} {key}={high:.3g} scheduler=cyclic scheduler.base_lr={low:.3g}: 10 % and 90 % of the fall")
         else:
             print("no suggestion: the loss does not fall by 5 %, or not by more than chance; try more range_test.updates, or other bounds")
         if run.own_optimizer:

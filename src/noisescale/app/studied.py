@@ -26,6 +26,7 @@ from noisescale.app.run_folder import held, refuse_folder_of_another
 from noisescale.errors import ConfigError
 from noisescale.signals import Interrupted
 from noisescale.studies.runs import last_checkpoint, newest_of
+from noisescale.studies.study_folders import study_in
 
 if TYPE_CHECKING:
     from noisescale.studies.training import Training
@@ -56,6 +57,8 @@ def start_of_study(words: Sequence[str], conf: Path) -> Start:
     if not value:
         raise ConfigError("run", value, "names no folder", "give the folder of a run, such as outputs/train/...")
     path = Path(value).expanduser()
+    if line := study_in(path):
+        raise ConfigError("run", path, line, "give the folder of a run")
     try:
         run = run_in(path)
         record = read_record(last_record(run))
@@ -66,7 +69,7 @@ def start_of_study(words: Sequence[str], conf: Path) -> Start:
     plain: Any = OmegaConf.to_container(record.config)
     checkpoint = newest_of(last_checkpoint(run, dict(plain)))
     if checkpoint is None:
-        raise ConfigError("run", path, "has no checkpoint to branch from", "give a run that has one")
+        raise ConfigError("run", path, "has no checkpoint to start from", "give a run that has one")
     name = compose_from(record, conf, left, ckpt_path=str(checkpoint), resume=None, output_dir="${hydra:runtime.output_dir}")
     return Start(name, [*left, *record.job_words], record.places)
 

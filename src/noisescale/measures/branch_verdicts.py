@@ -99,8 +99,9 @@ def compare(losses: Sequence[float], reference: Reference) -> Comparison:
     """Whether an arm loses more than is allowed against the reference: two one-sided tests of 5 %, paired by seed.
 
     With x = log(L / limit), or x = L - limit where a loss is not above 0: `same` if mean(x) + t s/sqrt(n) <= 0, `worse` if
-    mean(x) - t s/sqrt(n) > 0, with the 95 % quantile t of Student's distribution with n - 1 degrees of freedom. An arm of which a branch
-    diverged is worse. An arm whose mean loss rises above that of the checkpoint while that of the reference falls is not `same`.
+    mean(x) - t s/sqrt(n) > 0, with the 95 % quantile t of Student's distribution with n - 1 degrees of freedom. An arm of which a single
+    branch diverged is worse, without a test. An arm whose mean loss rises above that of the checkpoint while that of the reference falls is
+    not `same`.
 
     Args:
         losses: at the end, one per seed, in the order of the reference.
@@ -133,10 +134,11 @@ class CriticalBatch:
     """The critical batch size, between two sizes that were tried.
 
     Args:
-        at_least: the largest size such that it and every smaller one that was tried is the same as the smallest. With a probability of at
-            most 5 % it is too large.
+        at_least: the largest size such that it and every smaller one that was tried is the same as the smallest. It is too large with a
+            probability of at most 5 %, if the number of seeds was chosen beforehand and no branch diverges.
         below: the smallest size that is worse; inf if none of them is.
-        estimate: where the mean crosses what is allowed, on a scale of log B, within the bracket; nan if no size is worse.
+        estimate: where the mean crosses what is allowed, on a scale of log B, within the bracket; nan if no size is worse, or if one in
+            between is undecided, because the mean may then cross by chance.
         cause: what stopped the branches at `below`: `rate`, `batch`, `not sure`, or `none` if nothing did.
     """
 
@@ -169,7 +171,8 @@ def critical_batch(found: Mapping[int, Comparison]) -> CriticalBatch:
     at_least = max(takewhile(lambda size: found[size].verdict == "same", sizes), default=sizes[0])
     below = min((size for size in sizes if found[size].verdict == "worse"), default=math.inf)
     inside = [size for size in sizes if at_least <= size <= below]
-    return CriticalBatch(at_least, below, _crossing(found, inside) if math.isfinite(below) else math.nan)
+    closed = math.isfinite(below) and all(found[size].verdict != "undecided" for size in inside)
+    return CriticalBatch(at_least, below, _crossing(found, inside) if closed else math.nan)
 
 
 def _crossing(found: Mapping[int, Comparison], sizes: Sequence[int]) -> float:
@@ -182,18 +185,20 @@ def _crossing(found: Mapping[int, Comparison], sizes: Sequence[int]) -> float:
     return math.nan
 
 
-def stopped_by(worse: Sequence[Losses], half: Comparison | None, allowed: float) -> str:
+def stopped_by(worse: Sequence[Losses], half: Comparison | None, allowed: float, apart: float = 2.0) -> str:
     """What stopped the branches at the first size that is worse: the learning rate, which grew with the batch, or the batch itself.
 
     `rate`: a branch diverged, or most of them end above the loss of the checkpoint by more than is allowed; or, with half the learning
     rate, that size is the same as the largest one that was the same before, also with half the learning rate: the noise of the two is
-    equal again. `batch`: it is worse with half the learning rate, too. A loss that rises for a while says neither, because the learning
-    rate of a large branch jumps at its beginning.
+    equal again. `batch`: it is worse with half the learning rate, too, and at most twice the size that was the same: then its rate is no
+    higher than one at which nothing was lost. A loss that rises for a while says neither, because the learning rate of a large branch jumps
+    at its beginning.
 
     Args:
         worse: the losses of the branches of that size.
         half: the comparison at half the rate; None: not made.
         allowed: of the reference.
+        apart: the size that is worse over the largest one that was the same.
 
     Not to be confused with a proof of stability: `rate` says that a lower rate moves the wall, `batch` that it stays.
     """
@@ -201,4 +206,4 @@ def stopped_by(worse: Sequence[Losses], half: Comparison | None, allowed: float)
         return "rate"
     if half is None:
         return "not sure"
-    return {"same": "rate", "worse": "batch"}.get(half.verdict, "not sure")
+    return "rate" if half.verdict == "same" else "batch" if half.verdict == "worse" and apart <= 2.0 else "not sure"

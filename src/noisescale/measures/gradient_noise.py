@@ -22,7 +22,7 @@ from noisescale.execution.lean import LeanCallback
 from noisescale.execution.loader import PlannedLoader
 from noisescale.files import AppendedRows, Extent
 from noisescale.measures.dashboards import Scalars, log_scalars
-from noisescale.measures.gradient_noise_checks import check_what_the_plan_goes_by, say_if_nothing_can_be_measured
+from noisescale.measures.gradient_noise_checks import Counts, check_what_the_plan_goes_by, say_if_nothing_can_be_measured
 from noisescale.measures.gradients import NoiseAverage, NoiseEstimate, RecentNoise, batch_efficiency, estimate
 from noisescale.measures.piece_norms import PieceNorms
 from noisescale.plans.adaptive import GRADIENT_NOISE_SCALE, LEAST_NOISE_SCALE
@@ -98,7 +98,7 @@ class GradientNoiseScale(LeanCallback):
         self._size = 0  # examples of a micro-batch; a plan knows them
         self._file: AppendedRows | None = None
         self._saved: dict[str, Any] = {}
-        self._measured, self._bounded = 0, 0  # measurements, and after how many of them B_simple had a bounded interval
+        self._counts = Counts()
         self._fitting, self._said, self._suffix = True, False, ""
         self._listen(False, *MEASURING)
 
@@ -125,7 +125,7 @@ class GradientNoiseScale(LeanCallback):
         saved, self._saved = self._saved, {}
         if not saved and trainer.global_step == 0:  # the callback may have been used in another run
             self.average = self._empty
-            self._measured, self._bounded = 0, 0
+            self._counts = Counts()
         self._open(trainer, saved)
         self._tell(trainer)
         self._suffix = "_batch_norm" if pieces_share_statistics(pl_module) else ""
@@ -194,8 +194,7 @@ class GradientNoiseScale(LeanCallback):
         found = estimate(*sums)
         if found is not None:
             self.average = self.average.with_estimate(found)
-            self._measured += 1
-            self._bounded += math.isfinite(self.average.interval(self.confidence)[1])
+            self._counts = self._counts.with_interval(*self.average.interval(self.confidence))
             self._tell(trainer)
             self._report(trainer, found)
 
@@ -241,12 +240,8 @@ class GradientNoiseScale(LeanCallback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._disarm()
-        if self._bounded < self._measured / 2:
-            rank_zero_info(
-                f"GradientNoiseScale: nothing bounded B_simple from above after {self._measured - self._bounded} of {self._measured} "
-                "measurements, because |G|^2 was lost in the noise: read noise/gns_low, `at least`. More pieces, larger batches or a decay "
-                "nearer to 1 tell more"
-            )
+        if line := self._counts.in_words():
+            rank_zero_info(f"GradientNoiseScale: {line}")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self._disarm()
@@ -257,7 +252,7 @@ class GradientNoiseScale(LeanCallback):
         """The averages, the pieces of an unfinished update, and how far the file goes."""
         return {
             "recent": asdict(self.average),
-            "counts": [self._measured, self._bounded],
+            "counts": list(self._counts),
             "pieces": [] if self._norms is None else self._norms.state(),
             "file": None if self._file is None else asdict(self._file.sync()),
         }
@@ -267,7 +262,7 @@ class GradientNoiseScale(LeanCallback):
             self._saved = state_dict
             recent = state_dict["recent"]
             self.average = RecentNoise(NoiseAverage(**{**recent["average"], "decay": self._empty.average.decay}), recent["scale"])
-            self._measured, self._bounded = state_dict["counts"]
+            self._counts = Counts(*state_dict["counts"])
 
     def _open(self, trainer: pl.Trainer, saved: dict[str, Any]) -> None:
         self._file = None

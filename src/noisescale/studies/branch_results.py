@@ -98,7 +98,9 @@ def _rule(point: Point, rule: str, arms: dict[Arm, list[BranchRow]], options: Br
         halves = [arms.get(Arm(rule, size, HALF)) for size in (int(critical.at_least), worse)]
         if halves[0] is not None and halves[1] is not None:
             half = compare([row.curve.end for row in halves[1]], reference_of(halves[0], options))
-        critical = replace(critical, cause=stopped_by([row.curve for row in of_size[worse]], half, reference.allowed))
+        critical = replace(
+            critical, cause=stopped_by([row.curve for row in of_size[worse]], half, reference.allowed, critical.below / critical.at_least)
+        )
     noise = sgd_noise_scale(point.lr, point.num_examples, point.size)
     shown = []
     for size, rows in of_size.items():

@@ -67,7 +67,7 @@ def _new_weights(measured: Measured, batch: int, lr: float) -> Iterator[Finding]
             end = "diverges, so the batch and the rate of the short trainings are kept"
             yield Finding("new weights", said + end, "a last check", "a longer warm-up, or a batch in between")
         else:
-            worse = "whole trainings with both" if check.is_worse else ""
+            worse = "whole trainings with both" if check.is_worse or check.is_open else ""
             yield Finding("new weights", f"{said}ends at loss {fmean(check.losses):.3g}{before}", "a last check", worse)
         return
     tested = next((each for each in rates.trials if each.lr == lr), None) if rates is not None and batch == rates.batch_size else None

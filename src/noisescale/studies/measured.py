@@ -100,8 +100,16 @@ class PairCheck:
         """Whether the loss is higher by more than the seeds of either differ, or a training diverged."""
         if self.diverged or not self.against:
             return self.diverged
-        spread = max(max(each) - min(each) for each in (self.losses, self.against))
-        return fmean(self.losses) > fmean(self.against) + spread
+        return fmean(self.losses) > fmean(self.against) + self._spread
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the seeds differ by more than a fifth of the loss, so that a loss that is not worse is not shown to be as good."""
+        return bool(self.against) and not self.diverged and self._spread > 0.2 * abs(fmean(self.against))
+
+    @property
+    def _spread(self) -> float:
+        return max(max(each) - min(each) for each in (self.losses, self.against))
 
 
 @dataclass(frozen=True)

@@ -96,11 +96,11 @@ def _batch_size(measured: Measured) -> tuple[int, list[Finding]]:
         sentence = f"B = {batch} is the smallest batch that was tried, and {between}"
         return batch, [*about, Finding("batch size", sentence, "branches", "branches with smaller batches, and with more seeds")]
     if wanted <= bound:
-        fine = f"within the bound of B = {bound} up to which nothing was lost at any time"
+        fine = f"within the bound of B = {bound} up to which nothing beyond the tolerance was lost at any time"
         rises = about[0].would_decide if about and batch == tried[-1] else ""
         return batch, [*about, Finding("batch size", f"B = {batch} is {'fast enough, and ' if fast else ''}{fine}", "branches", rises)]
     faster = f"a faster one, B = {wanted}, was not shown to be as good"
-    sentence = f"B = {batch} is the largest batch with which nothing was lost at any time; {faster}"
+    sentence = f"B = {batch} is the largest batch with which nothing beyond the tolerance was lost at any time; {faster}"
     undecided = ""
     if math.isinf(min(each.below for each in brackets)):
         undecided = "branches with larger batches, to find where they break"
@@ -210,7 +210,11 @@ def _larger(measured: Measured) -> list[Finding]:
                 continue
             worse = next(size for size in each.sizes if size.size == each.critical.below)
             good = next(size for size in each.sizes if size.size == each.critical.at_least)
-            cost = f"the loss is {worse.loss:.3g} instead of {good.loss:.3g}" if math.isfinite(worse.loss) else "the training diverged"
+            cost = (
+                f"the loss is {worse.loss:.3g}, and {good.loss:.3g} with B = {good.size}"
+                if math.isfinite(worse.loss)
+                else "the training diverged"
+            )
             sentence = (
                 f"at epoch {point.at.epoch:.3g} with B = {worse.size}, after the same examples, {cost}; {CAUSES[each.critical.cause]}"
             )
@@ -226,7 +230,7 @@ def _proxy(measured: Measured) -> list[Finding]:
         return []
     values = ", ".join(f"{point.at.noise_scale:.3g} at epoch {point.at.epoch:.3g}" for point, _ in known)
     agree = all(critical.at_least / 2 <= point.at.noise_scale <= 2 * critical.below for point, critical in known)
-    closed = all(math.isfinite(critical.below) for _, critical in known)
+    closed = all(critical.below <= 4 * critical.at_least for _, critical in known)  # a wider bracket agrees with nearly everything
     verdict = (
         "does not agree with the branches" if not agree else "agrees with the branches" if closed else "is within what they leave open"
     )

@@ -70,7 +70,8 @@ def _measurements(measured: Measured) -> list[str]:
             lines.append("")
     if measured.branches:
         lines += [
-            "Branches of equal noise. `same`: a loss that is above that of the smallest batch by no more than is allowed.",
+            "Branches of equal noise. `same`: a loss that is above that of the smallest batch by no more than is allowed, the tolerance. "
+            "That is a share of that loss, or half of what the smallest batch gains, whichever is less.",
             "",
             "| epoch | lr in B | B | lr | updates | loss | spread | allowed | of its gain lost | against the smallest |",
             "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",

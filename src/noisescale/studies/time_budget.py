@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +142,7 @@ def affordable(
 def goes_on(before: BranchOptions, after: BranchOptions) -> bool:
     """Whether what was trained with `before` is a part of `after`: the same branches, perhaps with more seeds, or from later times, too."""
     first, then = tuple(before.at or ()), tuple(after.at or ())
-    keys = ("length", "sizes", "examples", "tolerance", "progress")
-    same = all(getattr(before, key) == getattr(after, key) for key in keys)
+    same = replace(before, at=after.at, seeds=after.seeds) == after
     return same and then[: len(first)] == first and before.seeds <= after.seeds
 
 
