@@ -97,7 +97,11 @@ def test_the_page_lists_the_claims() -> None:
         ("of: loss", "of: los", "claim/mine.yaml: checks.differs: metric=los: must be one of loss"),
         ("[a, b]", "[a, c]", "claim/mine.yaml: checks.differs: arm=c: must be one of a, b"),
         ("[a, b]", "[a]", "must name 2 arms"),
-        ("above: 0", "inside: [-1, 1]", "says that arms are equal, but no check with control: true must differ"),
+        (
+            "above: 0",
+            "inside: [-1, 1]",
+            "says that arms have equal loss, but no check with control: true says that another arm must differ in it",
+        ),
         ("above: 0", "above: high", "must be a finite number"),
         ("difference", "distance", "is no key of a claim here"),
         ("[optimizer.lr=0.1]", "[optimizer.lr]", "must be a list of overrides"),

@@ -92,7 +92,7 @@ def test_an_arm_is_tuned_with_other_seeds_than_it_is_judged_with(conf: Path, tmp
     assert all("epochs=2" not in words for words in fake.asked if "epochs=3" in words), "an arm's word wins"
 
 
-@pytest.mark.parametrize(("loss", "word"), [(lambda lr: 1 + lr, NOT_SUPPORTED), (lambda lr: 1.0, NOT_SUPPORTED)])
+@pytest.mark.parametrize(("loss", "word"), [(lambda lr: 1 + 5 * lr, NOT_SUPPORTED), (lambda lr: 1.0, INCONCLUSIVE)])
 def test_the_verdict_follows_the_runs(loss: Any, word: str, conf: Path, tmp_path: Path) -> None:
     result = result_of(claim_at("mine", "smoke", conf), tmp_path / "runs", Fake(loss=loss))  # type: ignore[arg-type]
     assert result.verdict.word == word
@@ -119,10 +119,11 @@ def test_pages(conf: Path, tmp_path: Path) -> None:
     assert page.startswith("# mine: supported\n")
     assert "| better | loss: tuned / low | 0.778 | [0.778, 0.778] | < 0.9 |" in page
     assert "`optimizer.lr=0.1` | 0.9013 ± 0.0012 | 10 ± 0 |" in page
-    overview = write_overview(tmp_path, ["mine", "other"], "Claims").read_text()
+    overview = write_overview(tmp_path, {"mine": result.claim.fingerprint, "other": ""}, "Claims").read_text()
     assert overview.startswith("# Claims\n")
     assert "| other | not run |" in overview
     assert "**supported**: all 2 checks hold | 3, 0, 0 | 4 | 12 |" in overview
+    assert "the claim has changed since" in write_overview(tmp_path, {"mine": "another"}, "Claims").read_text()
     assert {file.name for file in tmp_path.glob("**/*.png")} == {"claim.png", "overview.png"}
 
 

@@ -30,7 +30,7 @@ def result_of(claim: Claim, folder: Path, runner: Runner) -> Result:
         ConfigError: an arm cannot be tuned, because no candidate has a value.
         HydraException: the words of a run make no config.
     """
-    chosen = _tuned(claim, folder, runner)
+    chosen, tried, failed_candidates = _tuned(claim, folder, runner)
     trained = {name: arm for name, arm in claim.arms.items() if arm.function is None}
     wanted = {name: [words_of(claim, arm, chosen.get(name, ()), seed) for seed in claim.verdict_seeds] for name, arm in trained.items()}
     runner.carry_out([words for each in wanted.values() for words in each], folder, claim.name)
@@ -47,10 +47,10 @@ def result_of(claim: Claim, folder: Path, runner: Runner) -> Result:
         else {name: [_value(metric, run) for run in each] for name, each in runs.items()}
         for key, metric in claim.metrics.items()
     }
-    failed, verdict = tuple(_failures(claim, wanted, runs)), judge(claim, values)
+    failed, verdict = (*failed_candidates, *_failures(claim, wanted, runs)), judge(claim, values)
     if failed:
         verdict = replace(verdict, word=INCONCLUSIVE, why=f"{len(failed)} runs have not ended as planned")
-    return Result(claim, runs, values, verdict, chosen, failed)
+    return Result(claim, runs, values, verdict, chosen, failed, tried)
 
 
 def words_of(claim: Claim, arm: Arm, chosen: Sequence[str], seed: int) -> Words:
@@ -62,28 +62,34 @@ def words_of(claim: Claim, arm: Arm, chosen: Sequence[str], seed: int) -> Words:
     return tuple(found.values())
 
 
-def _tuned(claim: Claim, folder: Path, runner: Runner) -> dict[str, Words]:
-    """arm -> the best candidate of its grid, by the mean of the tuning metric over the tuning seeds.
+def _tuned(claim: Claim, folder: Path, runner: Runner) -> tuple[dict[str, Words], dict[str, dict[str, float | None]], list[str]]:
+    """arm -> the best candidate of its grid, by the mean of the tuning metric over the tuning seeds; what each had; runs that failed.
 
     A candidate of which a run has no value, such as one that diverged where `if_diverged` is not given, is not chosen.
     """
     arms = {name: arm for name, arm in claim.arms.items() if arm.grid}
     if not arms or claim.tuning is None:
-        return {}
+        return {}, {}, []
     seeds = range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + claim.tuning_seeds)
     tried = {name: {each: [words_of(claim, arm, each, seed) for seed in seeds] for each in arm.candidates()} for name, arm in arms.items()}
     every_run = [words for candidates in tried.values() for runs in candidates.values() for words in runs]
     runner.carry_out(every_run, folder, f"{claim.name}: tuning")
     found = found_runs(folder)
     key, best = claim.tuning
-    chosen = {}
+    chosen, shown, failed = {}, {}, []
     for name, candidates in tried.items():
+        for words in (words for runs in candidates.values() for words in runs):
+            run = found.get(identity(words))
+            if run is None or run.state not in COMPLETE:
+                state = "was not carried out" if run is None else f"{run.state}: {run.reason}"
+                failed.append(f"arm {name}, tuning: {state}  ({' '.join(words)})")
         values = {each: [_value(claim.metrics[key], found.get(identity(words))) for words in runs] for each, runs in candidates.items()}
         means = {each: sum(v for v in numbers if v is not None) / len(numbers) for each, numbers in values.items() if None not in numbers}
         if not means:
             raise ConfigError(f"arms.{name}.grid", dict(arms[name].grid), f"no candidate of {claim.name} has a {key}", f"see {folder}")
         chosen[name] = (min if best == "min" else max)(means, key=lambda each: means[each])
-    return chosen
+        shown[name] = {" ".join(each): means.get(each) for each in candidates}
+    return chosen, shown, failed
 
 
 def _value(metric: Metric, run: Run | None) -> float | None:

@@ -42,7 +42,7 @@ def claim_at(name: str, scale: str, conf: Path) -> Claim:
         raise ConfigError("scale", scale, f"the claim {name} has no such scale", f"it has {', '.join(described)}")
     found = _loaded(name, conf)
     try:
-        plain: Any = OmegaConf.to_container(OmegaConf.merge(found, found.pop("scales")[scale]), resolve=True)
+        plain: Any = OmegaConf.to_container(OmegaConf.merge(found, found.pop("scales")[scale] or {}), resolve=True)
         plain.pop("values", None)  # what the words refer to as ${values.<name>}
         return read_claim(name, scale, {str(key): value for key, value in plain.items()})
     except ConfigError as error:

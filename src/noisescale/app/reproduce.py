@@ -93,7 +93,7 @@ def read_options(words: Sequence[str], conf: Path) -> Options:
     names = [name for name in names_of_claims(conf) if typed["claim"] != "all" or typed["scale"] in scales_of(name, conf)]
     claims = names if typed["claim"] == "all" else typed["claim"].split(",")
     for claim in claims:
-        check_choice("claim", claim, [*names, "all"])
+        check_choice("claim", claim, names if len(claims) > 1 else [*names, "all"])
     n_jobs = _whole(typed["n_jobs"]) if typed["n_jobs"] else 1 if typed["scale"] == "gpu" else _cores()
     check_count("n_jobs", n_jobs, unit="processes")
     check_count("first_seed", first_seed := _whole(typed["first_seed"]), at_least=0)
@@ -122,9 +122,20 @@ def reproduce(options: Options, conf: Path) -> int:
             say(line)
             status = INCOMPLETE
         print(f"{claim.name} ({claim.scale}): {result.verdict.word}: {result.verdict.why}", flush=True)
-        write_overview(pages, names_of_claims(conf), title)
-    print(os.path.relpath(write_overview(pages, names_of_claims(conf), title)))
+        write_overview(pages, _fingerprints(options.scale, conf), title)
+    print(os.path.relpath(write_overview(pages, _fingerprints(options.scale, conf), title)))
     return status
+
+
+def _fingerprints(scale: str, conf: Path) -> dict[str, str]:
+    """Every claim, with a checksum of what it says now; without one if it cannot be read, or not at this scale."""
+    found = {}
+    for name in names_of_claims(conf):
+        try:
+            found[name] = claim_at(name, scale, conf).fingerprint
+        except ConfigError:
+            found[name] = ""
+    return found
 
 
 def _one_run(conf: Path) -> TaskFunction:

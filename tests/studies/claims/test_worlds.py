@@ -72,12 +72,15 @@ def broken(check: Check, base: dict[str, float]) -> dict[str, float]:
     """
     first, *others = check.arms
     if check.effect == "optimum_slope":
-        families = list(check.curve.values())
-        rising = [{arm: 1 + 0.1 * math.log(at) for arm, at in points.items()} for points in families]
-        falling = [{arm: 1 - 0.01 * math.log(at) for arm, at in points.items()} for points in families]
-        return (
-            {**falling[0], **rising[-1]} if check.below is not None else {**rising[0], **falling[-1]}
-        )  # a very high exponent, or a low one
+        families = [check.curve[x] for x in check.curve]
+        grids = [sorted(points.values()) for points in families]
+        places = [
+            grid[1 if family == 0 else -2] if check.below is not None else math.sqrt(grid[0] * grid[-1])
+            for family, grid in enumerate(grids)
+        ]
+        return {  # a very high exponent, or 0
+            arm: 1 - 0.01 * math.log(at / place) ** 2 for points, place in zip(families, places, strict=True) for arm, at in points.items()
+        }
     if check.effect in ("ratio", "slope"):
         low, high = check.outside or (check.low, check.high)
         wrong = (

@@ -86,6 +86,8 @@ class Check:
         wanted = {"difference": 2, "unpaired": 2, "ratio": 2, "mean": 1}.get(self.effect)
         if wanted is not None and len(self.arms) != wanted:
             raise ConfigError(self.effect, list(self.arms), f"must name {wanted} arm{'s' if wanted > 1 else ''}")
+        if wanted == 2 and self.arms[0] == self.arms[1]:
+            raise ConfigError(self.effect, list(self.arms), "must name two different arms")
         if wanted is None and len(self.curve) < 2:
             raise ConfigError(self.effect, dict(self.curve), "must name at least two points")
 
@@ -120,6 +122,8 @@ class Check:
         if self.effect in ("ratio", "slope") and min(map(min, numbers)) <= 0:
             return Outcome("open", why=f"{self.metric} is not positive everywhere, so it has no logarithm")
         effect = EFFECTS[self.effect](self, numbers)
+        if math.isnan(effect.value):
+            return Outcome("open", why=f"the best {self.metric} is at an end of a grid for some seed, so that its peak is not known")
         return self._of(effect, checks)
 
     def _of(self, effect: Effect, checks: int) -> Outcome:

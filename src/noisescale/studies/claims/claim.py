@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from typing import Any
 
@@ -87,9 +88,13 @@ class Claim:
             check_choice(f"checks.{name}: metric", check.metric, self.metrics)
             for arm in check.arms:
                 check_choice(f"checks.{name}: arm", arm, self.arms)
-        equal = [check.name for check in self.checks.values() if check.is_equality and not check.control]
-        if equal and not any(check.control for check in self.checks.values()):
-            raise ConfigError(f"checks.{equal[0]}", "inside", "says that arms are equal, but no check with control: true must differ")
+        for check in self.checks.values():
+            seen = any(each.control and each.inside is None and each.metric == check.metric for each in self.checks.values())
+            if check.is_equality and not check.control and not seen:
+                problem = (
+                    f"says that arms have equal {check.metric}, but no check with control: true says that another arm must differ in it"
+                )
+                raise ConfigError(f"checks.{check.name}", "inside", problem)
         if all(check.control for check in self.checks.values()):
             raise ConfigError("checks", list(self.checks), "must have at least one that is not a control")
         if any(arm.grid for arm in self.arms.values()) and self.tuning is None:
@@ -107,6 +112,11 @@ class Claim:
     def seeds_in_words(self) -> str:
         """`5 seeds`, or `5 seeds from 100`."""
         return f"{self.seeds} seeds" + (f" from {self.first_seed}" if self.first_seed else "")
+
+    @property
+    def fingerprint(self) -> str:
+        """A checksum of all that decides its runs and its verdict: another one means that a verdict is of another claim."""
+        return hashlib.sha256(repr(replace(self, first_seed=0, runtime="", notes="", curves=())).encode()).hexdigest()[:12]
 
 
 def read_claim(name: str, scale: str, description: Mapping[str, Any]) -> Claim:
@@ -186,6 +196,11 @@ def _check(name: str, found: Any) -> Check:
         arms = [str(arm) for points in curve.values() for arm in points]
     else:
         arms = [str(arm) for arm in curve] or ([compared] if isinstance(compared, str) else [str(arm) for arm in compared])
+    for name_of_region in ("inside", "outside"):
+        if not isinstance(found.get(name_of_region, []), (list, tuple, type(None))):
+            raise ConfigError(f"{key}.{name_of_region}", found[name_of_region], "must be [low, high]")
+    if not isinstance(found.get("control", False), bool):
+        raise ConfigError(f"{key}.control", found["control"], "must be true or false")
     regions: dict[str, Any] = {name: tuple(found[name]) for name in ("inside", "outside") if found.get(name) is not None}
     bounds = {name: found[name] for name in ("above", "below") if found.get(name) is not None}
     try:

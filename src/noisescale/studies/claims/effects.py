@@ -118,7 +118,7 @@ def slope(x: Sequence[float], y: Sequence[Sequence[float]]) -> Effect:
 def optimum(values: Mapping[float, float]) -> float:
     """Where a curve over a positive number has its peak: that of the parabola, over log x, through its largest value and the two beside it.
 
-    At an end of the grid it is that end, because the peak may lie beyond.
+    It is nan if the largest value is at an end of the grid, because the peak may lie beyond.
 
     Args:
         values: x -> y, at least one.
@@ -126,7 +126,7 @@ def optimum(values: Mapping[float, float]) -> float:
     xs = sorted(values)
     best = max(range(len(xs)), key=lambda index: values[xs[index]])
     if best in (0, len(xs) - 1):
-        return xs[best]
+        return math.nan
     around = xs[best - 1 : best + 2]
     a, b, _ = np.polyfit(np.log(around) - math.log(xs[best]), [values[x] for x in around], 2)
     return xs[best] if a >= 0 else float(xs[best] * math.exp(-b / (2 * a)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,12 @@ def page_of(result: Result) -> str:
     return "\n\n".join(_sections(result)) + "\n"
 
 
-def write_overview(folder: Path, names: Sequence[str], title: str) -> Path:
+def write_overview(folder: Path, names: Mapping[str, str], title: str) -> Path:
     """Write overview.md, the same as overview.html, and overview.png from the verdicts in the folders of the claims; returns the page.
 
     Args:
         folder: that of one scale, and of one first seed.
-        names: all claims, also those that have not been run.
+        names: all claims, also those that have not been run, each with the fingerprint that it has now.
         title: its heading.
     """
     found = {name: _read(folder / name / "verdict.json") for name in names}
@@ -51,7 +51,8 @@ def write_overview(folder: Path, names: Sequence[str], title: str) -> Path:
             continue
         states = [check["status"] for check in each["checks"].values()]
         counts = ", ".join(str(states.count(state)) for state in ("holds", "open", "fails"))
-        verdict = f"**{each['verdict']}**: {_cell(each['why'])}"
+        changed = "" if each.get("fingerprint") == names[name] else "; the claim has changed since: run it again"
+        verdict = f"**{each['verdict']}**: {_cell(each['why'])}{changed}"
         sentence = f"[{name}]({name}/claim.md): {_cell(each['sentence'])}"
         lines.append(f"| {sentence} | {verdict} | {counts} | {each['seeds']} | {each['seconds']:.0f} |")
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,10 +88,15 @@ def _sections(result: Result) -> Iterator[str]:
     if claim.words:
         seeds = f"seeds {claim.verdict_seeds[0]} to {claim.verdict_seeds[-1]}, the same in every arm"
         yield f"All arms: `{' '.join(claim.words)}`; {seeds}, so that arms begin with the same weights and see the same order."
+    if result.tried:
+        yield "\n".join(_candidates(result))
     if ends := result.at_ends_of_grids():
         yield f"At an end of its grid, so that a better value may lie beyond it: {', '.join(f'`{each}`' for each in ends)}."
     if claim.notes:
         yield claim.notes
+    commits = sorted({str(run.commit) for each in result.runs.values() for run in each if run is not None and run.commit})
+    if commits:
+        yield f"Runs of commit {', '.join(commits)}."
     again = f" first_seed={claim.first_seed}" if claim.first_seed else ""
     yield f"```bash\npython reproduce.py claim={claim.name} scale={claim.scale}{again}\n```"
     yield f"Runtime: {claim.runtime}."
@@ -148,6 +154,16 @@ def _arms(result: Result) -> Iterator[str]:
         yield "| " + " | ".join(map(_cell, cells)) + " |"
 
 
+def _candidates(result: Result) -> Iterator[str]:
+    assert result.claim.tuning is not None
+    key, best = result.claim.tuning
+    yield f"| arm | candidate | {key}, the {best}imum is chosen |"
+    yield "| --- | --- | --- |"
+    for arm, candidates in result.tried.items():
+        for words, value in candidates.items():
+            yield f"| {arm} | `{_cell(words)}` | {'' if value is None else f'{value:.4g}'} |"
+
+
 def _mean(values: Sequence[float | None]) -> str:
     found = [value for value in values if value is not None]
     if not found:
@@ -163,6 +179,8 @@ def _numbers(outcome: Outcome) -> tuple[str, str]:
 
 
 def _p(outcome: Outcome) -> str:
+    if outcome.effect is not None and outcome.effect.error == 0.0 and outcome.effect.n > 1:
+        return "exact"  # all seeds agree, so that there is nothing to test
     return "" if math.isnan(outcome.p) else f"{outcome.p:.2g}"
 
 
@@ -188,6 +206,8 @@ def _as_json(result: Result) -> dict[str, Any]:
         "runs": len(runs),
         "seconds": sum(float(run.results.get("seconds") or 0) for run in runs),
         "commits": sorted({str(run.commit) for run in runs if run.commit}),
+        "fingerprint": claim.fingerprint,
+        "tried": result.tried,
         "at_ends_of_grids": result.at_ends_of_grids(),
         "chosen": {arm: list(words) for arm, words in result.chosen.items() if words},
         "checks": {

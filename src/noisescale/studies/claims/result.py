@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from noisescale.studies.claims.checks import Values
 from noisescale.studies.claims.claim import Claim
@@ -24,6 +24,7 @@ class Result:
         verdict: what came out.
         chosen: arm -> the words that its grid has added.
         failed: a line for each run without an end, whose value is missing.
+        tried: arm -> the words of each candidate of its grid -> the mean of the metric that they are compared by; None without one.
     """
 
     claim: Claim
@@ -32,6 +33,7 @@ class Result:
     verdict: Verdict
     chosen: Mapping[str, Sequence[str]]
     failed: tuple[str, ...] = ()
+    tried: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
 
     def at_ends_of_grids(self) -> list[str]:
         """The choices that are the first or the last value of their grid, beyond which a better one may lie: `tuned: optimizer.lr=0.4`."""

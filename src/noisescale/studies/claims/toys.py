@@ -17,8 +17,8 @@ from noisescale.schedules import Constant, Cyclic, Schedule
 
 __all__ = ["FUNCTIONS", "ill_conditioned", "noisy_quadratic", "two_wells"]
 
-RATES = tuple(10 ** (exponent / 4) for exponent in range(-20, 13))
-"""The rates among which `ill_conditioned` looks for the best of each optimizer: 1e-5 to 1e3, four to a decade."""
+RATES = tuple(10 ** (exponent / 4) for exponent in range(-20, 21))
+"""The rates among which `ill_conditioned` looks for the best of each optimizer: 1e-5 to 1e5, four to a decade."""
 
 
 def noisy_quadratic(seed: int, *, lr: float, batch_size: float, curvature: float = 1.0, noise_variance: float = 1.0) -> dict[str, float]:

@@ -29,19 +29,20 @@ class Verdict:
 
 
 def judge(claim: Claim, values: Values) -> Verdict:
-    """Supported: every check holds. Not supported: a check that is no control fails. Otherwise inconclusive, also if a control is missing.
+    """Inconclusive if a control does not come out as it must, whatever the checks say. Otherwise supported if every check holds, not
+    supported if one fails, and inconclusive if one is open.
 
     The level of all checks together is ALPHA either way: that all must hold to support needs no correction (an intersection-union test),
     and each of k checks refutes at ALPHA / k.
     """
     own = [check for check in claim.checks.values() if not check.control]
     outcomes = {name: check.judge(values, 1 if check.control else len(own)) for name, check in claim.checks.items()}
-    failed = [check.name for check in own if outcomes[check.name].status == "fails"]
-    if failed:
-        return Verdict(NOT_SUPPORTED, f"refuted by {', '.join(failed)}", outcomes)
     blind = [check.name for check in claim.checks.values() if check.control and outcomes[check.name].status != "holds"]
     if blind:
         return Verdict(INCONCLUSIVE, f"the control {', '.join(blind)} did not come out as it must", outcomes)
+    failed = [check.name for check in own if outcomes[check.name].status == "fails"]
+    if failed:
+        return Verdict(NOT_SUPPORTED, f"refuted by {', '.join(failed)}", outcomes)
     undecided = [check.name for check in own if outcomes[check.name].status == "open"]
     if undecided:
         return Verdict(INCONCLUSIVE, f"undecided: {', '.join(undecided)}", outcomes)
