@@ -26,7 +26,6 @@ import math
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -46,86 +45,25 @@ from noisescale.app.own_words import words_for_hydra
 from noisescale.app.reproduce import read_options
 from noisescale.app.studied import start_of_study
 from tests.helpers.front_door import outcome_of, plan, run
-from tests.helpers.pages import PAGES, Command, blocks, commands, commands_of, name, with_own_code
+from tests.helpers.page_commands import (
+    CLAIMS,
+    COMMANDS,
+    CURVATURES,
+    PLANS,
+    PRINTS,
+    REST,
+    SHARED_DATA,
+    SHORT,
+    STUDIES,
+    kind,
+    marked,
+)
+from tests.helpers.pages import Command
 from tests.helpers.processes import python
 from tests.helpers.repository import CONF, REPOSITORY
 from tests.helpers.trainings import ignored
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in (*ignored, "ignore:.*TensorBoard lacks the points of that file")]
-
-SHARED_DATA = REPOSITORY.parent / "shared" / "data"
-"""A folder that may hold data sets. What it lacks is not downloaded, and the slow tests that need it are skipped."""
-
-OTHERS = {
-    ("source", ".venv/bin/activate"),
-    ("pip", "install", "."),
-    ("pip", "install", ".[wandb]"),
-    ("pip", "install", ".[mlflow]"),
-    ("pip", "install", ".[submitit]"),
-    ("tensorboard", "--logdir", "outputs"),
-    ("eval", "$(python train.py -sc install=bash)"),  # its inner command is among COMMANDS
-    (".venv/bin/ruff", "format", "."),
-}
-
-COMMANDS = [*(command for command in commands() if not with_own_code(command)), Command(("python", "train.py", "-sc", "install=bash"))]
-PLANS = [command for command in COMMANDS if command.starts_with("python", "plan.py")]
-ELSEWHERE = {command for page in PAGES if page.name != "options.md" for command in commands_of(page)}
-CLAIMS = [command for command in COMMANDS if command.starts_with("python", "reproduce.py")]
-PRINTS = [command for command in COMMANDS if command.starts_with("python", "train.py") and {"--cfg", "--help", "-sc"} & {*command.words}]
-TRAININGS = [command for command in COMMANDS if command.starts_with("python", "train.py") and command not in PRINTS]
-CURVATURES = [command for command in COMMANDS if command.starts_with("python", "curvature.py")]
-STUDY = ("branches.py", "range_test.py", "recommend.py")
-STUDIES = [command for command in COMMANDS if command.words[0] == "python" and command.words[1] in STUDY]
-MADE = [
-    Command(("python", "train.py", *word.removeprefix("ARGS=").split()))
-    for command in COMMANDS
-    if command.starts_with("make", "train")
-    for word in command.words[2:]
-]
-README = [command for command in commands_of(REPOSITORY / "README.md") if "-m" not in command.words]
-SHORT = [command for command in TRAININGS if command in README or "<run>" in str(command)]
-REST = [command for command in dict.fromkeys([*TRAININGS, *MADE]) if command not in SHORT]
-
-
-def marked(commands: list[Command]) -> list[Any]:
-    """Parameters of a test; commands of experiments that only the options page has are marked as slow."""
-    slow = [command.arguments[0].startswith("experiment=") and command not in ELSEWHERE for command in commands]
-    return [
-        pytest.param(command, id=str(command), marks=pytest.mark.slow if late else ()) for command, late in zip(commands, slow, strict=True)
-    ]
-
-
-# -- every line is known -------------------------------------------------------------------------------------------------------
-
-
-def kind(command: Command) -> str:
-    """The kind of test below that checks the command; empty if there is none."""
-    if any(command in known for known in (PLANS, TRAININGS, PRINTS, CURVATURES, STUDIES, CLAIMS)):
-        return "front door"
-    if command.words[0] == "make":
-        return "make"
-    if command.starts_with("python", "-m") or (command.words[0] == "python" and command.words[1].startswith(("docs/", "report.py"))):
-        return "script"
-    return "other" if command.words in OTHERS else ""
-
-
-def test_every_command_is_of_a_kind_that_is_checked() -> None:
-    assert len(PLANS) > 5
-    assert len(SHORT) > 3
-    assert len(REST) > 40
-    assert [str(command) for command in COMMANDS if not kind(command)] == []
-    assert {command.words for command in COMMANDS if kind(command) == "other"} == OTHERS
-
-
-@pytest.mark.parametrize("page", PAGES, ids=name)
-def test_a_block_says_what_it_is(page: Path) -> None:
-    """A command in a block without a language, or with another language, would not be tested."""
-    for language, content in blocks(page):
-        assert language in ("bash", "console", "python", "text", "yaml"), content
-        assert language in ("bash", "console") or not re.search(r"^\W*(python|make) ", content, flags=re.MULTILINE), content
-        if language == "bash":  # a comment must not exceed the width of a page; a long command has its comment above it
-            assert [line for line in content.splitlines() if "#" in line and len(line) > 105] == []
-    assert not re.search(r"^    .*(python \w+\.py|make \w)", page.read_text(), flags=re.MULTILINE)
 
 
 # -- made concrete -------------------------------------------------------------------------------------------------------------
