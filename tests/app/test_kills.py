@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.helpers import kills
+from tests.helpers import left_behind
 from tests.helpers.deaths import Death, arm
 from tests.helpers.processes import python
 
@@ -77,9 +77,9 @@ def test_differences_are_seen(tmp_path: Path) -> None:
         return folder
 
     first, same, other = run("first", 1.0), run("same", 1.0), run("other", 2.0)
-    assert not any(kills.compare(first, same).values())
-    assert all(kills.compare(first, other).values())
+    assert not any(left_behind.compare(first, same).values())
+    assert all(left_behind.compare(first, other).values())
     for path in [*other.iterdir(), *(other / "checkpoints").iterdir()]:
         if path.is_file():
             path.unlink()
-    assert all(kills.compare(first, other).values())
+    assert all(left_behind.compare(first, other).values())

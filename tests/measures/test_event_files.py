@@ -9,7 +9,7 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from noisescale.measures.event_files import EventFiles
-from tests.helpers.kills import scalars
+from tests.helpers.left_behind import scalars
 
 
 def write(writer: Any, start: int, end: int) -> None:

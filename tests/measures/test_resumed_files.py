@@ -15,7 +15,7 @@ from noisescale import schedules
 from noisescale.callbacks import BatchSizeScheduler, EpochRecorder, NoiseScaleMonitor
 from noisescale.files import read_rows
 from noisescale.plans import strategies as batching
-from tests.helpers.kills import scalars
+from tests.helpers.left_behind import scalars
 from tests.helpers.regression import Validated, network
 from tests.helpers.trainings import Stop, fit, ignored
 
