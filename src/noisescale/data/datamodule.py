@@ -257,8 +257,9 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         if dataset is None:
             raise RuntimeError(f"{type(self).__name__}: call setup() before asking for a loader")
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
-        devices = 1 if self.trainer is None else self.trainer.num_devices
-        num_workers = workers_for(dataset, devices) if self.num_workers is None else self.num_workers
+        num_workers = self.num_workers
+        if num_workers is None:
+            num_workers = workers_for(dataset, 1 if self.trainer is None else self.trainer.num_devices)
         moved = self._resident and num_workers == 0 and device.type != "cpu"
         return image_loader(
             self._copies.dataset(name, dataset, device) if moved else dataset,
