@@ -10,9 +10,10 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 
+from benchmarks.contenders import LR, InMemory, random_images
 from benchmarks.gradient_noise import EVERY
 from benchmarks.measure import Comparison, Wanted
-from benchmarks.steps import LR, SETTINGS, InMemory, Run, fit, random_images, unseen, watching
+from benchmarks.steps import SETTINGS, Run, fit, unseen, watching
 from noisescale.callbacks import BatchSizeScheduler, GradientNoiseScale, Sharpness
 from noisescale.execution.lean import NoProfiler
 from noisescale.models import Classifier

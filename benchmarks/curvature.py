@@ -9,8 +9,8 @@ from functools import partial
 import torch
 from torch.nn import functional as F
 
+from benchmarks.contenders import random_images
 from benchmarks.measure import Comparison, Wanted
-from benchmarks.steps import random_images
 from noisescale.measures.curvature import batch_sharpness, keskar_phi, largest_eigenvalue, random_directions
 from noisescale.measures.loss_surface import LossSurface
 from noisescale.models import MLP

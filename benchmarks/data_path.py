@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.contenders import InMemory, random_images
 from benchmarks.measure import Comparison, Wanted
-from benchmarks.steps import InMemory, random_images
 from noisescale.data import crop_flip, crop_flip_table, normalize
 
 __all__ = ["OURS", "WORKERS", "OneByOne", "Ours", "Pictures", "comparisons", "pil_transform"]

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
+from benchmarks.contenders import LR, InMemory, random_images
 from benchmarks.measure import ROOT, Comparison, Wanted
-from benchmarks.steps import LR, SETTINGS, SHOWN_AND_SAVED, InMemory, Run, fit, random_images, unseen, watching
+from benchmarks.steps import SETTINGS, SHOWN_AND_SAVED, Run, fit, unseen, watching
 from noisescale.callbacks import BatchSizeScheduler, GradientNoiseScale
 from noisescale.execution.lean import NoProfiler
 from noisescale.models import Classifier

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks import data_path, steps
+from benchmarks.contenders import LoggedTheUsualWay, random_images
 from benchmarks.measure import Comparison, Wanted
 
 __all__ = ["comparisons"]
@@ -20,7 +21,7 @@ COLLATED, PIL, PIL_WORKERS = "by hand, DataLoader(TensorDataset)", "as templates
 V2, V2_WORKERS = "torchvision v2 on tensors", "torchvision v2 on tensors, 2 workers"
 
 
-class AsTemplatesHaveIt(steps.LoggedTheUsualWay):
+class AsTemplatesHaveIt(LoggedTheUsualWay):
     """The images are normalised by the data set, one by one."""
 
     def logits(self, images: Tensor) -> Tensor:
@@ -32,7 +33,7 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
     """The first two settings of `steps`, then the data path."""
     for setting in steps.SETTINGS[:2]:
         yield _steps(setting, 8 if quick else setting.steps // 2)
-    images, labels = steps.random_images(1000 if quick else 10_000, (3, 32, 32))
+    images, labels = random_images(1000 if quick else 10_000, (3, 32, 32))
     pictures = partial(data_path.Pictures, images, labels)
     contenders: dict[str, Callable[[], float]] = {
         data_path.OURS: data_path.Ours(images, labels),
@@ -48,7 +49,7 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
 def _steps(setting: steps.Setting, per_epoch: int) -> Comparison:
     from torchvision import transforms as T
 
-    images, labels = steps.random_images(per_epoch * setting.batch, (1, 28, 28))
+    images, labels = random_images(per_epoch * setting.batch, (1, 28, 28))
     run = steps.Run.of(setting, images, labels, per_epoch)
     transform = T.Compose([T.ToTensor(), T.Normalize(run.mean, run.std)])
 

@@ -7,7 +7,6 @@ everything that happens between two steps and between two epochs; start-up is no
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
 import time
@@ -25,9 +24,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
-from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
 
+from benchmarks.contenders import CLASSES, LR, InMemory, LoggedTheUsualWay, Plain, cosine, random_images
 from benchmarks.measure import Comparison, Wanted
 from noisescale.callbacks import (
     BatchSizeScheduler,
@@ -40,18 +38,15 @@ from noisescale.callbacks import (
     StopOnSignal,
     TimedProgressBar,
 )
-from noisescale.data import ImageDataModule
-from noisescale.data.images import Examples, ImageDataset, Split, as_is, channel_statistics, normalize
+from noisescale.data.images import ImageDataset, as_is, channel_statistics, normalize
 from noisescale.execution.lean import NoProfiler
 from noisescale.models import CNN, MLP, Classifier
 from noisescale.plans.strategies import Fixed
 from noisescale.schedules import Cosine
 
-__all__ = ["SETTINGS", "Clock", "InMemory", "LoggedTheUsualWay", "Plain", "Run", "Setting", "comparisons", "fit", "random_images"]
+__all__ = ["SETTINGS", "Clock", "Run", "Setting", "comparisons", "fit", "unseen", "watching"]
 
-CLASSES = 10
 TIMED_EPOCHS = 2
-LR = 0.01
 
 # With a progress bar and a checkpoint per epoch, which are Trainer's defaults.
 SHOWN_AND_SAVED = {"enable_progress_bar": True, "enable_checkpointing": True}
@@ -264,78 +259,3 @@ class Clock(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.ends.append(time.perf_counter())
-
-
-class Plain(pl.LightningModule):
-    """A loss and an optimizer; nothing is logged."""
-
-    def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float], steps: int) -> None:
-        super().__init__()
-        self.net, self.steps, self.done = net, steps, 0
-        self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
-        self.sgd = torch.optim.SGD(self.net.parameters(), lr=LR, momentum=0.9)
-
-    def configure_optimizers(self) -> Any:
-        return self.sgd
-
-    def logits(self, images: Tensor) -> Tensor:
-        """The logits of uint8 images."""
-        logits: Tensor = self.net(normalize(images, self.mean, self.std, torch.float32))
-        return logits
-
-    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
-        self.sgd.param_groups[0]["lr"] = LR * cosine(self.done, self.steps)
-        self.done += 1
-        return F.cross_entropy(self.logits(batch[0]), batch[1])
-
-
-class LoggedTheUsualWay(Plain):
-    """Logs loss and accuracy with metric objects, at every step and every epoch, as the manuals and the popular templates do."""
-
-    def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float], steps: int) -> None:
-        super().__init__(net, mean, std, steps)
-        self.accuracy, self.mean_loss = MulticlassAccuracy(CLASSES, average="micro"), MeanMetric()
-
-    def configure_optimizers(self) -> Any:
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.sgd, self.steps)
-        return {"optimizer": self.sgd, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
-        logits = self.logits(batch[0])
-        loss = F.cross_entropy(logits, batch[1])
-        self.accuracy(logits, batch[1])
-        self.mean_loss(loss)
-        self.log("train/loss", self.mean_loss, on_step=True, on_epoch=True, prog_bar=True)
-        self.log("train/acc", self.accuracy, on_step=True, on_epoch=True, prog_bar=True)
-        return loss
-
-
-class InMemory(ImageDataModule):
-    """Our datamodule with given images instead of a data set."""
-
-    def __init__(self, images: Tensor, labels: Tensor, batch: int, augment: str = "none") -> None:
-        choices: dict[str, Any] = {"subset_size": None, "val_fraction": 0.0, "eval_batch_size": 1000, "seed": 0}
-        super().__init__(**choices, augment=augment, num_workers=0, in_memory="auto", memory_limit_gb=4, batch_size=batch)
-        self._images, self._labels = images, labels
-
-    def train_examples(self) -> int:
-        return len(self._labels)
-
-    def read(self, split: Split, select: Callable[[Tensor], Tensor]) -> Examples:
-        names = tuple(map(str, range(CLASSES)))
-        if split == "test":
-            return Examples(self._images[:1], self._labels[:1], names)
-        rows = select(self._labels)
-        return Examples(self._images[rows], self._labels[rows], names)
-
-
-def random_images(n: int, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-    """n random images, uint8, and their labels; the same each time."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (n, *shape), dtype=torch.uint8, generator=generator)
-    return images, torch.randint(0, CLASSES, (n,), generator=generator)
-
-
-def cosine(step: int, steps: int) -> float:
-    """The factor of the learning rate at `step` of `steps`."""
-    return (1 + math.cos(math.pi * step / steps)) / 2

@@ -23,6 +23,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks import steps
+from benchmarks.contenders import CLASSES, LR, InMemory, cosine, random_images
 from benchmarks.measure import Comparison, Wanted
 from noisescale.callbacks import BatchSizeScheduler
 from noisescale.data.images import channel_statistics, normalize
@@ -113,8 +114,8 @@ class Trained:
 
     def __init__(self, setting: Setting, device: torch.device, batch: int, updates: int, limit: int | None = None) -> None:
         self.device, self.batch, self.updates, self.limit = device, batch, updates, limit
-        self.images, self.labels = steps.random_images(updates * batch, (3, 32, 32))
-        described = {"input_shape": (3, 32, 32), "num_outputs": steps.CLASSES, "ghost_batch_size": None}
+        self.images, self.labels = random_images(updates * batch, (3, 32, 32))
+        described = {"input_shape": (3, 32, 32), "num_outputs": CLASSES, "ghost_batch_size": None}
         net = pkgutil.resolve_name(setting.architecture)(**described, **setting.options)
         self.net: nn.Module = compute_as(net, channels_last=True, compile=False)
         self.compiled = False
@@ -130,11 +131,11 @@ class Trained:
         net = self.net.to(self.device).train()
         images, labels = self.images.to(self.device), self.labels.to(self.device)
         mean, std = (torch.tensor(values, device=self.device).view(-1, 1, 1) for values in channel_statistics(self.images))
-        optimizer = torch.optim.SGD(net.parameters(), lr=steps.LR, momentum=0.9)
+        optimizer = torch.optim.SGD(net.parameters(), lr=LR, momentum=0.9)
         step, ends = 0, []
         for epoch in range(EPOCHS):
             for rows in torch.randperm(len(labels), device=self.device).split(self.batch):
-                optimizer.param_groups[0]["lr"] = steps.LR * steps.cosine(step, EPOCHS * self.updates)
+                optimizer.param_groups[0]["lr"] = LR * cosine(step, EPOCHS * self.updates)
                 optimizer.zero_grad()
                 with torch.autocast(self.device.type, torch.bfloat16):
                     x = normalize(images.index_select(0, rows), mean, std, torch.float32)
@@ -162,9 +163,9 @@ class Trained:
 
     def _fit(self, callbacks: Sequence[pl.Callback], **options: Any) -> float:
         self._compile(True)  # as model.compile=true does
-        data = steps.InMemory(self.images, self.labels, self.batch)
+        data = InMemory(self.images, self.labels, self.batch)
         data.setup()
-        module = Classifier(self.net, lambda net: torch.optim.SGD(net.parameters(), lr=steps.LR, momentum=0.9))
+        module = Classifier(self.net, lambda net: torch.optim.SGD(net.parameters(), lr=LR, momentum=0.9))
         planned = BatchSizeScheduler(Fixed(size=self.batch), Cosine(), max_micro_batch_size=self.limit)
         where: dict[str, Any] = {"accelerator": "cpu" if self.device.type == "cpu" else "gpu", "devices": 1, "precision": "bf16-mixed"}
         everything = [planned, *callbacks, _Waiting()]
