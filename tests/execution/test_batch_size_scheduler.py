@@ -3,45 +3,27 @@
 from __future__ import annotations
 
 import random
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import (
-    BatchSizeFinder,
-    GradientAccumulationScheduler,
-    LearningRateFinder,
-    StochasticWeightAveraging,
-)
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import Dataset
 
 from noisescale import schedules
 from noisescale.callbacks import BatchSizeScheduler
 from noisescale.errors import ConfigError
-from noisescale.execution.loader import PlannedLoader
 from noisescale.execution.random_generators import seed_random_generators
 from noisescale.plans import strategies as batching
-from noisescale.plans.plan import Plan
-from tests.helpers.regression import N, Plain, Regression, network
+from tests.helpers.regression import STRATEGIES, N, Plain, Regression, network
 from tests.helpers.rounding import GRADIENT_ROUNDINGS, assert_equal_to_rounding
-from tests.helpers.trainings import GradientErrors, Rates, fit, ignored, scheduler_of, weights
+from tests.helpers.trainings import GradientErrors, Rates, fit, ignored, weights
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored]
 
-STRATEGIES = {
-    "small": batching.Fixed(size=8),
-    "odd micro-batches": batching.Fixed(size=29),
-    "full": batching.Full(),
-    "growing": batching.MultiStep(size=5, milestones=[0.5, 1.7], factor=3),
-    "ramp": batching.Linear(size=3, max_size=40, epochs=2),
-    "ramp down": batching.Linear(size=50, max_size=2, epochs=2),
-    "scaled": batching.Fixed(size=32, lr_rule="sqrt", reference_size=8),
-}
 UPDATES = 100
 """More than a run of three epochs has; each takes a sum over at most N examples."""
 LAST = ("partial", "carry", "drop", "spread")
@@ -257,123 +239,6 @@ def test_fast_dev_run_takes_one_update() -> None:
     assert fit(Plain(network()), BatchSizeScheduler(batching.Fixed(size=10), max_micro_batch_size=3), fast_dev_run=True).global_step == 1
 
 
-class Manual(Plain):
-    def __init__(self) -> None:
-        super().__init__(network())
-        self.automatic_optimization = False
-
-
-class WithLoader(Plain):
-    batch_size = 7
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(Regression(), batch_size=self.batch_size)
-
-
-class Stream(IterableDataset[Tensor]):
-    def __iter__(self) -> Any:
-        return iter(torch.zeros(4, 5))
-
-
-def loader(dataset: Dataset[Any] | None = None, **options: Any) -> DataLoader[Any]:
-    return DataLoader(dataset or Regression(), **options)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"module": Manual()}, "automatic_optimization=False: a plan needs automatic optimization"),
-        ({"callbacks": [GradientAccumulationScheduler({0: 2})]}, "callbacks=GradientAccumulationScheduler: "),
-        ({"module": WithLoader(network()), "callbacks": [BatchSizeFinder()]}, "callbacks=BatchSizeFinder: "),
-        ({"callbacks": [LearningRateFinder()]}, "callbacks=LearningRateFinder: "),
-        (
-            {"module": Plain(network(norm=True)), "callbacks": [StochasticWeightAveraging(0.1)]},
-            "steps the optimizer while it updates batch norm",
-        ),
-        ({"callbacks": [StochasticWeightAveraging(0.1)]}, "callbacks=StochasticWeightAveraging: sets the learning rate"),
-        ({"accumulate_grad_batches": 4}, "accumulate_grad_batches=4: is decided by the plan"),
-        ({"overfit_batches": 1}, "overfit_batches=1: "),
-        ({"limit_train_batches": 0.5}, "limit_train_batches=0.5: must be a whole number of updates"),
-        ({"loader": loader(Stream())}, "train_dataloader=Stream: an IterableDataset cannot be cut"),
-        ({"loader": loader(sampler=range(N))}, "train_dataloader=range: has a sampler of its own"),
-        ({"loader": loader(batch_size=None)}, "train_dataloader=batch_size=None: must collate"),
-        ({"loader": [loader(), loader()]}, "train_dataloader=list: must be one torch DataLoader"),
-        ({"size": N + 1}, f"size={N + 1}: must be at most N = {N}"),
-    ],
-)
-def test_what_cannot_be_combined_with_a_plan_is_refused_in_one_line(arguments: dict[str, Any], words: str) -> None:
-    module = arguments.pop("module", None) or Plain(network())
-    callbacks = arguments.pop("callbacks", [])
-    scheduler = BatchSizeScheduler(batching.Fixed(size=arguments.pop("size", 10)), schedules.Constant())
-    with pytest.raises(ConfigError) as caught:
-        fit(module, scheduler, *callbacks, **arguments)
-    assert words in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_deepspeed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lightning's strategy declares that it accumulates gradients itself; DeepSpeed need not be installed for this test."""
-    from pytorch_lightning.strategies import DeepSpeedStrategy, SingleDeviceStrategy
-
-    assert DeepSpeedStrategy.handles_gradient_accumulation.fget(None)  # type: ignore[attr-defined]
-    monkeypatch.setattr(SingleDeviceStrategy, "handles_gradient_accumulation", True)
-    with pytest.raises(ConfigError, match="strategy=SingleDeviceStrategy: accumulates gradients by itself"):
-        fit(Plain(network()), BatchSizeScheduler(batching.Fixed(size=10)))
-
-
-def test_the_guards_notice_who_changes_the_window() -> None:
-    class Meddler(pl.Callback):
-        def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
-            trainer.accumulate_grad_batches = 2
-
-    with pytest.raises(RuntimeError, match="another callback or the module changes accumulate_grad_batches"):
-        fit(Plain(network()), BatchSizeScheduler(batching.Fixed(size=9), max_micro_batch_size=3), Meddler())
-
-
-def test_a_trainer_is_as_before_after_a_fit_and_can_fit_again() -> None:
-    scheduler = BatchSizeScheduler(batching.Fixed(size=10))
-    module = Plain(network())
-    data = loader(batch_size=50, shuffle=True)
-    trainer = fit(module, scheduler, loader=data, max_epochs=1)
-    assert getattr(trainer, "reload_dataloaders_every_n_epochs", None) == 0
-    assert trainer.fit_loop._data_source.instance is data
-    trainer.fit_loop.max_epochs = 2
-    trainer.fit(module, data)
-    assert scheduler_of(trainer).plan.epochs == 2
-
-
-def test_a_second_fit_goes_on_where_the_first_stopped() -> None:
-    rates, whole = Rates(), Rates()
-    scheduler = BatchSizeScheduler(STRATEGIES["ramp"], schedules.Cosine(T_max=4), max_micro_batch_size=4)
-    module = Plain(network(dropout=0.2))
-    data = loader(shuffle=True)
-    trainer = fit(module, scheduler, rates, loader=data, max_epochs=2)
-    trainer.fit_loop.max_epochs = 4
-    trainer.fit(module, data)
-    alone = Plain(network(dropout=0.2))
-    fit(alone, BatchSizeScheduler(STRATEGIES["ramp"], schedules.Cosine(T_max=4), max_micro_batch_size=4), whole, max_epochs=4)
-    assert rates.rates == whole.rates
-    assert module.seen == alone.seen  # the weights do differ, because Lightning makes a new optimizer, whose momentum starts at 0
-
-
-@pytest.mark.filterwarnings("ignore:.*training_step. returned .None.")
-@pytest.mark.parametrize("skipped", [0, 1, 2])
-def test_a_micro_batch_without_a_loss_is_an_error_not_a_wrong_gradient(skipped: int) -> None:
-    class Skips(Plain):
-        def training_step(self, batch: Any, batch_idx: int) -> Any:
-            loss = super().training_step(batch, batch_idx)
-            return None if len(self.seen) == 4 + skipped else loss
-
-    with pytest.raises(RuntimeError, match=f"update 1, micro-batch {skipped}: 0 backward passes instead of one"):
-        fit(Skips(network()), BatchSizeScheduler(batching.Fixed(size=10), max_micro_batch_size=4))
-
-
-def test_an_optimizer_that_calls_its_closure_again_is_an_error() -> None:
-    module = Plain(network(), lambda parameters: torch.optim.LBFGS(parameters, max_iter=3))
-    with pytest.raises(RuntimeError, match=r"backward passes instead of one; .*LBFGS"):
-        fit(module, BatchSizeScheduler(batching.Fixed(size=10), max_micro_batch_size=4))
-
-
 @pytest.mark.parametrize(("size", "limit"), [(48, 24), (80, 24), (96, 40), (64, None)])
 def test_ghost_batches_are_the_same_however_the_update_is_cut(size: int, limit: int | None) -> None:
     from noisescale.models import GhostBatchNorm2d
@@ -395,22 +260,3 @@ def test_ghost_batches_are_the_same_however_the_update_is_cut(size: int, limit: 
         assert images.norm.running_var is not None
         results.append(torch.cat([weights(module), images.norm.running_var]))
     assert_equal_to_rounding(results[0], results[1], UPDATES * N)
-
-
-def test_a_restored_gradient_lies_in_memory_as_its_parameter_does() -> None:
-    """A fused optimizer is silently wrong if the two differ, so a gradient from a checkpoint must not keep the memory order of that run."""
-    net = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
-    saved = {name: torch.randn(p.shape) for name, p in net.named_parameters()}
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    trainer = SimpleNamespace(lr_scheduler_configs=[], optimizers=[optimizer], accumulate_grad_batches=1)
-    scheduler = BatchSizeScheduler(batching.Fixed(size=4), max_micro_batch_size=2)
-    plan = Plan(schedules.Constant(), batching.Fixed(size=4), 8, epochs=1, max_micro_batch_size=2)
-    source = DataLoader(TensorDataset(torch.zeros(8, 1)), shuffle=True)
-    scheduler.loader = PlannedLoader(lambda: source, lambda n: plan, 0, 0, lambda: 0)
-    scheduler._resumed.gradients = dict(saved)
-    scheduler.on_train_start(trainer, net)  # type: ignore[arg-type]
-    for name, parameter in net.named_parameters():
-        assert parameter.grad is not None
-        assert torch.equal(parameter.grad, saved[name])
-        assert parameter.grad.stride() == parameter.stride()
-    assert net.weight.stride() != saved["weight"].stride()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,87 +18,25 @@ from noisescale.models import GhostBatchNorm2d
 from noisescale.plans import Plan
 from noisescale.plans import strategies as batching
 from noisescale.plans.trainer_limits import stretches_of_every_size
-from tests.helpers.cut_checks import DrawsItself, cutting
+from tests.helpers.cut_checks import (
+    AlwaysOfTheBatch,
+    DrawsItself,
+    FewTargets,
+    Loss,
+    contrastive,
+    cutting,
+    summed,
+    under_autocast,
+    untracked,
+    weighted,
+    weighted_with,
+    with_norm,
+)
 from tests.helpers.denominators import PROBLEMS, NextToken
 from tests.helpers.regression import Plain, Regression, network
 from tests.helpers.trainings import fit, ignored
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in ignored[:5]]
-
-
-class Loss(Plain):
-    """The regression, with a loss of its own: (module, x, y) -> loss."""
-
-    def __init__(self, loss: Callable[[Any, Tensor, Tensor], Tensor], **options: Any) -> None:
-        super().__init__(network(**options))
-        self.loss = loss
-
-    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
-        return self.loss(self, batch[0], batch[1])
-
-
-def weighted(module: Any, x: Tensor, y: Tensor) -> Tensor:
-    """A weighted mean: weights from 1 to 3, by the sign of the first input."""
-    w = 2.0 + torch.sign(x[:, :1])
-    errors: Tensor = (module.net(x) - y) ** 2
-    return (w * errors).sum() / (2 * w.sum())
-
-
-def summed(module: Any, x: Tensor, y: Tensor) -> Tensor:
-    return F.mse_loss(module.net(x), y, reduction="sum")
-
-
-def contrastive(module: Any, x: Tensor, y: Tensor) -> Tensor:
-    """Each example against all others of its batch."""
-    return F.cross_entropy(module.net(x) @ y.T, torch.arange(len(x)))
-
-
-def with_norm(norm: nn.Module) -> nn.Sequential:
-    net = network(norm=True)
-    net[1] = norm.to(torch.float64)
-    return net
-
-
-def untracked(affine: bool = True) -> nn.Module:
-    return nn.BatchNorm1d(16, affine=affine, track_running_stats=False)
-
-
-class AlwaysOfTheBatch(nn.BatchNorm1d):
-    def forward(self, x: Tensor) -> Tensor:
-        return F.batch_norm(x, None, None, self.weight, self.bias, training=True)
-
-
-def under_autocast(loss: Callable[[Any, Tensor, Tensor], Tensor]) -> Callable[[Any, Tensor, Tensor], Tensor]:
-    """The same in bfloat16, whose rounding is 0.4 %."""
-
-    def rounded(module: Any, x: Tensor, y: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            return loss(module, x, y)
-
-    return rounded
-
-
-def weighted_with(norm: nn.Module) -> Loss:
-    module = Loss(weighted)
-    module.net = with_norm(norm)
-    return module
-
-
-class FewTargets(Plain):
-    """A mean over targets that every `every`-th example has: in many cuts none has one, and the mean is 0/0."""
-
-    def __init__(self, every: int, norm: bool = False) -> None:
-        super().__init__(network(norm=norm))
-        self.every = every
-
-    def weigh(self, batch: Any) -> Tensor:
-        index: Tensor = batch[2]
-        return (index % self.every == 0).double()
-
-    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
-        w = self.weigh(batch)
-        errors: Tensor = (self.net(batch[0]) - batch[1]).square().sum(1)
-        return (errors * w).sum() / w.sum()
 
 
 ONLY_NORM = r"batch norm sees each micro-batch alone \(gradient [\d.]+ %, loss [\d.]+ %\): use ghost batch norm, or [^;:]* \(measured"

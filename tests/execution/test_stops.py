@@ -4,158 +4,29 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, Timer
-from torch.utils.data import DataLoader
 
-from noisescale import schedules
-from noisescale.callbacks import BatchSizeScheduler, EpochRecorder, NoiseScaleMonitor, StopOnSignal
+from noisescale.callbacks import BatchSizeScheduler, StopOnSignal
 from noisescale.files import read_rows
-from noisescale.plans import strategies as batching
-from noisescale.plans.plan import Plan, Update
 from noisescale.signals import Interrupted
-from tests.helpers.regression import N, Plain, Regression, Validated, network, sgd
-from tests.helpers.trainings import Stop, fit, ignored, quiet_trainer, weights
+from tests.helpers.regression import Plain, network
+from tests.helpers.stopping import HOOKS, STRATEGIES, At, Job, Validations, planned_updates, result, stop, whole
+from tests.helpers.trainings import Stop, fit, ignored, weights
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in (*ignored, "ignore:.*callbacks used to create the checkpoint.*")]
-
-STRATEGIES: dict[str, batching.BatchStrategy] = {
-    "growing": batching.MultiStep(size=11, milestones=[0.7, 1.6], factor=2, last="partial"),
-    "carry": batching.Linear(size=6, max_size=40, epochs=3, last="carry"),
-    "drop": batching.Fixed(size=10, last="drop"),
-    "spread": batching.Fixed(size=10, last="spread"),
-}
-"""The first has 9, 4 and 3 updates in its epochs."""
-
-HOOKS = (
-    *("on_train_epoch_start", "on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward"),
-    *("on_before_optimizer_step", "on_train_batch_end", "on_validation_start", "on_validation_batch_start", "on_validation_batch_end"),
-    *("on_validation_epoch_end", "on_validation_end"),
-)
 
 
 SIGNALLED = (*HOOKS[:4], *HOOKS[5:], "on_train_epoch_end")
 
 
-class At(pl.Callback):
-    """Does something at the `count`-th call of one of its hooks."""
-
-    def __init__(self, hook: str, count: int, action: Callable[[pl.Trainer], None]) -> None:
-        self.hook, self.left, self.action = hook, count, action
-
-    def called(self, hook: str, trainer: pl.Trainer) -> None:
-        self.left -= hook == self.hook
-        if hook == self.hook and self.left == 0:
-            self.action(trainer)
-
-
-for _name in (*HOOKS, "on_train_epoch_end"):
-    setattr(At, _name, lambda self, trainer, *_, hook=_name, **__: self.called(hook, trainer))
-
-
-def stop(trainer: pl.Trainer) -> None:
-    trainer.should_stop = True
-
-
 def fail(trainer: pl.Trainer) -> None:
     raise Stop
-
-
-class Validations(pl.Callback):
-    """Counts what happened, as any stateful callback of a user's might."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[Any, ...]] = []
-
-    def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        self.seen.append(("validation", trainer.global_step, float(trainer.callback_metrics["val/loss"])))
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        self.seen.append(("epoch", trainer.current_epoch, trainer.global_step))
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"seen": self.seen}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.seen = [tuple(each) for each in state_dict["seen"]]
-
-
-class Scheduled(Validated):
-    """A module with a scheduler of its own, stepped after each `interval`; None: none."""
-
-    interval: str | None = None
-
-    def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(self.net.parameters())
-        if self.interval is None:
-            return optimizer
-        if self.interval.startswith("plateau"):
-            plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", patience=0, factor=0.9)
-            how = {"interval": self.interval.removeprefix("plateau of each "), "frequency": 1 + self.interval.endswith("epoch")}
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss", "strict": False, **how}}
-        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 3 if self.interval == "step" else 1, 0.7)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": self.interval}}
-
-
-@dataclass(frozen=True)
-class Job:
-    """A training with everything that a stop can disturb."""
-
-    strategy: str = "growing"
-    interval: float = 1.0
-    every: int | None = 1
-    updates: int | None = None
-    scheduler: str | None = None
-    weighted: bool = False
-
-    def fit(self, folder: Path, *callbacks: pl.Callback, ckpt_path: Path | None = None, **options: Any) -> tuple[pl.Trainer, Plain]:
-        module = Scheduled(network(dropout=0.3))
-        module.interval = self.scheduler
-        schedule = None if self.scheduler else schedules.Cosine()
-        weight = (lambda batch: float(batch[1].abs().sum())) if self.weighted else None
-        batches = BatchSizeScheduler(STRATEGIES[self.strategy], schedule, max_micro_batch_size=4, seed=5, weight=weight, check_cuts=False)
-        recorders = NoiseScaleMonitor(folder / "steps.csv"), EpochRecorder(folder / "epochs.csv")
-        trainer = fit(
-            module,
-            *(batches, *recorders, Validations(), EarlyStopping("val/loss", patience=100)),
-            *callbacks,
-            enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
-            val_check_interval=self.interval,
-            check_val_every_n_epoch=self.every,
-            limit_train_batches=1.0 if self.updates is None else self.updates,
-            ckpt_path=ckpt_path,
-            **options,
-        )
-        return trainer, module
-
-
-def result(trainer: pl.Trainer, module: Plain, folder: Path) -> dict[str, Any]:
-    callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]
-    waiting = next(callback for callback in callbacks if isinstance(callback, EarlyStopping))
-    return {
-        "weights": weights(module).tolist(),
-        "optimizer": str(trainer.optimizers[0].state_dict()),
-        "schedulers": [str(config.scheduler.state_dict()) for config in trainer.lr_scheduler_configs],
-        "steps.csv": (folder / "steps.csv").read_text(),
-        "epochs.csv": [{name: row[name] for name in row if "second" not in name} for row in read_rows(folder / "epochs.csv")],
-        "validations": next(callback.seen for callback in callbacks if isinstance(callback, Validations)),
-        "early stopping": (waiting.wait_count, float(waiting.best_score)),
-        "counts": (trainer.current_epoch, trainer.global_step, trainer.fit_loop.epoch_loop._batches_that_stepped),
-    }
-
-
-@cache
-def whole(job: Job) -> dict[str, Any]:
-    with TemporaryDirectory() as folder:
-        return result(*job.fit(Path(folder)), Path(folder))
 
 
 class StopBelow(EarlyStopping):
@@ -314,7 +185,7 @@ def test_a_run_that_got_a_signal_anywhere_and_was_resumed_is_the_whole_run(hook:
 def test_a_signal_at_the_end_of_an_epoch(hook: str, tmp_path: Path) -> None:
     """Its validation is left and repeated; once that is done, the run stops before the first update of the next epoch."""
     job, path = Job(), tmp_path / "saved.ckpt"
-    times = sum(update.accumulate_grad_batches for update in _plan()[:9]) if hook == "on_train_batch_end" else 1
+    times = sum(update.accumulate_grad_batches for update in planned_updates()[:9]) if hook == "on_train_batch_end" else 1
     with pytest.raises(Interrupted):
         job.fit(tmp_path, StopOnSignal(path), At(hook, times, receive))
     assert torch.load(path, weights_only=True)["global_step"] == len(read_rows(tmp_path / "steps.csv")) == 9
@@ -360,52 +231,3 @@ def test_the_validation_at_a_stop_is_not_counted_by_the_resumed_run(tmp_path: Pa
     seen = next(callback.seen for callback in trainer.callbacks if isinstance(callback, Validations))  # type: ignore[attr-defined]
     assert [each[:2] for each in seen] == [("validation", 9), ("epoch", 0), ("validation", 10), ("epoch", 1)]
     assert float(trainer.callback_metrics["val/loss"]) == seen[2][2]
-
-
-@pytest.mark.cases(1)
-@pytest.mark.parametrize("at", [3, 9, 10])
-def test_the_same_trainer_goes_on_without_a_checkpoint(at: int) -> None:
-    expected = Plain(network(dropout=0.3))
-    fit(expected, BatchSizeScheduler(STRATEGIES["growing"], schedules.Cosine(), max_micro_batch_size=4, seed=5))
-    module = Plain(network(dropout=0.3))
-    trainer = quiet_trainer(BatchSizeScheduler(STRATEGIES["growing"], schedules.Cosine(), max_micro_batch_size=4, seed=5), max_steps=at)
-    loader = DataLoader(Regression(), shuffle=True)
-    trainer.fit(module, loader)
-    assert trainer.global_step == at
-    trainer.fit_loop.epoch_loop.max_steps = -1
-    optimizer = trainer.optimizers[0].state_dict()
-    module.make_optimizer = lambda parameters: _restored(parameters, optimizer)
-    trainer.fit(module, loader)
-    assert (trainer.global_step, trainer.current_epoch) == (16, 3)
-    assert torch.equal(weights(module), weights(expected))
-
-
-@pytest.mark.cases(1)
-@pytest.mark.parametrize("at", [5, 9, 10])
-def test_the_same_trainer_goes_on_from_a_checkpoint(at: int, tmp_path: Path) -> None:
-    """Also one of the last update of an epoch (9), which is validated before Lightning stops."""
-    trainer = quiet_trainer(
-        BatchSizeScheduler(STRATEGIES["growing"], schedules.Cosine(), max_micro_batch_size=4, seed=5),
-        At("on_train_batch_end", sum(update.accumulate_grad_batches for update in _plan()[:at]), stop),
-        val_check_interval=0.4,
-    )
-    trainer.fit(module := Validated(network()), DataLoader(Regression(), shuffle=True))
-    assert trainer.global_step == at
-    trainer.save_checkpoint(tmp_path / "saved.ckpt")
-    trainer.fit(module, DataLoader(Regression(), shuffle=True), ckpt_path=tmp_path / "saved.ckpt", weights_only=False)
-    assert (trainer.global_step, trainer.current_epoch) == (16, 3)
-
-
-def _plan() -> list[Update]:
-    plan = Plan(schedules.Cosine(3), STRATEGIES["growing"], N, 3, max_micro_batch_size=4)
-    return list(plan)
-
-
-def _restored(parameters: Any, state: dict[str, Any]) -> torch.optim.Optimizer:
-    """The optimizer with its momentum: Lightning makes a new one in each `fit`."""
-    optimizer = sgd(parameters)
-    optimizer.load_state_dict(state)
-    for group in optimizer.param_groups:
-        del group["initial_lr"]
-        group["lr"] = 0.1
-    return optimizer

@@ -15,9 +15,11 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from noisescale.callbacks import GradientNoiseScale
+from noisescale import schedules
+from noisescale.callbacks import BatchSizeScheduler, GradientNoiseScale
 from noisescale.execution.loader import PlannedLoader
 from noisescale.files import read_rows
+from noisescale.plans import strategies as batching
 from tests.helpers.denominators import NextToken, Sequences, padded
 from tests.helpers.regression import N, Plain, Regression
 
@@ -146,3 +148,10 @@ def rows_of(path: Path) -> list[dict[str, float]]:
 def averages(callback: GradientNoiseScale) -> tuple[float, float, float]:
     """What decides whatever comes after it: the sum of the weights, |G|^2 and tr(Sigma)."""
     return callback.average.average.weights, callback.average.square, callback.average.trace
+
+
+GROWING = batching.Linear(size=2, max_size=31, epochs=3, last="partial")
+
+
+def planned(strategy: batching.BatchStrategy = GROWING, **options: Any) -> BatchSizeScheduler:
+    return BatchSizeScheduler(strategy, schedules.Cosine(), seed=5, check_cuts=False, **options)

@@ -15,6 +15,7 @@ from noisescale.models.optimizers import OptimizerFactory
 from tests.helpers.repository import CONF
 
 OPTIMIZERS = CONF / "optimizer"
+NAMES = ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "rmsprop_nesterov", "adadelta", "adam", "adamw"]
 
 
 def factory(name: str, **options: Any) -> OptimizerFactory:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from noisescale import schedules
 from noisescale.plans import strategies as batching
 from noisescale.plans.duality import CyclicBatch, Dual
-from noisescale.plans.plan import Plan
+from noisescale.plans.plan import Plan, Update
 from noisescale.plans.strategies import LAST_WINDOW, BatchStrategy, Fixed, Full, Linear, MultiStep
 from noisescale.schedules import Constant, Schedule
 
@@ -195,3 +196,8 @@ def matched_plans(draw: st.DrawFn, match_last: bool | None = None) -> Plan:
         max_updates=200,
         max_updates_per_epoch=draw(st.none() | st.just(40 if n > 200 else 3)),
     )
+
+
+def passes(plan: Plan) -> Iterator[list[Update]]:
+    for _, updates in groupby(plan, key=lambda update: plan.epoch_of(update.start)):
+        yield list(updates)

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from noisescale.plans import strategies as batching
+
 N = 103
 """Number of examples: a prime, so that no batch size divides it."""
 
@@ -78,3 +80,18 @@ def big_batch_gradient(net: nn.Module, data: Regression, indices: Tensor) -> Ten
     twin.zero_grad()
     F.mse_loss(twin(data.x[indices]), data.y[indices]).backward()
     return torch.cat([p.grad.flatten() for p in twin.parameters() if p.grad is not None])
+
+
+def loader(dataset: Dataset[Any] | None = None, **options: Any) -> DataLoader[Any]:
+    return DataLoader(dataset or Regression(), **options)
+
+
+STRATEGIES = {
+    "small": batching.Fixed(size=8),
+    "odd micro-batches": batching.Fixed(size=29),
+    "full": batching.Full(),
+    "growing": batching.MultiStep(size=5, milestones=[0.5, 1.7], factor=3),
+    "ramp": batching.Linear(size=3, max_size=40, epochs=2),
+    "ramp down": batching.Linear(size=50, max_size=2, epochs=2),
+    "scaled": batching.Fixed(size=32, lr_rule="sqrt", reference_size=8),
+}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -11,12 +9,15 @@ from typing import Any, ClassVar
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, WeightedRandomSampler
+from torch.utils.data import DataLoader
 
-from noisescale.data.augment import crop_flip, crop_flip_table
-from noisescale.data.images import Batch, Examples, ImageDataset, Split, as_is, channel_sums, normalize, statistics_of_sums
+from noisescale.data.augment import crop_flip
+from noisescale.data.device_copies import DeviceCopies
+from noisescale.data.image_loader import image_loader, workers_for
+from noisescale.data.images import Batch, Examples, ImageDataset, Split, normalize, statistics_of_sums, sums_of
+from noisescale.data.memory_limit import check_memory_options, fits_memory
 from noisescale.data.splits import check_split_options, split_train_val
-from noisescale.errors import ConfigError, check_choice, check_number
+from noisescale.errors import ConfigError, check_choice
 from noisescale.plans.checks import check_processes
 from noisescale.plans.dataset_size import refuse_stand_in_size, split_sizes
 
@@ -106,11 +107,9 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         check_choice("augment", augment, self.AUGMENTATIONS)
         if num_workers is not None:
             check_processes("num_workers", num_workers, at_least=0, unit="processes")
-        if not isinstance(in_memory, bool) and in_memory != "auto":
-            raise ConfigError("in_memory", in_memory, "must be auto, true or false")
         if not isinstance(balanced, bool):
             raise ConfigError("balanced", balanced, "must be true or false")
-        check_number("memory_limit_gb", memory_limit_gb, above=0, unit="GB")
+        check_memory_options(in_memory, memory_limit_gb)
         self.subset_size = subset_size
         self.val_fraction = val_fraction
         self.augment = augment
@@ -127,7 +126,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         self._test: ImageDataset | None = None
         self._resident = False
         self._limits: dict[str, float] = {}  # the trainer's own limit_val_batches and limit_test_batches, where `setup` has set them to 0
-        self._on_device: dict[str, Any] = {}  # copies, made again when the epoch or the device changes
+        self._copies = DeviceCopies()
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -172,18 +171,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         Raises:
             ConfigError: `in_memory` is True and they do not fit; `smaller` names the keys that make them fewer or smaller.
         """
-        needed = (num_train + num_test) * math.prod(shape) / 1e9
-        if self.in_memory is False or needed <= self.memory_limit_gb:
-            return self.in_memory is not False
-        if self.in_memory == "auto":
-            return False
-        sizes = " x ".join(map(str, shape))
-        raise ConfigError(
-            "memory_limit_gb",
-            self.memory_limit_gb,
-            f"{num_train} training and {num_test} test images of {sizes} need {needed:.3g} GB decoded",
-            f"lower {smaller}, raise data.memory_limit_gb, or let data.in_memory=auto decide",
-        )
+        options: dict[str, Any] = {"in_memory": self.in_memory, "memory_limit_gb": self.memory_limit_gb}
+        return fits_memory(num_train, num_test, shape, **options, smaller=smaller)
 
     def explain(self, error: BaseException) -> ConfigError | None:
         """The `ConfigError` for an error that was raised while batches were fetched; None if the arguments have nothing to do with it."""
@@ -235,9 +224,9 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         self.image_size = (size[0], size[1])
         self._train = found.part(0, n, with_indices=True)
         self._val = found.part(n, found.labels.numel(), with_indices=False) if self.val_examples() is None else self._whole("val")
-        self.mean, self.std = statistics_of_sums(_sums(self._train, found.sums))
+        self.mean, self.std = statistics_of_sums(sums_of(self._train, found.sums))
         self._resident = found.resident
-        self._on_device.clear()
+        self._copies.clear()
 
     def _whole(self, split: Split) -> ImageDataset:
         found = self.read(split, lambda labels: torch.arange(labels.numel()))
@@ -268,36 +257,18 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         if dataset is None:
             raise RuntimeError(f"{type(self).__name__}: call setup() before asking for a loader")
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
-        num_workers = self._workers(dataset)
-        sampler = _balancing_sampler(dataset.labels) if shuffle and self.balanced else None
+        devices = 1 if self.trainer is None else self.trainer.num_devices
+        num_workers = workers_for(dataset, devices) if self.num_workers is None else self.num_workers
         moved = self._resident and num_workers == 0 and device.type != "cpu"
-        return DataLoader(
-            self._on(device, name, dataset) if moved else dataset,
-            batch_size=batch_size,
-            shuffle=shuffle and sampler is None,
-            sampler=sampler,
-            collate_fn=as_is,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
+        return image_loader(
+            self._copies.dataset(name, dataset, device) if moved else dataset,
+            batch_size,
+            num_workers,
+            shuffle=shuffle,
+            balanced=self.balanced,
             # Not for evaluation: it gains nothing, and Lightning warns about pinned memory with persistent workers and reloaded loaders.
             pin_memory=shuffle and not moved and device.type == "cuda",
         )
-
-    def _workers(self, dataset: ImageDataset) -> int:
-        if self.num_workers is not None:
-            return self.num_workers
-        if isinstance(dataset.images, Tensor):
-            return 0
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        devices = 1 if self.trainer is None else self.trainer.num_devices
-        return max(1, min(8, cores // devices))
-
-    def _on(self, device: torch.device, name: str, dataset: ImageDataset) -> ImageDataset:
-        held = self._on_device.get(name, (None, None))
-        if held[0] != device:
-            held = self._on_device[name] = (device, dataset.to(device))
-        found: ImageDataset = held[1]
-        return found
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """`batch` on `device`."""
@@ -315,41 +286,11 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         images, labels = batch[0], batch[1]
         trainer = self.trainer
         if self.augment == "crop_flip" and trainer is not None and trainer.training:
-            images = crop_flip(images, self._table(trainer.current_epoch, images.device).index_select(0, batch[2]))
+            images = crop_flip(images, self._crops(trainer.current_epoch, images.device).index_select(0, batch[2]))
         dtype = torch.float32 if trainer is None else trainer.lightning_module.dtype
         assert isinstance(dtype, torch.dtype)
-        mean, std = self._statistics(images.device, torch.promote_types(dtype, torch.float32))
+        mean, std = self._copies.statistics(self.mean, self.std, images.device, torch.promote_types(dtype, torch.float32))
         return normalize(images, mean, std, dtype), labels
 
-    def _table(self, epoch: int, device: torch.device) -> Tensor:
-        key = (epoch, device)
-        if self._on_device.get("table", (None,))[0] != key:
-            table = crop_flip_table(seed=self.seed, epoch=epoch, num_examples=self.num_examples, image_size=self.image_size)
-            self._on_device["table"] = (key, table.to(device))
-        found: Tensor = self._on_device["table"][1]
-        return found
-
-    def _statistics(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        key = (device, dtype)
-        if self._on_device.get("statistics", (None,))[0] != key:
-            mean, std = (torch.tensor(v, dtype=dtype, device=device).view(-1, 1, 1) for v in (self.mean, self.std))
-            self._on_device["statistics"] = (key, (mean, std))
-        found: tuple[Tensor, Tensor] = self._on_device["statistics"][1]
-        return found
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything except the copies on a device, which another process makes for itself."""
-        return {**self.__dict__, "_on_device": {}}
-
-
-def _balancing_sampler(labels: Tensor) -> WeightedRandomSampler:
-    """N draws with replacement in which all classes are equally likely: the weight of an example is 1 / (the size of its class)."""
-    return WeightedRandomSampler((1.0 / labels.bincount().double())[labels].tolist(), len(labels))
-
-
-def _sums(dataset: ImageDataset, known: Tensor | None) -> Tensor:
-    """`channel_sums` of a data set, added up from the sums of each of its `images` if they are known."""
-    if known is not None:
-        return (known if dataset.rows is None else known.index_select(0, dataset.rows)).sum(0)
-    parts = torch.arange(len(dataset)).split(1000)  # in parts, so that the copies stay small
-    return torch.stack([channel_sums(dataset.take(part)[0]) for part in parts]).sum(0)
+    def _crops(self, epoch: int, device: torch.device) -> Tensor:
+        return self._copies.crops(epoch, device, seed=self.seed, num_examples=self.num_examples, image_size=self.image_size)

@@ -22,6 +22,7 @@ __all__ = [
     "channel_sums",
     "normalize",
     "statistics_of_sums",
+    "sums_of",
 ]
 
 Split = Literal["train", "val", "test"]
@@ -123,6 +124,14 @@ def channel_sums(images: Tensor) -> Tensor:
     counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)])
     value = torch.arange(256)
     return counts @ torch.stack((torch.ones_like(value), value, value * value), dim=1)
+
+
+def sums_of(dataset: ImageDataset, known: Tensor | None) -> Tensor:
+    """`channel_sums` of a data set, added up from the sums of each of its `images` if they are known, int64 (n, c, 3)."""
+    if known is not None:
+        return (known if dataset.rows is None else known.index_select(0, dataset.rows)).sum(0)
+    parts = torch.arange(len(dataset)).split(1000)  # in parts, so that the copies stay small
+    return torch.stack([channel_sums(dataset.take(part)[0]) for part in parts]).sum(0)
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

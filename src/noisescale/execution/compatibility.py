@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from noisescale.errors import ConfigError
 from noisescale.execution.tuner import refuse_searches
 
-__all__ = ["check_compatibility", "check_optimizers", "torch_name", "untyped"]
+__all__ = ["check_compatibility", "check_optimizers", "check_schedulers", "torch_name", "untyped"]
 
 
 def untyped(trainer: pl.Trainer) -> Any:
@@ -26,6 +26,14 @@ def check_optimizers(trainer: pl.Trainer) -> None:
     if len(given) != 1:
         remedy = "return one; its parameter groups may have learning rates of their own"
         raise ConfigError("configure_optimizers", ", ".join(given) or "nothing", "a plan steps exactly one optimizer", remedy)
+
+
+def check_schedulers(trainer: pl.Trainer, writes_rate: bool) -> None:
+    """Raise `ConfigError` if the module has a learning-rate scheduler although the plan sets the learning rate."""
+    if writes_rate and trainer.lr_scheduler_configs:
+        name = type(trainer.lr_scheduler_configs[0].scheduler).__name__
+        remedy = "give BatchSizeScheduler no schedule, or remove the module's scheduler"
+        raise ConfigError("lr_scheduler", name, "the plan sets the learning rate", remedy)
 
 
 def torch_name(optimizer: type) -> str:

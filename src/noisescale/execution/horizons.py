@@ -10,12 +10,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.types import LRSchedulerConfig
 from torch.optim import lr_scheduler as torch_schedulers
 
 from noisescale.plans.plan import Plan
 
-__all__ = ["Horizon", "horizon_of", "horizon_warnings"]
+__all__ = ["Horizon", "horizon_of", "horizon_warnings", "warn_about_horizons"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,12 @@ def horizon_warnings(configs: Iterable[LRSchedulerConfig], plan: Plan) -> list[s
             remedy = f", and raises an error after step {horizon.steps}{remedy}"
         lines.append(f"{horizon.words} is {horizon.steps} steps long, but with this plan it is stepped {steps} times, {how}{remedy}")
     return lines
+
+
+def warn_about_horizons(configs: Iterable[LRSchedulerConfig], plan: Plan) -> None:
+    """Say each of them."""
+    for line in horizon_warnings(configs, plan):
+        rank_zero_warn(line)
 
 
 def _steps(config: LRSchedulerConfig, plan: Plan) -> int | None:

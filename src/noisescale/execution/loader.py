@@ -125,6 +125,12 @@ class PlannedLoader:
         """The user's data set."""
         return self.examples.dataset
 
+    @property
+    def micro(self) -> MicroBatch:
+        """`current`, in a training step."""
+        assert self.current is not None
+        return self.current
+
     def indices(self, position: int, size: int) -> torch.Tensor:
         """The examples at `position` to `position + size - 1` of the stream of passes, see `Examples.indices`."""
         return (self._examples or self.examples).indices(position, size)
@@ -215,12 +221,12 @@ class PlannedLoader:
 
     def advance(self) -> None:
         """Move on after the current micro-batch, which is done."""
-        assert self.current is not None
-        if self.current.is_last:
-            self.batches_before_update += self.current.update.accumulate_grad_batches
-            self.cursor, self.micro_batches_done = self.plan.after(self.current.update), 0
+        micro = self.micro
+        if micro.is_last:
+            self.batches_before_update += micro.update.accumulate_grad_batches
+            self.cursor, self.micro_batches_done = self.plan.after(micro.update), 0
         else:
-            self.micro_batches_done = self.current.index + 1
+            self.micro_batches_done = micro.index + 1
 
     def close(self) -> None:
         """Stop the workers; the position is kept."""

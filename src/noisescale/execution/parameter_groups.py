@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import BaseFinetuning
 from pytorch_lightning.utilities import rank_zero_warn
+
+from noisescale.execution.compatibility import untyped
 
 __all__ = ["GroupRates"]
 
@@ -35,6 +39,11 @@ class GroupRates:
         self._written: list[Any] = []
         self._said = False
         self._groups: list[dict[str, Any]] = []
+
+    @classmethod
+    def of_trainer(cls, trainer: pl.Trainer) -> GroupRates:
+        """The rates in a trainer, whose callbacks may be such."""
+        return cls(relative=any(isinstance(callback, BaseFinetuning) for callback in untyped(trainer).callbacks))
 
     def start(self, optimizer: torch.optim.Optimizer, saved: Sequence[float] = ()) -> None:
         """Give each group a base that has none; in a run that is resumed they come with the optimizer's state.

@@ -12,12 +12,13 @@ from torch import Tensor
 from noisescale.errors import ConfigError
 from noisescale.execution.batch_norm import RunningStatistics
 from noisescale.execution.loader import PlannedLoader
-from noisescale.execution.partial_gradient import load_gradient, restore_gradient
+from noisescale.execution.partial_gradient import load_gradient, restore_gradient, save_gradient
 from noisescale.execution.stops import load_metrics, plateau_step_left, take_plateau_step
+from noisescale.execution.unplanned import Unplanned
 from noisescale.execution.weighting import MicroBatchWeights
 from noisescale.seeding import derive_seed
 
-__all__ = ["Resumption", "position"]
+__all__ = ["Resumption", "position", "save_unfinished"]
 
 
 @dataclass
@@ -30,6 +31,7 @@ class Resumption:
         metrics: the metrics that callbacks saw last.
         statistics: the running statistics of batch norm before the unfinished update.
         plateau: the interval whose ReduceLROnPlateau has its step left to take, see `Stops.settle`; None: none.
+        unplanned: what was trained without a plan; None: nothing.
     """
 
     state: dict[str, Any] = field(default_factory=dict)
@@ -37,12 +39,29 @@ class Resumption:
     metrics: dict[str, Tensor] = field(default_factory=dict)
     statistics: dict[str, Tensor] = field(default_factory=dict)
     plateau: str | None = None
+    unplanned: Unplanned | None = None
 
     @classmethod
-    def of_checkpoint(cls, checkpoint: Mapping[str, Any]) -> Resumption:
-        """All but `state`, which Lightning hands over separately."""
-        statistics = RunningStatistics.load(checkpoint)
-        return cls({}, load_gradient(checkpoint), load_metrics(checkpoint), statistics, plateau_step_left(checkpoint))
+    def of_checkpoint(cls, checkpoint: Mapping[str, Any], callback: str, path: Any) -> Resumption:
+        """All but `state`, which Lightning hands over separately; `callback` and `path` as in `Unplanned.of_checkpoint`."""
+        statistics, unplanned = RunningStatistics.load(checkpoint), Unplanned.of_checkpoint(checkpoint, callback, path)
+        return cls({}, load_gradient(checkpoint), load_metrics(checkpoint), statistics, plateau_step_left(checkpoint), unplanned)
+
+    @classmethod
+    def of_trainer(cls, trainer: pl.Trainer, previous: PlannedLoader | None) -> Resumption:
+        """What is known without a checkpoint: what the trainer has done without a plan, unless `previous` is the loader of a plan."""
+        return cls(unplanned=Unplanned.of_trainer(trainer) if previous is None else None)
+
+    def move(self, loader: PlannedLoader) -> None:
+        """Move `loader` to where the run was saved, or to the end of what was trained without a plan.
+
+        Raises:
+            ConfigError: as in `Unplanned.go_on`.
+        """
+        if self.state:
+            loader.restore(self.state["loader"])
+        if self.unplanned is not None:
+            self.unplanned.go_on(loader)
 
     def find_position(self, loader: PlannedLoader, seed: int, weights: MicroBatchWeights | None) -> None:
         """Go on where the run was saved, after a check that it had the same data and the same order of them.
@@ -97,6 +116,20 @@ def position(loader: PlannedLoader, seed: int, weights: MicroBatchWeights | None
         "pieces": _pieces(loader),
         **({} if weights is None else {"weights": weights.state()}),
     }
+
+
+def save_unfinished(
+    checkpoint: dict[str, Any], loader: PlannedLoader, norms: RunningStatistics, trainer: pl.Trainer, *, inside_batch: bool
+) -> None:
+    """Put the gradient of an unfinished update, and the running statistics before it, into a checkpoint.
+
+    No gradient if a micro-batch has been started that is not done, because it may have been added in part; nor with several devices, each
+    of which has its own.
+    """
+    if loader.micro_batches_done and not inside_batch and trainer.world_size == 1:
+        save_gradient(trainer.lightning_module, checkpoint)
+    if loader.micro_batches_done or inside_batch:
+        norms.save(checkpoint)
 
 
 def _pieces(loader: PlannedLoader) -> int:

@@ -1,23 +1,20 @@
-"""The LightningModules of the template: network, loss, metrics, optimizer. Schedule and batch size are left to the callbacks."""
+"""The LightningModule of the template: network, loss, metrics, optimizer. Schedule and batch size are left to the callbacks."""
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric
 
 from noisescale.errors import ConfigError
 from noisescale.execution.lean import LeanModule
 from noisescale.execution.partial_gradient import load_gradient
-from noisescale.plans.checks import check_label_smoothing
 
-__all__ = ["Classifier", "Loss", "Regressor", "Task"]
+__all__ = ["Loss", "Task", "shapes"]
 
 SUMMED_TOGETHER = 256
 """Micro-batches whose losses are summed in one operation."""
@@ -218,120 +215,6 @@ class Task(LeanModule, ABC):
             self._sums, self._count = torch.tensor(sums[:2], dtype=torch.float64, device=self.device), int(sums[2])
 
 
-class Classifier(Task):
-    """Mean cross-entropy, in training with the targets (1 - a) one-hot + a/C, where a = label_smoothing; the metric is the accuracy.
-
-    Accuracies (acc) are fractions of all examples (micro average), in [0, 1]. Only train/loss uses the smoothed targets.
-
-    Args:
-        net: inputs (n, ...) -> logits (n, C), for C >= 2 classes.
-        optimizer: module -> optimizer.
-        loss: `cross_entropy`, or a function (logits, labels) -> mean over the batch.
-        label_smoothing: a, in [0, 1); it belongs to the cross-entropy.
-
-    Targets: whole numbers (n,), in [0, C).
-    Raises: ConfigError, also for label smoothing with another loss.
-
-    Source: Szegedy et al. 2016, arXiv:1512.00567, section 7.
-    """
-
-    METRIC = "acc"
-    metric_names = ("train/loss", "train/acc", "val/loss", "val/acc")
-    TARGETS = "classes"
-    LOSSES: ClassVar[Mapping[str, Loss]] = {"cross_entropy": F.cross_entropy}
-
-    def __init__(
-        self,
-        net: nn.Module,
-        optimizer: Callable[[nn.Module], torch.optim.Optimizer],
-        *,
-        loss: str | Loss = "cross_entropy",
-        label_smoothing: float = 0.0,
-    ) -> None:
-        check_label_smoothing(label_smoothing)
-        super().__init__(net, optimizer, loss)
-        if label_smoothing and self.loss is not F.cross_entropy:
-            raise ConfigError("label_smoothing", label_smoothing, f"has no effect on loss={self.loss_name}", "set it to 0")
-        self.label_smoothing = label_smoothing
-
-    def check(self, outputs: Tensor, targets: Tensor) -> None:
-        """Whether outputs are (n, C) and targets whole numbers (n,) in [0, C)."""
-        if targets.is_floating_point() or targets.is_complex():
-            raise ConfigError("task", "classification", f"needs whole numbers as targets, not {targets.dtype}", "use task=regression")
-        if outputs.dim() != 2 or targets.shape != outputs.shape[:1] or outputs.shape[1] < 2:
-            problem = f"needs outputs (n, classes), with two classes or more, and targets (n,); {_shapes(outputs, targets)}"
-            raise ConfigError("task", "classification", problem)
-        if not 0 <= int(targets.min()) <= int(targets.max()) < outputs.shape[1]:
-            found = f"{int(targets.min())} to {int(targets.max())}"
-            problem = f"the network has {outputs.shape[1]} outputs, for the classes 0 to {outputs.shape[1] - 1}; the targets are {found}"
-            raise ConfigError("task", "classification", problem)
-
-    def aligned(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return targets if targets.dtype == torch.int64 else targets.long()
-
-    def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        if self.label_smoothing:
-            return F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing)
-        return self.loss(outputs, targets)
-
-    def scores(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Whether the class is right."""
-        return outputs.argmax(1) == targets
-
-
-class Regressor(Task):
-    """Mean squared error, or another loss of the difference to the targets; the metric is the root mean squared error.
-
-    With k outputs, all means are over the n k numbers. The rmse is in the unit of the targets as the data give them: for standardised
-    targets, 1 is the error of a network that always says the mean.
-
-    Args:
-        net: inputs (n, ...) -> outputs (n, k).
-        optimizer: module -> optimizer.
-        loss: `mse`, (o - y)^2; `l1`, |o - y|; `huber`, (o - y)^2 / 2 up to |o - y| = 1, then |o - y| - 1/2 (Huber 1964); or a function
-            (outputs, targets) -> mean over the batch.
-
-    Targets: numbers (n, k), or (n,) if k = 1.
-    Raises: ConfigError.
-    """
-
-    METRIC = "rmse"
-    metric_names = ("train/loss", "train/rmse", "val/loss", "val/rmse")
-    TARGETS = "numbers"
-    LOSSES: ClassVar[Mapping[str, Loss]] = {"mse": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}
-
-    def __init__(self, net: nn.Module, optimizer: Callable[[nn.Module], torch.optim.Optimizer], *, loss: str | Loss = "mse") -> None:
-        super().__init__(net, optimizer, loss)
-
-    def check(self, outputs: Tensor, targets: Tensor) -> None:
-        """Whether there is an output for each number of the targets, example by example."""
-        if len(outputs) != len(targets) or outputs.numel() != targets.numel():
-            problem = f"needs one output for each number of the targets; {_shapes(outputs, targets)}"
-            raise ConfigError("task", "regression", problem)
-
-    def aligned(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The targets in the shape of the outputs, because (n, 1) - (n,) would be (n, n), and at least in single precision."""
-        return targets.reshape(outputs.shape).to(torch.promote_types(outputs.dtype, torch.float32))
-
-    def scores(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The squared error, as a mean over the outputs of an example."""
-        return (outputs - targets).square().flatten(1).mean(1)
-
-    def final(self, mean: float) -> float:
-        """The square root."""
-        return math.sqrt(mean)
-
-    def make_metric(self) -> Metric:
-        return _RootMean(nan_strategy="disable")
-
-
-class _RootMean(MeanMetric):
-    """The square root of the mean."""
-
-    def compute(self) -> Tensor:
-        return super().compute().sqrt()
-
-
 def _loss_of(loss: Any, known: Mapping[str, Loss]) -> Loss:
     if isinstance(loss, str) and loss in known:
         return known[loss]
@@ -352,5 +235,6 @@ def _check_batch(batch: Any) -> None:
     raise ConfigError("data", f"{type(batch).__name__}{parts}", "a task needs batches of two tensors, (inputs, targets)", remedy)
 
 
-def _shapes(outputs: Tensor, targets: Tensor) -> str:
+def shapes(outputs: Tensor, targets: Tensor) -> str:
+    """Both shapes, for a message."""
     return f"the network gives outputs of shape {tuple(outputs.shape)} for targets of shape {tuple(targets.shape)}"
