@@ -91,6 +91,10 @@ def test_the_page_lists_the_claims() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "said"),
     [
+        ("[optimizer.lr=0.1]", "{function: two_wells, arguments: {peek: 1}}", "do not fit two_wells: "),
+        ("[optimizer.lr=0.1]", "{function: two_wells, arguments: {peak: 1}, words: [seed=1]}", "has no runs"),
+        ("above: 0", "inside: 0.9", "must be [low, high]"),
+        ("above: 0", "above: 0, control: maybe", "must be true or false"),
         ("seeds: 3", "seeds: 0", "claim/mine.yaml: seeds=0: must be a whole number of seeds, at least 1"),
         ("source: nobody\n", "", "claim/mine.yaml: source=None: is needed"),
         ("source: nobody", "sauce: nobody", "claim/mine.yaml: sauce=nobody: is no key of a claim here"),

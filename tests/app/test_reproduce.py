@@ -142,7 +142,7 @@ def test_pages(conf: Path, tmp_path: Path) -> None:
             "claim=dual,decay first_seed=998",
             "first_seed=998: the verdict of decay would use seeds that tune its arms, from 1000 on; for example",
         ),
-        ("dual", "dual=: is not an option of reproduce.py, which has claim, scale, first_seed, n_jobs, folder; write key=value"),
+        ("dual", "dual=: is not an option of reproduce.py, which has claim, scale, first_seed, n_jobs, folder; write claim=dual"),
         ("claim=quadratic scale=gpu", "scale=gpu: the claim quadratic has no such scale; it has smoke, cpu"),
         ("claim=cyclical folder=/dev/null", "/dev/null"),
     ],

@@ -70,7 +70,10 @@ def main(words: Sequence[str], script: Path) -> int:
     except KeyboardInterrupt:
         say("interrupted; the same command goes on")
         return 128 + signal.SIGINT
-    except (*INPUT_ERRORS, OSError) as error:
+    except OSError as error:
+        say(f"{error.filename}: cannot be used ({error.strerror}); choose another folder with folder=")
+        return BAD_INPUT
+    except INPUT_ERRORS as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         say(composition_line(error, conf, []))
@@ -87,7 +90,8 @@ def read_options(words: Sequence[str], conf: Path) -> Options:
     for word in words:
         key, given, value = word.partition("=")
         if key not in typed or not given:
-            raise ConfigError(key, value, f"is not an option of reproduce.py, which has {', '.join(typed)}", "write key=value")
+            remedy = f"write claim={key}" if key in names_of_claims(conf) else "write key=value"
+            raise ConfigError(key, value, f"is not an option of reproduce.py, which has {', '.join(typed)}", remedy)
         typed[key] = value
     check_choice("scale", typed["scale"], SCALES)
     names = [name for name in names_of_claims(conf) if typed["claim"] != "all" or typed["scale"] in scales_of(name, conf)]

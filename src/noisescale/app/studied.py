@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from noisescale.app.changes import PLAN_GROUPS, plan_choices
+from noisescale.app.checks import check_config
 from noisescale.app.choices import key_of
 from noisescale.app.composed import Composed, read_config
-from noisescale.app.config import errors_under, in_sweep, options, output_dir, typed
+from noisescale.app.config import build, errors_under, in_sweep, options, output_dir, typed
 from noisescale.app.devices import accelerator_of, check_devices
 from noisescale.app.given_words import given
 from noisescale.app.interruption import RunInterrupted
@@ -81,6 +82,11 @@ def check_studied(cfg: DictConfig, program: str) -> Composed:
         ConfigError: the config is invalid, or has what a study does not do.
     """
     with in_terms_of_the_run():
+        check_config(cfg)
+        for group in ("batch", "scheduler"):  # before what such a plan needs is asked for
+            if build(cfg, group).monitors:
+                problem = f"is decided during the training, and {program} needs a plan that is known before"
+                raise ConfigError(group, options().get(group, ""), problem, "choose another one, such as batch=small scheduler=cosine")
         run = read_config(cfg)
     if check_devices(cfg) != 1 or cfg.trainer.get("num_nodes", 1) != 1:
         raise ConfigError("trainer.devices", cfg.trainer.devices, f"{program} runs on one device", "use trainer=auto, cpu or gpu")
@@ -91,10 +97,6 @@ def check_studied(cfg: DictConfig, program: str) -> Composed:
         problem = f"leaves the learning rate to the module, but {program} sets it"
         alone = f", and let configure_optimizers of {run.own_optimizer} return the optimizer alone" if run.own_optimizer else ""
         raise ConfigError("scheduler", "none", problem, f"choose a schedule{alone}")
-    for group, decided in (("batch", run.strategy.monitors), ("scheduler", run.schedule.monitors)):
-        if decided:
-            problem = f"is decided during the training, and {program} needs a plan that is known before"
-            raise ConfigError(group, options().get(group, ""), problem, "choose another one, such as batch=small scheduler=cosine")
     if cfg.averaging:
         option = options().get("averaging", "")
         raise ConfigError("averaging", option, f"{program} looks at the weights themselves, not at their average", "use averaging=none")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
@@ -166,6 +167,12 @@ def _arm(key: str, found: Any) -> Arm:
     function, grid = found.get("function"), found.get("grid", {})
     if function is not None:
         check_choice(f"{key}.function", function, FUNCTIONS)
+        try:
+            inspect.signature(FUNCTIONS[function]).bind(seed=0, **found.get("arguments", {}))
+        except TypeError as error:
+            raise ConfigError(f"{key}.arguments", dict(found.get("arguments", {})), f"do not fit {function}: {error}") from error
+        if found.get("words") or grid:
+            raise ConfigError(f"{key}.function", function, "has no runs, so that words and a grid change nothing", "leave them out")
     for name, values in grid.items():
         if not isinstance(values, (list, tuple)) or len(values) < 2:
             raise ConfigError(f"{key}.grid.{name}", values, "must be a list of at least two values")
