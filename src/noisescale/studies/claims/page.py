@@ -169,7 +169,8 @@ def _mean(values: Sequence[float | None]) -> str:
     if not found:
         return ""
     mean = statistics.fmean(found)
-    return f"{mean:.4g} ± {statistics.stdev(found):.2g}" if len(found) > 1 else f"{mean:.4g}"
+    shown = f"{mean:.0f}" if abs(mean) >= 1000 else f"{mean:.4g}"
+    return f"{shown} ± {statistics.stdev(found):.2g}" if len(found) > 1 else shown
 
 
 def _numbers(outcome: Outcome) -> tuple[str, str]:
