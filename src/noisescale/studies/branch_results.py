@@ -14,7 +14,7 @@ from noisescale.measures.branches import HALF, RULES, Arm
 from noisescale.plans.noise import sgd_noise_scale
 from noisescale.studies.branching import BranchRow, Point
 
-__all__ = ["PointFound", "RuleFound", "SizeFound", "found_at", "reference_of"]
+__all__ = ["PointFound", "RuleFound", "SizeFound", "found_at", "more_telling", "reference_of"]
 
 
 @dataclass(frozen=True)
@@ -123,3 +123,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def more_telling(first: list[PointFound], second: list[PointFound]) -> list[PointFound]:
+    """Of two studies that with more branch sizes at all its checkpoints; the first, if both have as many."""
+    return max(first, second, key=lambda each: sum(len(rule.sizes) for point in each for rule in point.rules))

@@ -20,7 +20,7 @@ from noisescale.plans.checks import AUTO
 from noisescale.plans.strategies import Fixed
 from noisescale.progress import Progress, part_of
 from noisescale.schedules import warmup_and_rest
-from noisescale.studies.branch_results import PointFound
+from noisescale.studies.branch_results import PointFound, more_telling
 from noisescale.studies.branch_study import run_branches
 from noisescale.studies.facts import facts_of
 from noisescale.studies.measured import PairCheck, Rates, RateTrial, Speed
@@ -115,8 +115,11 @@ class Probes:
     def limit(self) -> int | None:
         """The largest micro-batch: as it was chosen, or else the largest that fits; None on the CPU, which sets no limit."""
         chosen = self.training.scheduler.get(LIMIT)
+        on_cpu = self.facts.device == "cpu"
+        if chosen is None and on_cpu:  # nothing was asked for, and there is nothing to be found
+            return None
         if not isinstance(chosen, int):
-            size = self.sizes[-1 if self.facts.device != "cpu" else 0]  # an update of it is trained, for nothing on the CPU
+            size = self.sizes[0 if on_cpu else -1]  # an update of it is trained, for nothing on the CPU
             strategy, scheduler = Fixed(size=size, last="carry"), {**self.training.scheduler, LIMIT: AUTO}
             searching = replace(self.training, strategy=strategy, scheduler=scheduler)
             chosen = self._kept("limit.json", lambda: {"limit": facts_of(searching).limit})["limit"]
@@ -213,21 +216,23 @@ class Probes:
         if before.get("options") and before["rate"] == training.rate:
             known = BranchOptions(**before["options"])
             found = self._branch(training, known, number)
+            if (previous := before.get("previous")) is not None:  # those may tell more, if there was no time for all of the others
+                found = more_telling(found, self._branch(training, BranchOptions(**previous["options"]), previous["number"]))
         chosen_before = before.get("rate") == training.rate and before.get("budget", 0.0) >= self.options.budget
         if BRANCHES in self.budget.cut or chosen_before:
             self.budget.cut += [] if known is not None else [BRANCHES]
             return found
         left, tolerance = self.budget.left - CHECK * self.seconds, self.options.tolerance
         chosen = affordable(cost, left, training.epochs, n, self.size, tolerance, known) if len(of_size) > 1 else None
-        if chosen is not None and not (known is not None and goes_on(known, chosen)):
-            number += 1
         kept = {"number": number, "rate": training.rate, "options": _plain(chosen or known), "budget": self.options.budget}
+        if chosen is not None and not (known is not None and goes_on(known, chosen)):
+            kept |= {"number": number + 1, "previous": None if known is None else {"number": number, "options": _plain(known)}}
+            number += 1
         write_atomically(path, json.dumps(kept, indent=2) + "\n")
         if chosen is None:
             self.budget.cut += [] if known is not None else [BRANCHES]
             return found
-        more = self._branch(training, chosen, number)
-        return max(found, more, key=lambda each: sum(len(rule.sizes) for point in each for rule in point.rules))
+        return more_telling(self._branch(training, chosen, number), found)
 
     def _branch(self, training: Training, options: BranchOptions, number: int) -> list[PointFound]:
         """The branches in a folder, those that are missing first trained as far as there is time before the last check."""
