@@ -102,7 +102,7 @@ def lost_process(error: Exception) -> Interrupted | None:
         return Interrupted(None, failed)
     if not disconnected:
         return None
-    silent = "imed out" in str(error)
+    silent = "imed out" in str(error) or "timeout" in str(error)
     return Interrupted(None, "a process that did not answer within rank_timeout" if silent else "the loss of another process")
 
 
@@ -111,7 +111,10 @@ def _is_disconnection(error: Exception) -> bool:
 
     if not distributed.is_available():
         return False
-    words = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe")
+    words = (
+        *("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe"),
+        *("Timed out waiting", "Application timeout caused pair closure"),  # the second of several operations that wait has the latter
+    )
     said = distributed.is_initialized() and isinstance(error, RuntimeError) and any(word in str(error) for word in words)
     return said or isinstance(error, distributed.DistError)
 
