@@ -79,3 +79,17 @@ def test_an_optimum_between_two_points_is_found(peak: float) -> None:
 def test_an_optimum_at_an_end_is_not_known() -> None:
     assert math.isnan(optimum({1.0: 3.0, 2.0: 2.0, 4.0: 1.0}))
     assert math.isnan(optimum({1.0: 1.0, 2.0: 2.0, 4.0: 3.0}))
+
+
+@pytest.mark.parametrize("n", [3, 5, 20])
+def test_what_n_seeds_can_see_is_seen_with_the_power_that_it_says(n: int) -> None:
+    """An effect that is so far above 0 is shown to be above 0 in about 80 % of simulated studies."""
+    exact = stats.nct.sf(stats.t.ppf(0.95, n - 1), n - 1, stats.t.ppf(0.95, n - 1) + stats.t.ppf(0.8, n - 1))
+    assert exact == pytest.approx(0.8, abs=0.01)
+    draw = np.random.default_rng(n)
+    seen = (stats.t.ppf(0.95, n - 1) + stats.t.ppf(0.8, n - 1)) / math.sqrt(n)  # of a spread of 1
+    studies = [mean_of((seen + draw.standard_normal(n)).tolist()) for _ in range(4000)]
+    assert np.mean([study.interval(0.05)[0] > 0 for study in studies]) == pytest.approx(0.8, abs=0.03)
+    assert np.mean([study.detectable(0.05) ** 2 for study in studies]) == pytest.approx(seen**2, rel=0.1)
+    assert ratio([2.0, 4.2], [1.0, 2.0]).detectable(0.05) > 1
+    assert math.isnan(mean_of([1.0]).detectable(0.05))

@@ -47,6 +47,17 @@ class Effect:
         low, high = self.value - reach, self.value + reach
         return (math.exp(low), math.exp(high)) if self.is_log else (low, high)
 
+    def detectable(self, alpha: float, power: float = 0.8) -> float:
+        """How far from a bound a true effect must be, so that seeds with this spread show it with this probability.
+
+        (t(1 - alpha) + t(power)) error; for a ratio the factor; nan for one seed. It is what a study with as many seeds can see, and says
+        nothing of the effect. The noncentral t is approximated by two quantiles: a power of 0.8 is 0.80 to 0.81 for three seeds or more.
+        """
+        if self.n < 2:
+            return math.nan
+        reach = (float(stats.t.ppf(1 - alpha, self.freedom)) + float(stats.t.ppf(power, self.freedom))) * self.error
+        return math.exp(reach) if self.is_log else reach
+
     def p_below(self, bound: float) -> float:
         """The p-value of the one-sided test whose alternative is that the true value is below `bound`."""
         if self.is_log:

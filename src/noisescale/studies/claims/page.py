@@ -67,7 +67,9 @@ _RULE = (
     "Supported: every check holds, as its whole interval lies in the region that was fixed beforehand. Not supported: one fails, as its "
     f"whole interval, at the level {ALPHA:g} divided by the number of checks, lies outside. Inconclusive: anything else, also if a control "
     "does not differ as it must. Intervals are two-sided and cover 90 %, so that one inside (-m, m) is TOST at 5 %; for a check that says "
-    "that arms differ in either direction they cover 95 %. The seconds are those of training, summed over the runs."
+    "that arms differ in either direction they cover 95 %. What n seeds can see is how far from the bound of a region a true effect must "
+    "be for its check to hold with a probability of 80 %, given the spread of these seeds. The seconds are those of training, summed over "
+    "the runs."
 )
 
 
@@ -103,12 +105,21 @@ def _sections(result: Result) -> Iterator[str]:
 
 
 def _checks(result: Result) -> Iterator[str]:
-    yield "| check | effect | estimate | interval | claimed | p | n | outcome |"
-    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
+    yield "| check | effect | estimate | interval | claimed | p | n | n can see | outcome |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     for name, check in result.claim.checks.items():
         outcome = result.verdict.outcomes[name]
         said = f"{name}{' (control)' if check.control else ''}" + (f": {check.says}" if check.says else "")
-        cells = [said, effect_of(check), *_numbers(outcome), region_of(check), _p(outcome), _n(outcome), outcome.why or outcome.status]
+        cells = [
+            said,
+            effect_of(check),
+            *_numbers(outcome),
+            region_of(check),
+            _p(outcome),
+            _n(outcome),
+            _seen(outcome),
+            outcome.why or outcome.status,
+        ]
         yield "| " + " | ".join(map(_cell, cells)) + " |"
 
 
@@ -189,6 +200,14 @@ def _n(outcome: Outcome) -> str:
     return "" if outcome.effect is None else str(outcome.effect.n)
 
 
+def _seen(outcome: Outcome) -> str:
+    """What so many seeds can see, with a power of 80 %: a factor for a ratio, otherwise a difference."""
+    if outcome.effect is None or outcome.effect.n < 2 or outcome.effect.error == 0.0:
+        return ""
+    seen = outcome.effect.detectable(ALPHA)
+    return f"x {seen:.3g}" if outcome.effect.is_log else f"{seen:.2g}"
+
+
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
@@ -219,6 +238,7 @@ def _as_json(result: Result) -> dict[str, Any]:
                 "high": _finite(outcome.high),
                 "p": _finite(outcome.p),
                 "n": None if outcome.effect is None else outcome.effect.n,
+                "detectable": None if outcome.effect is None else _finite(outcome.effect.detectable(ALPHA)),
                 "claimed": region_of(claim.checks[name]),
                 "control": claim.checks[name].control,
             }
