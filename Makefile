@@ -53,7 +53,7 @@ check: $(STAMP)-test ## Check style, format and types
 	$(BIN)/mypy
 
 docs: $(STAMP)-test ## Write the parts of docs/ that are made from conf/ and from commands
-	$(BIN)/python docs/make_options.py
+	$(BIN)/python -m docs.make_options
 	OMP_NUM_THREADS=1 $(BIN)/python docs/make_samples.py
 
 # The report comes even if some runs were refused; the exit status stays that of the sweep.
