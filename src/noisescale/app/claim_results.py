@@ -33,7 +33,8 @@ def result_of(claim: Claim, folder: Path, runner: Runner) -> Result:
     chosen, tried, failed_candidates = _tuned(claim, folder, runner)
     trained = {name: arm for name, arm in claim.arms.items() if arm.function is None}
     wanted = {name: [words_of(claim, arm, chosen.get(name, ()), seed) for seed in claim.verdict_seeds] for name, arm in trained.items()}
-    runner.carry_out([words for each in wanted.values() for words in each], folder, claim.name)
+    # Seed by seed, so that the arms of a seed are trained at about the same time: their seconds are compared.
+    runner.carry_out([words for each in zip(*wanted.values(), strict=True) for words in each], folder, claim.name)
     found = found_runs(folder)
     runs = {name: [found.get(identity(words)) for words in each] for name, each in wanted.items()}
     returned = {

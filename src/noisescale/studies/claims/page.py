@@ -11,6 +11,7 @@ from typing import Any
 
 from noisescale.files import write_atomically
 from noisescale.studies.claims.checks import ALPHA, Check, Outcome
+from noisescale.studies.claims.claim import Arm
 from noisescale.studies.claims.figure import draw_claim, draw_overview
 from noisescale.studies.claims.result import Result
 from noisescale.studies.markdown_page import write_html
@@ -149,9 +150,7 @@ def _arms(result: Result) -> Iterator[str]:
     yield "| arm | words | " + " | ".join(metrics) + " | seconds | diverged |"
     yield "| --- | --- | " + " | ".join("---" for _ in metrics) + " | --- | --- |"
     for name, arm in result.claim.arms.items():
-        words = " ".join([*arm.words, *result.chosen.get(name, ())]) or (arm.function or "")
-        if arm.function:
-            words = f"{arm.function}({', '.join(f'{key}={value}' for key, value in arm.arguments.items())})"
+        words = " ".join([arm_in_words(arm), *result.chosen.get(name, ())]).strip()
         runs = [run for run in result.runs.get(name, ()) if run is not None]
         seconds = [float(run.results["seconds"]) for run in runs if isinstance(run.results.get("seconds"), (int, float))]
         diverged = sum(run.state == "diverged" for run in runs)
@@ -163,6 +162,13 @@ def _arms(result: Result) -> Iterator[str]:
             str(diverged or ""),
         ]
         yield "| " + " | ".join(map(_cell, cells)) + " |"
+
+
+def arm_in_words(arm: Arm) -> str:
+    """The words of an arm without those of its grid; of a function the call."""
+    if arm.function:
+        return f"{arm.function}({', '.join(f'{key}={value}' for key, value in arm.arguments.items())})"
+    return " ".join(arm.words)
 
 
 def _candidates(result: Result) -> Iterator[str]:
@@ -230,6 +236,8 @@ def _as_json(result: Result) -> dict[str, Any]:
         "tried": result.tried,
         "at_ends_of_grids": result.at_ends_of_grids(),
         "chosen": {arm: list(words) for arm, words in result.chosen.items() if words},
+        "words": list(claim.words),
+        "arms": {name: arm_in_words(arm) for name, arm in claim.arms.items()},
         "checks": {
             name: {
                 "status": outcome.status,
