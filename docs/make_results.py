@@ -23,9 +23,10 @@ from typing import Any
 from noisescale.app.claims import names_of_claims
 from noisescale.app.reproduce import fingerprints
 from noisescale.files import write_atomically
+from noisescale.studies.claims.kept import verdicts_in
 from noisescale.studies.claims.numbers import estimate_in_words, interval_in_words
 from noisescale.studies.claims.page import cell
-from noisescale.studies.claims.summary import counted, summary_of, verdicts_in, write_summary
+from noisescale.studies.claims.summary import counted, summary_of, write_summary
 from noisescale.studies.claims.verdict import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
 
 __all__ = ["BLOCK", "PAGES", "RESULTS", "SCALE", "block", "summary", "with_verdicts"]

@@ -10,8 +10,8 @@ import pytest
 from docs import make_results
 from docs.make_results import BLOCK, PAGES, RESULTS, block, with_verdicts
 from noisescale.app.claims import names_of_claims
+from noisescale.studies.claims.kept import verdicts_in
 from noisescale.studies.claims.published import FINDING
-from noisescale.studies.claims.summary import verdicts_in
 from tests.helpers.pages import name
 from tests.helpers.repository import CONF
 

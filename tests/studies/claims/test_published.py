@@ -14,11 +14,11 @@ from noisescale.files import read_rows
 from noisescale.studies.claims import published, summary
 from noisescale.studies.claims.claim import Claim, read_claim
 from noisescale.studies.claims.costs import costs_of
+from noisescale.studies.claims.kept import FILE, read_verdict, verdicts_in
 from noisescale.studies.claims.published import FINDING, check_publishable, publish
 from noisescale.studies.claims.result import Result
-from noisescale.studies.claims.summary import counted, summary_of, verdicts_in, write_summary
+from noisescale.studies.claims.summary import counted, summary_of, write_summary
 from noisescale.studies.claims.verdict import judge
-from noisescale.studies.claims.verdict_file import FILE, read_verdict
 from noisescale.studies.runs import Run
 
 DESCRIPTION = {

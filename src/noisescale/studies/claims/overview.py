@@ -7,8 +7,8 @@ from pathlib import Path
 
 from noisescale.files import write_atomically
 from noisescale.studies.claims.figure import draw_overview
+from noisescale.studies.claims.kept import FILE, read_verdict
 from noisescale.studies.claims.page import RULE, cell
-from noisescale.studies.claims.verdict_file import FILE, read_verdict
 from noisescale.studies.markdown_page import write_html
 
 __all__ = ["NOT_RUN", "write_overview"]

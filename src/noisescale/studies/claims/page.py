@@ -13,9 +13,10 @@ from noisescale.studies.claims.checks import ALPHA, Outcome
 from noisescale.studies.claims.costs import Cost, costs_of
 from noisescale.studies.claims.effects import Effect
 from noisescale.studies.claims.figure import draw_claim
+from noisescale.studies.claims.kept import FILE
 from noisescale.studies.claims.numbers import estimate_in_words, interval_in_words
 from noisescale.studies.claims.result import Result
-from noisescale.studies.claims.verdict_file import FILE, arm_in_words, as_json, effect_of, region_of
+from noisescale.studies.claims.verdict_file import arm_in_words, as_json, effect_of, region_of
 from noisescale.studies.markdown_page import write_html
 
 __all__ = ["RULE", "cell", "page_of", "write_page"]

@@ -16,11 +16,12 @@ from typing import Any
 from noisescale.errors import ConfigError
 from noisescale.files import write_atomically, write_rows
 from noisescale.studies.claims.figure import draw_claim
+from noisescale.studies.claims.kept import FILE, read_verdict
 from noisescale.studies.claims.metrics import Metric
 from noisescale.studies.claims.numbers import estimate_in_words, interval_in_words
 from noisescale.studies.claims.page import page_of
 from noisescale.studies.claims.result import Result
-from noisescale.studies.claims.verdict_file import FILE, as_json, read_verdict
+from noisescale.studies.claims.verdict_file import as_json
 
 __all__ = ["FINDING", "check_publishable", "finding_of", "publish"]
 

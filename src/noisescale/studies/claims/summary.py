@@ -8,19 +8,13 @@ from typing import Any
 
 from noisescale.files import write_atomically
 from noisescale.studies.claims.figure import draw_overview
+from noisescale.studies.claims.kept import verdicts_in
 from noisescale.studies.claims.numbers import estimate_in_words, interval_in_words
 from noisescale.studies.claims.page import RULE, cell
 from noisescale.studies.claims.published import finding_of
 from noisescale.studies.claims.verdict import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
-from noisescale.studies.claims.verdict_file import FILE, read_verdict
 
-__all__ = ["counted", "summary_of", "summary_table", "verdicts_in", "write_summary"]
-
-
-def verdicts_in(folder: Path) -> dict[str, dict[str, Any]]:
-    """claim -> its verdict, in sorted order, of every claim that is kept in a folder."""
-    found = {file.parent.name: read_verdict(file) for file in sorted(folder.glob(f"*/{FILE}"))}
-    return {name: each for name, each in found.items() if each is not None}
+__all__ = ["counted", "summary_of", "summary_table", "write_summary"]
 
 
 def counted(verdicts: Mapping[str, Mapping[str, Any]]) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import Any
 
 from noisescale.studies.claims.checks import ALPHA, Check
@@ -14,21 +12,7 @@ from noisescale.studies.claims.effects import Effect
 from noisescale.studies.claims.result import Result
 from noisescale.studies.claims.verdict import NOT_SUPPORTED, SUPPORTED, Verdict
 
-__all__ = ["FILE", "arm_in_words", "as_json", "decided_by", "effect_of", "read_verdict", "region_of"]
-
-FILE = "verdict.json"
-
-KEYS = {"claim", "scale", "sentence", "verdict", "why", "seeds", "seconds", "checks"}
-"""Without these a file is no verdict."""
-
-
-def read_verdict(file: Path) -> dict[str, Any] | None:
-    """The verdict in a file; None if there is none, or if it cannot be read."""
-    try:
-        found = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) and found.keys() >= KEYS else None
+__all__ = ["arm_in_words", "as_json", "decided_by", "effect_of", "region_of"]
 
 
 def decided_by(claim: Claim, verdict: Verdict) -> str:
