@@ -54,6 +54,7 @@ check: $(STAMP)-test ## Check style, format and types
 
 docs: $(STAMP)-test ## Write the parts of docs/ that are made from conf/ and from commands
 	$(BIN)/python -m docs.make_options
+	$(BIN)/python -m docs.make_results
 	OMP_NUM_THREADS=1 $(BIN)/python docs/make_samples.py
 
 # The report comes even if some runs were refused; the exit status stays that of the sweep.

@@ -15,7 +15,7 @@ def main(cfg: DictConfig) -> int:
     """Show one plan; returns the exit status."""
     from noisescale.app.preview import preview
 
-    return preview(cfg)
+    return preview(cfg, Path(__file__).resolve().parent / "results")
 
 
 if __name__ == "__main__":

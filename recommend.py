@@ -16,7 +16,7 @@ def main(cfg: DictConfig) -> int:
     """Make one recommendation; returns the exit status."""
     from noisescale.app.recommending import recommend
 
-    return recommend(cfg)
+    return recommend(cfg, Path(__file__).resolve().parent / "results")
 
 
 if __name__ == "__main__":

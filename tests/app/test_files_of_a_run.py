@@ -91,7 +91,7 @@ def test_epochs_csv_has_a_row_per_epoch(full: Finished) -> None:
 def test_results_json_has_the_final_metrics_and_where_they_come_from(full: Finished) -> None:
     metrics = {"train/loss", "train/acc", "val/loss", "val/acc", "test/loss", "test/acc"}
     facts = {"updates", "examples", "seconds", "examples_per_second", "num_examples", "status", "reason", "seed"}
-    facts |= {"max_micro_batch_size", "overrides", "choices", "versions", "commit"}
+    facts |= {"max_micro_batch_size", "overrides", "choices", "versions", "machine", "commit"}
     results = full.results
     assert set(results) == metrics | facts
     assert (results["status"], results["reason"], results["seed"]) == ("completed", "the plan's end", 0)
@@ -99,6 +99,7 @@ def test_results_json_has_the_final_metrics_and_where_they_come_from(full: Finis
     assert 0 < results["seconds"] <= full.elapsed + 0.5e-3  # results.json rounds to three places
     assert_rate(results["examples_per_second"], 4 * 1293, results["seconds"], digits=3)
     assert set(results["versions"]) >= {"noisescale", "torch", "pytorch_lightning", "python"}
+    assert results["machine"].endswith(("core", "cores"))
     assert results["commit"] is None or len(results["commit"]) == 40
     last = read_rows(full.folder / "epochs.csv")[-1]
     assert {name: float(last[name]) for name in ("val/acc", "val/loss", "train/loss", "train/acc")} == {

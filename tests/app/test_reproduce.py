@@ -21,7 +21,9 @@ from noisescale.app.claim_results import result_of
 from noisescale.app.claim_runs import found_runs
 from noisescale.app.claims import claim_at
 from noisescale.app.reproduce import Options, reproduce
-from noisescale.studies.claims.page import page_of, write_overview, write_page
+from noisescale.errors import ConfigError
+from noisescale.studies.claims.overview import write_overview
+from noisescale.studies.claims.page import page_of, write_page
 from noisescale.studies.claims.verdict import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
 from noisescale.studies.runs import identity, runs_in
 from tests.helpers.front_door import outcome_of
@@ -117,7 +119,7 @@ def test_pages(conf: Path, tmp_path: Path) -> None:
     result = result_of(claim_at("mine", "smoke", conf), tmp_path / "mine" / "runs", Fake())  # type: ignore[arg-type]
     page = write_page(result, tmp_path / "mine").read_text()
     assert page.startswith("# mine: supported\n")
-    assert "| better | loss: tuned / low | 0.778 | [0.778, 0.778] | < 0.9 |" in page
+    assert "| better | loss: tuned / low | 0.7778 | 0.7778 to 0.7778 | < 0.9 |" in page
     assert "`optimizer.lr=0.1` | 0.9013 ± 0.0012 | 10 ± 0 |" in page
     overview = write_overview(tmp_path, {"mine": result.claim.fingerprint, "other": ""}, "Claims").read_text()
     assert overview.startswith("# Claims\n")
@@ -142,7 +144,7 @@ def test_pages(conf: Path, tmp_path: Path) -> None:
             "claim=dual,decay first_seed=998",
             "first_seed=998: the verdict of decay would use seeds that tune its arms, from 1000 on; for example",
         ),
-        ("dual", "dual=: is not an option of reproduce.py, which has claim, scale, first_seed, n_jobs, folder; write claim=dual"),
+        ("dual", "dual=: is not an option of reproduce.py, which has claim, scale, first_seed, n_jobs, folder, publish; write claim=dual"),
         ("claim=quadratic scale=gpu", "scale=gpu: the claim quadratic has no such scale; it has smoke, cpu"),
         ("claim=cyclical folder=/dev/null", "/dev/null"),
     ],
@@ -196,6 +198,29 @@ def test_another_first_seed_has_pages_of_its_own(conf: Path, tmp_path: Path) -> 
     assert (usual["first_seed"], fresh["first_seed"]) == (0, 100)
     titles = [(pages / "overview.md").read_text().splitlines()[0] for pages in (folder, folder / "from-seed-100")]
     assert titles == ["# Claims at scale smoke", "# Claims at scale smoke, with seeds from 100"]
+
+
+def test_a_verdict_that_is_published_is_kept_with_its_words(
+    conf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (conf / "claim" / "mine.yaml").write_text((CONF / "claim" / "cyclical.yaml").read_text())
+    options = Options(("mine",), "smoke", 1, tmp_path / "out", 0, Path("kept"))
+    assert reproduce(options, conf) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "kept/README.md"
+    finding = tmp_path / "kept" / "mine" / "finding.md"
+    finding.write_text("Supported.\nA cycle escapes in {cyclic_escapes} of the runs.\n")
+    assert reproduce(options, conf) == 0
+    for page in (finding.parent / "README.md", tmp_path / "kept" / "README.md"):
+        assert "A cycle escapes in 1 of the runs." in page.read_text()
+    capsys.readouterr()
+    finding.write_text("Inconclusive.\nNobody knows.\n")
+    with pytest.raises(ConfigError, match=r"finding\.md"):  # of the page of all verdicts, after a line for each claim
+        reproduce(options, conf)
+    assert "was written for another verdict than supported" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="holds the verdict on mine at scale smoke"):
+        reproduce(replace(options, scale="cpu"), conf)
+    assert not (tmp_path / "out" / "cpu").exists(), "refused before anything is carried out"
 
 
 def start(folder: Path) -> subprocess.Popen[str]:

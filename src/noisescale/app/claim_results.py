@@ -30,7 +30,7 @@ def result_of(claim: Claim, folder: Path, runner: Runner) -> Result:
         ConfigError: an arm cannot be tuned, because no candidate has a value.
         HydraException: the words of a run make no config.
     """
-    chosen, tried, failed_candidates = _tuned(claim, folder, runner)
+    chosen, tried, tuning_seconds, failed_candidates = _tuned(claim, folder, runner)
     trained = {name: arm for name, arm in claim.arms.items() if arm.function is None}
     wanted = {name: [words_of(claim, arm, chosen.get(name, ()), seed) for seed in claim.verdict_seeds] for name, arm in trained.items()}
     # Seed by seed, so that the arms of a seed are trained at about the same time: their seconds are compared.
@@ -51,7 +51,7 @@ def result_of(claim: Claim, folder: Path, runner: Runner) -> Result:
     failed, verdict = (*failed_candidates, *_failures(claim, wanted, runs)), judge(claim, values)
     if failed:
         verdict = replace(verdict, word=INCONCLUSIVE, why=f"{len(failed)} runs have not ended as planned")
-    return Result(claim, runs, values, verdict, chosen, failed, tried)
+    return Result(claim, runs, values, verdict, chosen, failed, tried, tuning_seconds)
 
 
 def words_of(claim: Claim, arm: Arm, chosen: Sequence[str], seed: int) -> Words:
@@ -63,24 +63,26 @@ def words_of(claim: Claim, arm: Arm, chosen: Sequence[str], seed: int) -> Words:
     return tuple(found.values())
 
 
-def _tuned(claim: Claim, folder: Path, runner: Runner) -> tuple[dict[str, Words], dict[str, dict[str, float | None]], list[str]]:
-    """arm -> the best candidate of its grid, by the mean of the tuning metric over the tuning seeds; what each had; runs that failed.
+def _tuned(claim: Claim, folder: Path, runner: Runner) -> tuple[dict[str, Words], dict[str, dict[str, float | None]], float, list[str]]:
+    """arm -> the best candidate of its grid, by the mean of the tuning metric over the tuning seeds; what each had; the seconds that they
+    took; runs that failed.
 
     A candidate of which a run has no value, such as one that diverged where `if_diverged` is not given, is not chosen.
     """
     arms = {name: arm for name, arm in claim.arms.items() if arm.grid}
     if not arms or claim.tuning is None:
-        return {}, {}, []
+        return {}, {}, 0.0, []
     seeds = range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + claim.tuning_seeds)
     tried = {name: {each: [words_of(claim, arm, each, seed) for seed in seeds] for each in arm.candidates()} for name, arm in arms.items()}
     every_run = [words for candidates in tried.values() for runs in candidates.values() for words in runs]
     runner.carry_out(every_run, folder, f"{claim.name}: tuning")
     found = found_runs(folder)
     key, best = claim.tuning
-    chosen, shown, failed = {}, {}, []
+    chosen, shown, seconds, failed = {}, {}, 0.0, []
     for name, candidates in tried.items():
         for words in (words for runs in candidates.values() for words in runs):
             run = found.get(identity(words))
+            seconds += float(run.results.get("seconds") or 0) if run is not None else 0.0
             if run is None or run.state not in COMPLETE:
                 state = "was not carried out" if run is None else f"{run.state}: {run.reason}"
                 failed.append(f"arm {name}, tuning: {state}  ({' '.join(words)})")
@@ -90,7 +92,7 @@ def _tuned(claim: Claim, folder: Path, runner: Runner) -> tuple[dict[str, Words]
             raise ConfigError(f"arms.{name}.grid", dict(arms[name].grid), f"no candidate of {claim.name} has a {key}", f"see {folder}")
         chosen[name] = (min if best == "min" else max)(means, key=lambda each: means[each])
         shown[name] = {" ".join(each): means.get(each) for each in candidates}
-    return chosen, shown, failed
+    return chosen, shown, seconds, failed
 
 
 def _value(metric: Metric, run: Run | None) -> float | None:

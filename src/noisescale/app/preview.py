@@ -22,15 +22,17 @@ from noisescale.plans.plan import Plan
 from noisescale.plans.summary import summarize, write_plan
 from noisescale.plans.warnings import plan_warnings, rule_warnings
 from noisescale.progress import progress_bar
+from noisescale.studies.claims.kept import claims_behind, verdicts_in_words
 
 __all__ = ["preview"]
 
 
-def preview(cfg: DictConfig) -> int:
+def preview(cfg: DictConfig, results: Path | None = None) -> int:
     """Print what the training would do, phase by phase, and write plan.csv and plan.png; returns the exit status, 0.
 
     Args:
         cfg: the composed config, the same as for training.
+        results: the folder of the verdicts on claims, for those that the plan relies on.
 
     Raises:
         ConfigError: the config is invalid.
@@ -56,6 +58,8 @@ def preview(cfg: DictConfig) -> int:
         from noisescale.studies.plan_table import print_plan
 
         print_plan(summary)
+        for line in verdicts_in_words(claims_behind(plan.schedule, plan.strategy, run.optimizer), results, Path.cwd()) if results else ():
+            print(f"measured: {line}")
     if run.own_optimizer:
         note = "makes its own optimizer, known only when it runs: lr and g are those of SGD with a learning rate of 1"
         print(f"note: {run.own_optimizer} {note}", file=sys.stderr)

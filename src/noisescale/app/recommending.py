@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
@@ -16,7 +18,9 @@ from noisescale.app.recorded import CONFIG, write_record
 from noisescale.app.studied import check_studied, goes_on_after, training_of
 from noisescale.errors import ConfigError
 from noisescale.files import write_atomically
+from noisescale.plans.duality import Dual
 from noisescale.progress import in_words, progress_bar
+from noisescale.studies.claims.kept import claims_behind, verdicts_in_words
 
 if TYPE_CHECKING:
     from noisescale.studies.recommendation_study import Recommended
@@ -26,11 +30,12 @@ __all__ = ["recommend"]
 PROGRAM = "recommend.py"
 
 
-def recommend(cfg: DictConfig) -> int:
+def recommend(cfg: DictConfig, results: Path | None = None) -> int:
     """Measure, print the recommendation, and write recommendation.md, recommendation.json and recommendation.png; returns 0.
 
     Args:
         cfg: the composed config, the same as for training.
+        results: the folder of the verdicts on claims, for those that the recommendation relies on.
 
     Raises:
         ConfigError: the config is invalid.
@@ -55,10 +60,14 @@ def recommend(cfg: DictConfig) -> int:
                 raise (error.under("recommend") if error.key in cfg.recommend else error) from error
         command = _command(found, bool(run.own_optimizer))
         draw_recommendation(found.measured, found.found, " ".join(typed()) or "the default training", folder / "recommendation.png")
-        text = page(found.found, found.measured, command, _updates(found), ("recommendation.png",))
-        write_atomically(folder / "recommendation.json", as_json(found.found, found.measured, command))
+        claims = _claims_behind(found, run.schedule, run.optimizer)
+        verdicts = [*verdicts_in_words(claims, results, folder)] if results else []
+        text = page(found.found, found.measured, command, _updates(found), ("recommendation.png",), verdicts)
+        write_atomically(folder / "recommendation.json", as_json(found.found, found.measured, command, verdicts))
         write_atomically(folder / "recommendation.md", text)
     _print(found, command)
+    for line in verdicts_in_words(claims, results, Path.cwd()) if results else ():
+        print(f"measured: {line}")
     _say_what_else_differs(found, run.own_optimizer)
     for name in ("recommendation.md", "recommendation.json", "recommendation.png"):
         print(os.path.relpath(folder / name))
@@ -81,6 +90,12 @@ def _command(found: Recommended, own_optimizer: bool) -> str:
         batch = ["batch=dual", *batch, f"batch.max_size={found.found.max_batch_size}"]
         batch += [f"batch.rule={found.measured.dual_rule}"] if found.measured.dual_rule is not None else []
     return shlex.join(["python", "train.py", *words, *batch])
+
+
+def _claims_behind(found: Recommended, schedule: Callable[[float], float], optimizer: str) -> list[str]:
+    """The claims that the recommendation relies on: where growing stops, that the rate goes with the batch, and the dual, if it has one."""
+    dual = claims_behind(schedule, Dual(found.found.batch_size), optimizer) if found.grows else []
+    return ["critical_batch", "rate_and_batch", *dual]
 
 
 def _updates(found: Recommended) -> str:

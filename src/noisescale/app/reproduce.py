@@ -16,17 +16,18 @@ from noisescale.app.claim_runs import Runner
 from noisescale.app.claims import SCALES, claim_at, names_of_claims, scales_of
 from noisescale.app.command import BAD_INPUT, front_door
 from noisescale.app.listing import list_options_only
+from noisescale.app.machine import cores
 from noisescale.app.messages import INPUT_ERRORS, composition_line, say
 from noisescale.errors import ConfigError, check_choice, check_count
 from noisescale.signals import Interrupted, raised_at_once
 
-__all__ = ["Options", "main", "read_options", "reproduce"]
+__all__ = ["Options", "fingerprints", "main", "read_options", "reproduce"]
 
 INCOMPLETE = 1
 """Exit status if a run has failed, so that its value is missing in a verdict."""
 
 USAGE = """\
-python reproduce.py claim=NAME[,NAME...] | claim=all   [scale=smoke|cpu|gpu] [first_seed=SEED] [n_jobs=COUNT] [folder=DIR]
+python reproduce.py claim=NAME[,NAME...] | claim=all   [scale=smoke|cpu|gpu] [first_seed=SEED] [n_jobs=COUNT] [folder=DIR] [publish=DIR]
 
 Trains what a claim compares, as far as its folder does not hold it yet, and writes the verdict with a page. It can be interrupted at any
 time: the same command goes on.
@@ -35,6 +36,7 @@ time: the same command goes on.
   first_seed  0 by default; first_seed=100 repeats the verdict with seeds 100, 101, ..., and has its own pages
   n_jobs      runs at once; the default is the number of cores, and 1 for scale=gpu
   folder      where runs and pages go; the default is outputs/reproduce
+  publish     a folder that also gets the verdict to be kept: pages, figures and numbers of each seed, but no runs
 """
 
 
@@ -47,6 +49,7 @@ class Options:
     n_jobs: int
     folder: Path
     first_seed: int = 0
+    publish: Path | None = None
 
 
 def main(words: Sequence[str], script: Path) -> int:
@@ -86,7 +89,7 @@ def read_options(words: Sequence[str], conf: Path) -> Options:
     Raises:
         ConfigError: an option is unknown or has a value that it cannot have.
     """
-    typed = {"claim": "", "scale": SCALES[0], "first_seed": "0", "n_jobs": "", "folder": "outputs/reproduce"}
+    typed = {"claim": "", "scale": SCALES[0], "first_seed": "0", "n_jobs": "", "folder": "outputs/reproduce", "publish": ""}
     for word in words:
         key, given, value = word.partition("=")
         if key not in typed or not given:
@@ -98,18 +101,25 @@ def read_options(words: Sequence[str], conf: Path) -> Options:
     claims = names if typed["claim"] == "all" else typed["claim"].split(",")
     for claim in claims:
         check_choice("claim", claim, names if len(claims) > 1 else [*names, "all"])
-    n_jobs = _whole(typed["n_jobs"]) if typed["n_jobs"] else 1 if typed["scale"] == "gpu" else _cores()
+    n_jobs = _whole(typed["n_jobs"]) if typed["n_jobs"] else 1 if typed["scale"] == "gpu" else cores()
     check_count("n_jobs", n_jobs, unit="processes")
     check_count("first_seed", first_seed := _whole(typed["first_seed"]), at_least=0)
-    return Options(tuple(dict.fromkeys(claims)), typed["scale"], int(n_jobs), Path(typed["folder"]), int(first_seed))
+    publish = Path(typed["publish"]) if typed["publish"] else None
+    return Options(tuple(dict.fromkeys(claims)), typed["scale"], int(n_jobs), Path(typed["folder"]), int(first_seed), publish)
 
 
 def reproduce(options: Options, conf: Path) -> int:
     """Carry out the claims, one after another, and write their pages and the overview; returns the exit status."""
-    from noisescale.studies.claims.page import write_overview, write_page
+    from noisescale.studies.claims.overview import write_overview
+    from noisescale.studies.claims.page import write_page
+    from noisescale.studies.claims.published import check_publishable, publish
+    from noisescale.studies.claims.summary import write_summary
 
     # All are read first, so that a mistake in one is said at once.
     claims = [replace(claim_at(name, options.scale, conf), first_seed=options.first_seed) for name in options.claims]
+    if options.publish is not None:
+        for claim in claims:
+            check_publishable(options.publish, claim.name, claim.scale)
     runner, folder, status = Runner(conf, _one_run(conf), options.n_jobs), options.folder / options.scale, 0
     pages, title = folder, f"Claims at scale {options.scale}"
     if options.first_seed:
@@ -126,12 +136,20 @@ def reproduce(options: Options, conf: Path) -> int:
             say(line)
             status = INCOMPLETE
         print(f"{claim.name} ({claim.scale}): {result.verdict.word}: {result.verdict.why}", flush=True)
-        write_overview(pages, _fingerprints(options.scale, conf), title)
-    print(os.path.relpath(write_overview(pages, _fingerprints(options.scale, conf), title)))
+        write_overview(pages, fingerprints(options.scale, conf), title)
+        if options.publish is not None and not result.failed:
+            try:
+                publish(result, options.publish)
+            except ConfigError as error:  # its finding.md says something else
+                say(composition_line(error, conf, []))
+                status = INCOMPLETE
+    print(os.path.relpath(write_overview(pages, fingerprints(options.scale, conf), title)))
+    if options.publish is not None:
+        print(os.path.relpath(write_summary(options.publish, fingerprints(options.scale, conf))))
     return status
 
 
-def _fingerprints(scale: str, conf: Path) -> dict[str, str]:
+def fingerprints(scale: str, conf: Path) -> dict[str, str]:
     """Every claim, with a checksum of what it says now; without one if it cannot be read, or not at this scale."""
     found = {}
     for name in names_of_claims(conf):
@@ -156,10 +174,6 @@ def _one_run(conf: Path) -> TaskFunction:
 
 def _whole(typed: str) -> int | str:
     return int(typed) if typed.isdecimal() else typed
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _help(conf: Path) -> str:

@@ -22,6 +22,7 @@ from noisescale.app.choices import choices
 from noisescale.app.commit import commit
 from noisescale.app.config import in_sweep, output_dir, typed
 from noisescale.app.ending import PLANS_END
+from noisescale.app.machine import machine
 from noisescale.app.outcome import Outcome
 from noisescale.app.sweeps import what_differs
 from noisescale.files import write_atomically
@@ -84,11 +85,16 @@ def _print_table(results: Mapping[str, Any]) -> None:
 
 
 def versions() -> dict[str, Any]:
-    """The versions of the software that ran, and the commit; the commit is None outside a git checkout."""
+    """The versions of the software that ran, the machine, and the commit; the commit is None outside a git checkout."""
     versions = {
         "noisescale": __version__,
         "torch": torch.__version__,
         "pytorch_lightning": version("pytorch-lightning"),
         "python": ".".join(map(str, sys.version_info[:3])),
     }
-    return {"versions": versions, "commit": commit()}
+    return {"versions": versions, "machine": machine(_accelerator()), "commit": commit()}
+
+
+def _accelerator() -> str:
+    """The name of the GPU if this process has used one."""
+    return torch.cuda.get_device_name() if torch.cuda.is_initialized() else ""

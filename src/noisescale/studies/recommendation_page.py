@@ -16,7 +16,9 @@ from noisescale.studies.recommendation import Recommendation
 __all__ = ["as_json", "page"]
 
 
-def page(found: Recommendation, measured: Measured, command: str, updates: str = "", figures: Sequence[str] = ()) -> str:
+def page(
+    found: Recommendation, measured: Measured, command: str, updates: str = "", figures: Sequence[str] = (), verdicts: Sequence[str] = ()
+) -> str:
     """The text of recommendation.md.
 
     Args:
@@ -24,6 +26,7 @@ def page(found: Recommendation, measured: Measured, command: str, updates: str =
         command: the command line to paste.
         updates: a sentence about the updates that the dual saves; empty if there is no dual.
         figures: paths of pictures, relative to the page.
+        verdicts: a line for each claim that it relies on, which ends with the path of its page, relative to this page.
     """
     sure = "The measurements decide." if found.is_sure else "Not sure: see what would decide, below."
     lines = [
@@ -43,9 +46,17 @@ def page(found: Recommendation, measured: Measured, command: str, updates: str =
         *(f"| {each.about} | {each.sentence} | {each.rests_on} | {each.would_decide} |" for each in found.findings),
         "",
         *(line for path in figures for line in (f"![{path.removesuffix('.png')}]({path})", "")),
+        *_verdicts(verdicts),
         *_measurements(measured),
     ]
     return "\n".join(lines)
+
+
+def _verdicts(verdicts: Sequence[str]) -> list[str]:
+    if not verdicts:
+        return []
+    cut = (each.rpartition(": ") for each in verdicts)
+    return ["## Which verdicts it relies on", "", *(f"- {said}: [the evidence]({path})" for said, _, path in cut), ""]
 
 
 def _measurements(measured: Measured) -> list[str]:
@@ -101,9 +112,10 @@ def _number(value: float) -> str:
     return f"{value:.3g}" if math.isfinite(value) else "not finite"
 
 
-def as_json(found: Recommendation, measured: Measured, command: str) -> str:
+def as_json(found: Recommendation, measured: Measured, command: str, verdicts: Sequence[str] = ()) -> str:
     """The recommendation and its measurements as JSON; numbers that are not finite are null."""
     content = {"command": command, "is_sure": found.is_sure, "recommendation": asdict(found), "measured": asdict(measured)}
+    content |= {"verdicts": list(verdicts)}
     return json.dumps(_plain(content), indent=2, allow_nan=False) + "\n"
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -116,8 +117,23 @@ class Claim:
 
     @property
     def fingerprint(self) -> str:
-        """A checksum of all that decides its runs and its verdict: another one means that a verdict is of another claim."""
-        return hashlib.sha256(repr(replace(self, first_seed=0, runtime="", notes="", curves=())).encode()).hexdigest()[:12]
+        """A checksum of all that decides its runs and its verdict: another one means that a verdict is of another claim.
+
+        What a claim leaves at its default does not count, so that a new kind of field changes no checksum.
+        """
+        decides = _plain(replace(self, first_seed=0, runtime="", notes="", curves=()))
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses as mappings, without the fields that have their default."""
+    if is_dataclass(value) and not isinstance(value, type):
+        given = {each.name: getattr(value, each.name) for each in fields(value)}
+        blank = {each.name: each.default if each.default_factory is MISSING else each.default_factory() for each in fields(value)}
+        return {name: _plain(found) for name, found in given.items() if found != blank[name]}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(found) for key, found in value.items()}
+    return [_plain(found) for found in value] if isinstance(value, (list, tuple)) else value
 
 
 def read_claim(name: str, scale: str, description: Mapping[str, Any]) -> Claim:

@@ -1,70 +1,48 @@
-"""The page of a claim: its verdict, each check with effect, interval and n, the arms, and what was trained; and the overview of all."""
+"""The page of a claim: its verdict, each check with effect, interval and n, what the arms cost, and what was trained."""
 
 from __future__ import annotations
 
 import json
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from noisescale.files import write_atomically
-from noisescale.studies.claims.checks import ALPHA, Check, Outcome
-from noisescale.studies.claims.claim import Arm
-from noisescale.studies.claims.figure import draw_claim, draw_overview
+from noisescale.studies.claims.checks import ALPHA, Outcome
+from noisescale.studies.claims.costs import Cost, costs_of
+from noisescale.studies.claims.effects import Effect
+from noisescale.studies.claims.figure import draw_claim
+from noisescale.studies.claims.kept import FILE
+from noisescale.studies.claims.numbers import estimate_in_words, interval_in_words
 from noisescale.studies.claims.result import Result
+from noisescale.studies.claims.verdict_file import arm_in_words, as_json, effect_of, region_of
 from noisescale.studies.markdown_page import write_html
 
-__all__ = ["NOT_RUN", "page_of", "write_overview", "write_page"]
-
-NOT_RUN = "not run"
+__all__ = ["RULE", "cell", "page_of", "write_page"]
 
 
 def write_page(result: Result, folder: Path) -> Path:
     """Write claim.md, the same as claim.html, claim.png and verdict.json into `folder`, each atomically; returns the page in Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
     draw_claim(result, folder / "claim.png")
-    write_atomically(folder / "verdict.json", json.dumps(_as_json(result), indent=2) + "\n")
+    write_atomically(folder / FILE, json.dumps(as_json(result), indent=2) + "\n")
     write_atomically(folder / "claim.md", page_of(result))
     write_html(page_of(result), folder / "claim.html")
     return folder / "claim.md"
 
 
-def page_of(result: Result) -> str:
-    """The page as Markdown."""
-    return "\n\n".join(_sections(result)) + "\n"
-
-
-def write_overview(folder: Path, names: Mapping[str, str], title: str) -> Path:
-    """Write overview.md, the same as overview.html, and overview.png from the verdicts in the folders of the claims; returns the page.
+def page_of(result: Result, finding: str = "") -> str:
+    """The page as Markdown.
 
     Args:
-        folder: that of one scale, and of one first seed.
-        names: all claims, also those that have not been run, each with the fingerprint that it has now.
-        title: its heading.
+        result: what came out.
+        finding: paragraphs in words about it, which come first.
     """
-    found = {name: _read(folder / name / "verdict.json") for name in names}
-    lines = ["| claim | verdict | checks: hold, open, fail | n | seconds |", "| --- | --- | --- | --- | --- |"]
-    for name, each in found.items():
-        if each is None:
-            lines.append(f"| {name} | {NOT_RUN} | | | |")
-            continue
-        states = [check["status"] for check in each["checks"].values()]
-        counts = ", ".join(str(states.count(state)) for state in ("holds", "open", "fails"))
-        changed = "" if each.get("fingerprint") == names[name] else "; the claim has changed since: run it again"
-        verdict = f"**{each['verdict']}**: {_cell(each['why'])}{changed}"
-        sentence = f"[{name}]({name}/claim.md): {_cell(each['sentence'])}"
-        lines.append(f"| {sentence} | {verdict} | {counts} | {each['seeds']} | {each['seconds']:.0f} |")
-    folder.mkdir(parents=True, exist_ok=True)
-    draw_overview(found, folder / "overview.png")
-    text = [f"# {title}", "![the verdicts](overview.png)", "\n".join(lines), _RULE]
-    write_atomically(folder / "overview.md", "\n\n".join(text) + "\n")
-    write_html("\n\n".join(text), folder / "overview.html")
-    return folder / "overview.md"
+    return "\n\n".join(_sections(result, finding)) + "\n"
 
 
-_RULE = (
+RULE = (
     "Supported: every check holds, as its whole interval lies in the region that was fixed beforehand. Not supported: one fails, as its "
     f"whole interval, at the level {ALPHA:g} divided by the number of checks, lies outside. Inconclusive: anything else, also if a control "
     "does not differ as it must. Intervals are two-sided and cover 90 %, so that one inside (-m, m) is TOST at 5 %; for a check that says "
@@ -74,18 +52,23 @@ _RULE = (
 )
 
 
-def _sections(result: Result) -> Iterator[str]:
+def _sections(result: Result, finding: str) -> Iterator[str]:
     claim, verdict = result.claim, result.verdict
     yield f"# {claim.name}: {verdict.word}"
     yield claim.sentence
     yield f"Source: {claim.source}"
     yield f"**{verdict.word.capitalize()}** at scale {claim.scale}, with {claim.seeds_in_words}: {verdict.why}."
+    if finding:
+        yield finding
     if result.failed:
         yield "Missing:\n\n" + "\n".join(f"- {line}" for line in result.failed)
     yield "![the effects of the checks](claim.png)"
     yield "## Checks"
     yield "\n".join(_checks(result))
-    yield _RULE
+    yield RULE
+    if costs := costs_of(result):
+        yield "## Cost"
+        yield "\n".join(_costs(costs))
     yield "## Arms"
     yield "\n".join(_arms(result))
     if claim.words:
@@ -100,6 +83,9 @@ def _sections(result: Result) -> Iterator[str]:
     commits = sorted({str(run.commit) for each in result.runs.values() for run in each if run is not None and run.commit})
     if commits:
         yield f"Runs of commit {', '.join(commits)}."
+    machines = sorted({str(run.results["machine"]) for each in result.runs.values() for run in each if run and run.results.get("machine")})
+    if machines:
+        yield f"Trained on {'; '.join(machines)}."
     again = f" first_seed={claim.first_seed}" if claim.first_seed else ""
     yield f"```bash\npython reproduce.py claim={claim.name} scale={claim.scale}{again}\n```"
     yield f"Runtime: {claim.runtime}."
@@ -121,28 +107,21 @@ def _checks(result: Result) -> Iterator[str]:
             _seen(outcome),
             outcome.why or outcome.status,
         ]
-        yield "| " + " | ".join(map(_cell, cells)) + " |"
+        yield "| " + " | ".join(map(cell, cells)) + " |"
 
 
-def effect_of(check: Check) -> str:
-    """The effect in words: `loss: increase - decay`."""
-    arms = list(check.arms)
-    if check.effect in ("difference", "unpaired"):
-        return f"{check.metric}: {arms[0]} - {arms[1]}"
-    if check.effect == "ratio":
-        return f"{check.metric}: {arms[0]} / {arms[1]}"
-    if check.effect == "mean":
-        return f"{check.metric} of {arms[0]}"
-    return f"exponent of {check.metric}" if check.effect == "slope" else f"exponent of the best x by {check.metric}"
+def _costs(costs: Sequence[Cost]) -> Iterator[str]:
+    """Each pair of arms that the claim calls equal: how many updates and seconds the first takes over the second."""
+    yield "| arms | updates | seconds, validation included | interval |"
+    yield "| --- | --- | --- | --- |"
+    for cost in costs:
+        updates, seconds = (_estimate(effect) for effect in (cost.updates, cost.seconds))
+        yield f"| {cost.arms[0]} / {cost.arms[1]} | {updates[0]} | {seconds[0]} | {seconds[1]} |"
 
 
-def region_of(check: Check) -> str:
-    """The region that is claimed: `in (-0.1, 0.1)`."""
-    if check.inside is not None:
-        return f"in ({check.inside[0]:g}, {check.inside[1]:g})"
-    if check.outside is not None:
-        return f"outside [{check.outside[0]:g}, {check.outside[1]:g}]"
-    return f"> {check.above:g}" if check.above is not None else f"< {check.below:g}"
+def _estimate(effect: Effect) -> tuple[str, str]:
+    low, high = effect.interval(ALPHA)
+    return estimate_in_words(effect.shown, low, high), interval_in_words(low, high)
 
 
 def _arms(result: Result) -> Iterator[str]:
@@ -161,14 +140,7 @@ def _arms(result: Result) -> Iterator[str]:
             _mean(seconds),
             str(diverged or ""),
         ]
-        yield "| " + " | ".join(map(_cell, cells)) + " |"
-
-
-def arm_in_words(arm: Arm) -> str:
-    """The words of an arm without those of its grid; of a function the call."""
-    if arm.function:
-        return f"{arm.function}({', '.join(f'{key}={value}' for key, value in arm.arguments.items())})"
-    return " ".join(arm.words)
+        yield "| " + " | ".join(map(cell, cells)) + " |"
 
 
 def _candidates(result: Result) -> Iterator[str]:
@@ -178,7 +150,7 @@ def _candidates(result: Result) -> Iterator[str]:
     yield "| --- | --- | --- |"
     for arm, candidates in result.tried.items():
         for words, value in candidates.items():
-            yield f"| {arm} | `{_cell(words)}` | {'' if value is None else f'{value:.4g}'} |"
+            yield f"| {arm} | `{cell(words)}` | {'' if value is None else f'{value:.4g}'} |"
 
 
 def _mean(values: Sequence[float | None]) -> str:
@@ -193,7 +165,8 @@ def _mean(values: Sequence[float | None]) -> str:
 def _numbers(outcome: Outcome) -> tuple[str, str]:
     if outcome.effect is None:
         return "", ""
-    return f"{outcome.effect.shown:.3g}", f"[{outcome.low:.3g}, {outcome.high:.3g}]"
+    low, high = outcome.low, outcome.high
+    return estimate_in_words(outcome.effect.shown, low, high), interval_in_words(low, high)
 
 
 def _p(outcome: Outcome) -> str:
@@ -214,55 +187,6 @@ def _seen(outcome: Outcome) -> str:
     return f"x {seen:.3g}" if outcome.effect.is_log else f"{seen:.2g}"
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
+    """Text as one cell of a table."""
     return text.replace("|", "\\|")
-
-
-def _as_json(result: Result) -> dict[str, Any]:
-    claim, verdict = result.claim, result.verdict
-    runs = [run for each in result.runs.values() for run in each if run is not None]
-    return {
-        "claim": claim.name,
-        "scale": claim.scale,
-        "sentence": claim.sentence,
-        "verdict": verdict.word,
-        "why": verdict.why,
-        "seeds": claim.seeds,
-        "first_seed": claim.first_seed,
-        "runs": len(runs),
-        "seconds": sum(float(run.results.get("seconds") or 0) for run in runs),
-        "commits": sorted({str(run.commit) for run in runs if run.commit}),
-        "fingerprint": claim.fingerprint,
-        "tried": result.tried,
-        "at_ends_of_grids": result.at_ends_of_grids(),
-        "chosen": {arm: list(words) for arm, words in result.chosen.items() if words},
-        "words": list(claim.words),
-        "arms": {name: arm_in_words(arm) for name, arm in claim.arms.items()},
-        "checks": {
-            name: {
-                "status": outcome.status,
-                "effect": None if outcome.effect is None else outcome.effect.shown,
-                "low": _finite(outcome.low),
-                "high": _finite(outcome.high),
-                "p": _finite(outcome.p),
-                "n": None if outcome.effect is None else outcome.effect.n,
-                "detectable": None if outcome.effect is None else _finite(outcome.effect.detectable(ALPHA)),
-                "claimed": region_of(claim.checks[name]),
-                "control": claim.checks[name].control,
-            }
-            for name, outcome in verdict.outcomes.items()
-        },
-        "values": {metric: {arm: list(each) for arm, each in arms.items()} for metric, arms in result.values.items()},
-    }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _read(file: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) and {"verdict", "why", "checks", "seeds", "seconds", "sentence"} <= found.keys() else None

@@ -25,6 +25,7 @@ class Result:
         chosen: arm -> the words that its grid has added.
         failed: a line for each run without an end, whose value is missing.
         tried: arm -> the words of each candidate of its grid -> the mean of the metric that they are compared by; None without one.
+        tuning_seconds: of training, summed over the runs of these candidates.
     """
 
     claim: Claim
@@ -34,6 +35,7 @@ class Result:
     chosen: Mapping[str, Sequence[str]]
     failed: tuple[str, ...] = ()
     tried: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    tuning_seconds: float = 0.0
 
     def at_ends_of_grids(self) -> list[str]:
         """The choices that are the first or the last value of their grid, beyond which a better one may lie: `tuned: optimizer.lr=0.4`."""

@@ -1,0 +1,25 @@
+"""Numbers as a reader wants them: as many digits as an interval leaves meaning to, and at most four significant ones."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["estimate_in_words", "interval_in_words"]
+
+
+def estimate_in_words(value: float, low: float | None, high: float | None) -> str:
+    """`0.995`, to two digits of the width of its interval."""
+    return f"{value:{_format(low, high)}}"
+
+
+def interval_in_words(low: float | None, high: float | None) -> str:
+    """`0.985 to 1.005`, to two digits of its width; empty without an interval."""
+    return "" if low is None or high is None else f"{low:{_format(low, high)}} to {high:{_format(low, high)}}"
+
+
+def _format(low: float | None, high: float | None) -> str:
+    if low is None or high is None or not math.isfinite(high - low) or high <= low:
+        return ".4g"
+    of_width = 1 - math.floor(math.log10(high - low))
+    significant = 3 - math.floor(math.log10(max(abs(low), abs(high))))
+    return f".{max(0, min(of_width, significant))}f"
