@@ -104,10 +104,10 @@ def test_the_cost_is_that_of_the_arms_that_are_called_equal(tmp_path: Path) -> N
 def test_the_words_get_their_numbers_from_the_verdict(tmp_path: Path) -> None:
     place = tmp_path / "results" / "mine"
     place.mkdir(parents=True)
-    words = "Ratio {same}, {seen}; mean {loss.decay}, {examples.decay}; {grow / decay: seconds} of the time, {grow / decay: updates} of updates."
+    words = "Ratio {same}, {seen}; mean {loss.decay}, {examples.decay}; {grow / decay: seconds} of time, {grow / decay: updates} of all."
     (place / FINDING).write_text(f"Supported.\n{words}\n")
     page = publish(result(tmp_path / "runs"), tmp_path / "results").read_text()
-    said = "Ratio 1.000 (0.983 to 1.017), 2.03 (1.98 to 2.08); mean 1, 100000; 0.516 (0.470 to 0.566) of the time, 0.4 of updates."
+    said = "Ratio 1.000 (0.983 to 1.017), 2.03 (1.98 to 2.08); mean 1, 100000; 0.516 (0.470 to 0.566) of time, 0.4 of all."
     assert said in page.replace("\n", " ")
     assert "Supported.\n" not in page
     assert said in summary_of(tmp_path / "results", {"mine": claim().fingerprint, "other": ""})

@@ -158,7 +158,8 @@ def _effect(axis: Axes, check: Check, outcome: Outcome) -> None:
         axis.plot([effect.shown], [0], color=colour, marker="o", markersize=6)
     axis.set_xlim(low, high)
     if axis.get_xscale() == "log":
-        ticks = [float(f"{low * (high / low) ** (part / 6):.2g}") for part in range(1, 6)]
+        digits = 3 if high / low < 2 else 2
+        ticks = [float(f"{low * (high / low) ** (part / 6):.{digits}g}") for part in range(1, 6)]
         axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axis.minorticks_off()
     axis.set_ylim(-1, 1)
