@@ -72,13 +72,15 @@ def block(what: str, verdicts: Verdicts, to: str) -> str:
         return f"Of {len(verdicts)} claims, {counted(verdicts)}: [the verdicts]({to}README.md)."
     if kind == "lists":
         return "\n".join(_lists(verdicts, to))
+    if kind in ("checks", "arms") and name not in verdicts:
+        return "Not run yet."
     if kind == "checks":
         return "\n".join(_checks(verdicts[name], chosen.split(", ") if chosen else [*verdicts[name]["checks"]]))
     if kind == "arms":
         arms, _, metrics = chosen.partition(": ")
         return "\n".join(_arms(verdicts[name], arms.split(", "), metrics.split(", ")))
     if kind == "costs":
-        return costs_table({name: verdicts[name] for name in rest.split(", ")})
+        return costs_table({name: verdicts[name] for name in rest.split(", ") if name in verdicts}) or "Not run yet."
     raise ValueError(f"<!-- verdicts: {what} -->: no such block")
 
 

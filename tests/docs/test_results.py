@@ -56,6 +56,7 @@ def test_blocks() -> None:
     ratios = {key: {"ratio": 0.5, "low": 0.5, "high": 0.5} for key in ("updates", "seconds")}
     costs = {"dual": {**verdicts["dual"], "costs": {"a / b": ratios}}}
     assert block("costs dual", costs, "").splitlines()[2:] == ["| dual | a / b | 0.5 | 0.5 | 0.5 to 0.5 |"]
+    assert {block(what, {}, "") for what in ("checks dual", "arms dual: a: updates", "costs dual")} == {"Not run yet."}
     with pytest.raises(ValueError, match="no such block"):
         block("tables dual", verdicts, "")
 

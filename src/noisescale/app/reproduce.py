@@ -33,7 +33,7 @@ Trains what a claim compares, as far as its folder does not hold it yet, and wri
 time: the same command goes on.
 
   scale       smoke (the default): digits, about a minute each; cpu: MNIST, minutes; gpu: CIFAR-10, with the settings of the papers
-  first_seed  0 by default; first_seed=100 repeats the verdict with seeds 100, 101, ..., and has its own pages
+  first_seed  that of the claim by default, mostly 0; first_seed=100 repeats the verdict with seeds 100, 101, ..., and has its own pages
   n_jobs      runs at once; the default is the number of cores, and 1 for scale=gpu
   folder      where runs and pages go; the default is outputs/reproduce
   publish     a folder that also gets the verdict to be kept: pages, figures and numbers of each seed, but no runs
@@ -48,7 +48,7 @@ class Options:
     scale: str
     n_jobs: int
     folder: Path
-    first_seed: int = 0
+    first_seed: int | None = None
     publish: Path | None = None
 
 
@@ -89,7 +89,7 @@ def read_options(words: Sequence[str], conf: Path) -> Options:
     Raises:
         ConfigError: an option is unknown or has a value that it cannot have.
     """
-    typed = {"claim": "", "scale": SCALES[0], "first_seed": "0", "n_jobs": "", "folder": "outputs/reproduce", "publish": ""}
+    typed = {"claim": "", "scale": SCALES[0], "first_seed": "", "n_jobs": "", "folder": "outputs/reproduce", "publish": ""}
     for word in words:
         key, given, value = word.partition("=")
         if key not in typed or not given:
@@ -103,9 +103,11 @@ def read_options(words: Sequence[str], conf: Path) -> Options:
         check_choice("claim", claim, names if len(claims) > 1 else [*names, "all"])
     n_jobs = _whole(typed["n_jobs"]) if typed["n_jobs"] else 1 if typed["scale"] == "gpu" else cores()
     check_count("n_jobs", n_jobs, unit="processes")
-    check_count("first_seed", first_seed := _whole(typed["first_seed"]), at_least=0)
+    if typed["first_seed"]:
+        check_count("first_seed", _whole(typed["first_seed"]), at_least=0)
+    first_seed = int(typed["first_seed"]) if typed["first_seed"] else None
     publish = Path(typed["publish"]) if typed["publish"] else None
-    return Options(tuple(dict.fromkeys(claims)), typed["scale"], int(n_jobs), Path(typed["folder"]), int(first_seed), publish)
+    return Options(tuple(dict.fromkeys(claims)), typed["scale"], int(n_jobs), Path(typed["folder"]), first_seed, publish)
 
 
 def reproduce(options: Options, conf: Path) -> int:
@@ -116,10 +118,12 @@ def reproduce(options: Options, conf: Path) -> int:
     from noisescale.studies.claims.summary import write_summary
 
     # All are read first, so that a mistake in one is said at once.
-    claims = [replace(claim_at(name, options.scale, conf), first_seed=options.first_seed) for name in options.claims]
+    claims = [claim_at(name, options.scale, conf) for name in options.claims]
+    if options.first_seed is not None:
+        claims = [replace(claim, first_seed=options.first_seed) for claim in claims]
     if options.publish is not None:
         for claim in claims:
-            check_publishable(options.publish, claim.name, claim.scale)
+            check_publishable(options.publish, claim)
     runner, folder, status = Runner(conf, _one_run(conf), options.n_jobs), options.folder / options.scale, 0
     pages, title = folder, f"Claims at scale {options.scale}"
     if options.first_seed:

@@ -12,7 +12,7 @@ import pytest
 from noisescale.plans.duality import CyclicBatch, Dual
 from noisescale.plans.strategies import BatchStrategy, Fixed
 from noisescale.schedules import Constant, Cosine, Cyclic, WarmedUp, Warmup
-from noisescale.studies.claims.kept import FILE, claims_behind, verdicts_in_words
+from noisescale.studies.claims.kept import FILE, KEYS, claims_behind, verdicts_in_words
 from tests.helpers.repository import CONF
 
 COSINE, CYCLIC = Cosine(T_max=5), Cyclic(base_lr=0.1, step_size_up=1)
@@ -40,17 +40,20 @@ def test_what_a_plan_relies_on(schedule: Callable[[float], float], strategy: Bat
 
 def verdict(**changes: Any) -> dict[str, Any]:
     check = {"of": "loss: a / b", "effect": 0.99512, "low": 0.98511, "high": 1.00523}
-    found = {"claim": "dual", "scale": "cpu", "sentence": "", "verdict": "supported", "why": "", "seeds": 5, "seconds": 1.0}
-    return {**found, "decided_by": "same", "checks": {"same": {**check, **changes}}}
+    found: dict[str, Any] = dict.fromkeys(KEYS, "")
+    found |= {"claim": "dual", "scale": "cpu", "verdict": "supported", "seeds": 5, "decided_by": "same"}
+    return {**found, "checks": {"same": {**check, **changes}}}
 
 
 def test_lines(tmp_path: Path) -> None:
     (tmp_path / "results" / "dual").mkdir(parents=True)
     (tmp_path / "results" / "dual" / FILE).write_text(json.dumps(verdict()))
     lines = [*verdicts_in_words(["warmup", "dual"], tmp_path / "results", tmp_path)]
-    assert lines == ["dual: supported (loss: a / b 0.995, 0.985 to 1.005; n = 5): results/dual/README.md"]
+    assert lines == ["dual: supported at scale cpu (loss: a / b 0.995, 0.985 to 1.005; n = 5): results/dual/README.md"]
     (elsewhere,) = verdicts_in_words(["dual"], tmp_path / "results", tmp_path / "outputs" / "plan")
     assert elsewhere.endswith(": ../../results/dual/README.md")
     (tmp_path / "results" / "dual" / FILE).write_text(json.dumps(verdict(effect=None, low=None, high=None)))
-    assert [*verdicts_in_words(["dual"], tmp_path / "results", tmp_path)] == ["dual: supported (n = 5): results/dual/README.md"]
+    assert [*verdicts_in_words(["dual"], tmp_path / "results", tmp_path)] == [
+        "dual: supported at scale cpu (n = 5): results/dual/README.md"
+    ]
     assert [*verdicts_in_words(["dual"], tmp_path / "elsewhere", tmp_path)] == []

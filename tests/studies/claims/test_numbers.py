@@ -20,6 +20,9 @@ from noisescale.studies.claims.numbers import estimate_in_words, interval_in_wor
         (12345.0, 12000.0, 12700.0, ("12345", "12000 to 12700")),
         (3.0, -math.inf, math.inf, ("3", "-inf to inf")),
         (3.0, None, None, ("3", "")),
+        (0.5, 0.02, 11.0, ("0.5", "0.02 to 11")),
+        (19.0, 1.6, 400.0, ("19", "1.6 to 4e+02")),
+        (-1e-9, -0.0005, 0.0005, ("0.0000", "-0.0005 to 0.0005")),
     ],
 )
 def test_digits(value: float, low: float | None, high: float | None, said: tuple[str, str]) -> None:

@@ -131,19 +131,32 @@ def test_words_that_do_not_fit_are_refused_and_leave_a_page_without_them(text: s
         publish(result(tmp_path / "runs"), tmp_path)
     assert said in str(error.value)
     assert (place / "README.md").read_text().startswith("# mine: supported\n")
-    with pytest.raises(ConfigError, match=r"finding\.md"):
-        summary_of(tmp_path, {"mine": ""})
+    assert "mine/finding.md does not fit: " in summary_of(tmp_path, {"mine": ""})
 
 
-def test_a_verdict_at_another_scale_is_not_replaced(tmp_path: Path) -> None:
-    publish(result(tmp_path / "runs"), tmp_path)
-    before = (tmp_path / "mine" / FILE).read_text()
-    smoke = result(tmp_path / "runs", of=claim(scale="smoke"))
-    with pytest.raises(ConfigError, match="holds the verdict on mine at scale cpu"):
-        publish(smoke, tmp_path)
-    assert (tmp_path / "mine" / FILE).read_text() == before
-    check_publishable(tmp_path, "mine", "cpu")
-    check_publishable(tmp_path, "another", "smoke")
+def test_another_verdict_is_not_replaced(tmp_path: Path) -> None:
+    publish(result(tmp_path / "runs"), tmp_path / "results")
+    before = (tmp_path / "results" / "mine" / FILE).read_text()
+    for other, said in (
+        (claim(scale="smoke"), "holds the verdict on mine at scale cpu"),
+        (claim("another", scale="smoke"), "holds the verdict on mine at scale cpu"),
+        (replace(claim(), first_seed=100), "holds the verdict on mine with seeds from 0"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            publish(result(tmp_path / "runs", of=other), tmp_path / "results")
+    assert (tmp_path / "results" / "mine" / FILE).read_text() == before
+    check_publishable(tmp_path / "results", claim())
+    check_publishable(tmp_path / "results", claim("another"))
+
+
+def test_a_folder_that_is_not_for_verdicts_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# My project\n")
+    with pytest.raises(ConfigError, match=r"has a README\.md that is no page of verdicts"):
+        check_publishable(tmp_path, claim())
+    with pytest.raises(ConfigError, match=r"publish=.*cannot be used as a folder"):
+        check_publishable(tmp_path / "README.md", claim())
+    write_summary(tmp_path / "results", {"mine": ""})
+    check_publishable(tmp_path / "results", claim())
 
 
 def test_the_page_of_all_says_what_decided_and_what_has_changed(tmp_path: Path) -> None:
@@ -155,6 +168,7 @@ def test_the_page_of_all_says_what_decided_and_what_has_changed(tmp_path: Path) 
     names = {"mine": claim().fingerprint, "open": "another", "ours": claim("ours").fingerprint, "unknown": "x"}
     page = write_summary(tmp_path / "results", names).read_text()
     assert "of 3 of 4 claims" in page
+    assert "| [mine](mine/README.md) | not supported; no longer a claim |" in summary_of(tmp_path / "results", {"ours": ""})
     assert "| [mine](mine/README.md) | not supported | same: loss: grow / decay | 1.300 | 1.290 to 1.310 | in (0.9, 1.1) |" in page
     assert "| [ours](ours/README.md) | supported | same: loss: grow / decay | 1.000 |" in page
     assert "| [open](open/README.md) | inconclusive; the claim has changed since | seen: loss: never / decay |" in page
@@ -166,9 +180,10 @@ def test_the_page_of_all_says_what_decided_and_what_has_changed(tmp_path: Path) 
     assert f"publish={(tmp_path / 'results').name}" in page
 
 
-def test_a_file_that_is_no_verdict_is_none(tmp_path: Path) -> None:
-    for number, text in enumerate(["", "{", "[]", json.dumps({"verdict": "supported"})]):
-        (tmp_path / str(number)).mkdir()
-        (tmp_path / str(number) / FILE).write_text(text)
-    assert verdicts_in(tmp_path) == {}
+def test_a_file_that_is_no_verdict_is_refused_and_not_taken_for_a_claim_that_was_not_run(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    for text in ("", "{", "[]", "<<<<<<< HEAD", json.dumps({"verdict": "supported"})):
+        (tmp_path / "mine" / FILE).write_text(text)
+        with pytest.raises(ConfigError, match=r"verdict\.json: ?.*is no verdict of this version|is no verdict of this version"):
+            verdicts_in(tmp_path)
     assert verdicts_in(tmp_path / "nothing") == {}

@@ -59,7 +59,7 @@ class Claim:
         arms, metrics, checks: by name.
         curves: the columns of epochs.csv that its figure shows.
         notes: what a reader must know to judge the verdict.
-        first_seed: 0 in its file; another one repeats the verdict with fresh seeds.
+        first_seed: another one repeats the verdict with fresh seeds.
     """
 
     name: str
@@ -147,7 +147,7 @@ def read_claim(name: str, scale: str, description: Mapping[str, Any]) -> Claim:
     Raises:
         ConfigError: a key is missing, unknown or out of its range; the error names it.
     """
-    known = {each.name for each in fields(Claim)} - {"name", "scale", "first_seed"}
+    known = {each.name for each in fields(Claim)} - {"name", "scale"}
     _refuse_unknown("", description, known)
     for key in ("sentence", "source", "runtime", "seeds", "arms", "metrics", "checks"):
         if description.get(key) in (None, "", [], {}):
@@ -171,6 +171,7 @@ def read_claim(name: str, scale: str, description: Mapping[str, Any]) -> Claim:
             tuning=None if tuning is None else (str(tuning.get("metric")), str(tuning.get("best"))),
             curves=tuple(description.get("curves", ())),
             notes=" ".join(str(description.get("notes", "")).split()),
+            first_seed=description.get("first_seed", 0),
         )
     except AttributeError as error:
         raise ConfigError("arms, metrics, checks", "...", "must be mappings from names to descriptions") from error

@@ -53,28 +53,33 @@ def draw_claim(result: Result, path: Path) -> None:
 
 
 def draw_overview(found: Mapping[str, dict[str, Any] | None], path: Path) -> None:
-    """Draw for each claim how many of its checks hold, are open and fail, and its verdict."""
+    """Draw for each claim how many of its checks hold, are open and fail, leaving out controls, and its verdict."""
     figure = Figure(figsize=(8, 1.1 + 0.36 * max(1, len(found))), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
     names = list(found)
     for row, name in enumerate(names):
         each, left = found[name], 0
-        states = [check["status"] for check in each["checks"].values()] if each is not None else []
+        states = [check["status"] for check in _own(each)]
         for state, colour in SHADES.items():
             axis.barh(row, states.count(state), left=left, color=colour, edgecolor="white", height=0.7)
             left += states.count(state)
         axis.text(left + 0.1, row, "not run" if each is None else each["verdict"], va="center", fontsize=9)
     axis.set_yticks(range(len(names)), names)
     axis.invert_yaxis()
-    axis.set_xlabel("number of checks")
-    axis.set_xlim(0, max([len(each["checks"]) for each in found.values() if each is not None], default=1) + 2.5)
+    axis.set_xlabel("number of checks, without controls")
+    axis.set_xlim(0, max([len(_own(each)) for each in found.values()], default=1) + 2.5)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     for state, colour in SHADES.items():
         axis.barh(0, 0, color=colour, label=state)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
+
+
+def _own(verdict: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """The checks of a verdict that are not controls."""
+    return [] if verdict is None else [check for check in verdict["checks"].values() if not check.get("control")]
 
 
 def _curves(axis: Axes, column: str, result: Result) -> None:

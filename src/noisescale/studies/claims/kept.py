@@ -8,18 +8,22 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from noisescale.errors import ConfigError
 from noisescale.plans.duality import CyclicBatch, Matched
 from noisescale.plans.noise import noise_rule_of
 from noisescale.plans.strategies import BatchStrategy
 from noisescale.schedules import Constant, Cyclic, WarmedUp
 from noisescale.studies.claims.numbers import estimate_in_words, interval_in_words
 
-__all__ = ["FILE", "claims_behind", "read_verdict", "verdicts_in", "verdicts_in_words"]
+__all__ = ["FILE", "KEYS", "claims_behind", "read_verdict", "verdicts_in", "verdicts_in_words"]
 
 FILE = "verdict.json"
 
-KEYS = {"claim", "scale", "sentence", "verdict", "why", "seeds", "seconds", "checks"}
-"""Without these a file is no verdict."""
+KEYS = {
+    *("claim", "scale", "sentence", "verdict", "why", "decided_by", "seeds", "first_seed", "fingerprint"),
+    *("seconds", "tuning_seconds", "machines", "checks", "costs", "values"),
+}
+"""Without these a file is no verdict, or one of another version."""
 
 
 def read_verdict(file: Path) -> dict[str, Any] | None:
@@ -32,9 +36,18 @@ def read_verdict(file: Path) -> dict[str, Any] | None:
 
 
 def verdicts_in(folder: Path) -> dict[str, dict[str, Any]]:
-    """claim -> its verdict, in sorted order, of every claim that is kept in a folder."""
-    found = {file.parent.name: read_verdict(file) for file in sorted(folder.glob(f"*/{FILE}"))}
-    return {name: each for name, each in found.items() if each is not None}
+    """claim -> its verdict, in sorted order, of every claim that is kept in a folder.
+
+    Raises:
+        ConfigError: a file is there but is no verdict, as after a merge that was not finished.
+    """
+    found = {}
+    for file in sorted(folder.glob(f"*/{FILE}")):
+        verdict = read_verdict(file)
+        if verdict is None:
+            raise ConfigError("publish", os.path.relpath(file), "is no verdict of this version", "run the claim again, or restore the file")
+        found[file.parent.name] = verdict
+    return found
 
 
 def claims_behind(schedule: Callable[[float], float], strategy: BatchStrategy, optimizer: str) -> list[str]:
@@ -60,7 +73,7 @@ def claims_behind(schedule: Callable[[float], float], strategy: BatchStrategy, o
 def verdicts_in_words(claims: Iterable[str], folder: Path, start: Path) -> Iterator[str]:
     """A line for each claim whose verdict is kept, with what decided it and the path of its page.
 
-    `dual: supported (loss: increase / decay 0.995, 0.985 to 1.005; n = 5): results/dual/README.md`
+    `dual: supported at scale cpu (loss: increase / decay 0.995, 0.985 to 1.005; n = 5): results/dual/README.md`
 
     Args:
         claims: their names.
@@ -77,4 +90,4 @@ def verdicts_in_words(claims: Iterable[str], folder: Path, start: Path) -> Itera
             low, high = check["low"], check["high"]
             measured = f"{check['of']} {estimate_in_words(check['effect'], low, high)}, {interval_in_words(low, high)}; "
         page = os.path.relpath(folder / name / "README.md", start)
-        yield f"{name}: {verdict['verdict']} ({measured}n = {verdict['seeds']}): {page}"
+        yield f"{name}: {verdict['verdict']} at scale {verdict['scale']} ({measured}n = {verdict['seeds']}): {page}"

@@ -15,45 +15,67 @@ from typing import Any
 
 from noisescale.errors import ConfigError
 from noisescale.files import write_atomically, write_rows
+from noisescale.studies.claims.claim import Claim
 from noisescale.studies.claims.figure import draw_claim
-from noisescale.studies.claims.kept import FILE, read_verdict
+from noisescale.studies.claims.kept import FILE, verdicts_in
 from noisescale.studies.claims.metrics import Metric
 from noisescale.studies.claims.numbers import estimate_in_words, interval_in_words
 from noisescale.studies.claims.page import page_of
 from noisescale.studies.claims.result import Result
 from noisescale.studies.claims.verdict_file import as_json
 
-__all__ = ["FINDING", "check_publishable", "finding_of", "publish"]
+__all__ = ["FINDING", "TITLE", "check_publishable", "finding_of", "publish"]
 
 FINDING = "finding.md"
 
+TITLE = "# Verdicts"
+"""How the page of all verdicts begins."""
 
-def check_publishable(folder: Path, claim: str, scale: str) -> None:
-    """Raise a ConfigError if `folder` holds the verdict on the claim at another scale, which would be lost."""
-    before = read_verdict(folder / claim / FILE)
-    if before is not None and before["scale"] != scale:
-        problem = f"holds the verdict on {claim} at scale {before['scale']}"
-        raise ConfigError("publish", str(folder), problem, f"choose another folder for scale {scale}")
+
+def check_publishable(folder: Path, claim: Claim) -> None:
+    """Raise a ConfigError if `folder` cannot take this verdict, or would lose another one.
+
+    It holds verdicts of one scale, and of each claim those of the same first seed. A README.md that is not the page of verdicts is not
+    replaced.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError("publish", str(folder), f"cannot be used as a folder ({error.strerror})", "choose another one") from error
+    page = folder / "README.md"
+    if page.exists() and not page.read_text(errors="replace").startswith(TITLE):
+        raise ConfigError(
+            "publish", str(folder), "has a README.md that is no page of verdicts, and would be replaced", "choose another folder"
+        )
+    for name, before in verdicts_in(folder).items():
+        if before["scale"] != claim.scale:
+            problem = f"holds the verdict on {name} at scale {before['scale']}"
+            raise ConfigError("publish", str(folder), problem, f"choose another folder for scale {claim.scale}")
+        if name == claim.name and before["first_seed"] != claim.first_seed:
+            problem = f"holds the verdict on {name} with seeds from {before['first_seed']}"
+            raise ConfigError("publish", str(folder), problem, f"choose another folder for seeds from {claim.first_seed}")
 
 
 def publish(result: Result, folder: Path) -> Path:
     """Write the folder of one claim inside of `folder`; returns its page. finding.md, if there is one, becomes part of the page.
 
     Raises:
-        ConfigError: `folder` holds a verdict at another scale, or finding.md names what is not there.
+        ConfigError: `folder` cannot take it, see `check_publishable`; or finding.md names what is not there.
     """
     claim = result.claim
-    check_publishable(folder, claim.name, claim.scale)
+    check_publishable(folder, claim)
     place = folder / claim.name
     place.mkdir(parents=True, exist_ok=True)
     verdict = as_json(result)
+    (place / FILE).unlink(missing_ok=True)  # until all of it is of the same verdict
     draw_claim(result, place / "claim.png")
     write_rows(place / "values.csv", *_values(result))
+    (place / "curves.csv").unlink(missing_ok=True)
     if claim.curves and any(result.runs.values()):
         write_rows(place / "curves.csv", *_curves(result))
-    write_atomically(place / FILE, json.dumps(verdict, indent=2) + "\n")
     page = place / "README.md"
     write_atomically(page, page_of(result))  # it must not be that of the verdict before, whatever finding.md says
+    write_atomically(place / FILE, json.dumps(verdict, indent=2) + "\n")
     if finding := finding_of(place, verdict):
         write_atomically(page, page_of(result, finding))
     return page
@@ -94,7 +116,7 @@ def finding_of(place: Path, verdict: Mapping[str, Any]) -> str:
     file = place / FINDING
     if not file.exists():
         return ""
-    first, _, text = file.read_text().partition("\n")
+    first, _, text = file.read_text(errors="replace").partition("\n")
     if first.strip() != f"{verdict['verdict'].capitalize()}.":
         problem = f"was written for another verdict than {verdict['verdict']}"
         raise ConfigError(f"{place.name}/{FINDING}", first.strip(), problem, "write what came out, with the verdict as its first line")

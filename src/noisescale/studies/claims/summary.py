@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from noisescale.errors import ConfigError
 from noisescale.files import write_atomically
 from noisescale.studies.claims.figure import draw_overview
 from noisescale.studies.claims.kept import verdicts_in
@@ -36,20 +37,24 @@ def summary_table(verdicts: Mapping[str, Mapping[str, Any]], names: Mapping[str,
     """
     lines = ["| claim | verdict | what decided | effect | interval | claimed | p | n | minutes |"]
     lines.append("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    for name, now in names.items():
+    for name, now in {**dict.fromkeys(sorted(verdicts), None), **names}.items():
         each = verdicts.get(name)
         if each is None:
             lines.append(f"| {name} | not run | | | | | | | |")
             continue
         check = each["checks"][each["decided_by"]]
-        changed = "" if each["fingerprint"] == now else "; the claim has changed since"
+        changed = "" if each["fingerprint"] == now else "; no longer a claim" if now is None else "; the claim has changed since"
         effect = "" if check["effect"] is None else estimate_in_words(check["effect"], check["low"], check["high"])
         interval = interval_in_words(check["low"], check["high"])
         minutes = (each["seconds"] + each["tuning_seconds"]) / 60
         cells = [f"[{name}]({to}{name}/README.md)", f"{each['verdict']}{changed}", f"{each['decided_by']}: {check['of']}", effect, interval]
-        cells += [check["claimed"], "" if check["p"] is None else f"{check['p']:.2g}", str(each["seeds"]), f"{minutes:.1f}"]
+        cells += [check["claimed"], _p(check), str(each["seeds"]), f"{minutes:.1f}"]
         lines.append(f"| {' | '.join(map(cell, cells))} |")
     return "\n".join(lines)
+
+
+def _p(check: Mapping[str, Any]) -> str:
+    return "exact" if check["exact"] else "" if check["p"] is None else f"{check['p']:.2g}"
 
 
 def write_summary(folder: Path, names: Mapping[str, str]) -> Path:
@@ -60,7 +65,7 @@ def write_summary(folder: Path, names: Mapping[str, str]) -> Path:
         names: all claims, each with the fingerprint that it has now.
 
     Raises:
-        ConfigError: a finding.md names what is not there.
+        ConfigError: a file in it is no verdict.
     """
     verdicts = verdicts_in(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,20 +84,23 @@ def _sections(folder: Path, verdicts: Mapping[str, Mapping[str, Any]], names: Ma
     scales = sorted({each["scale"] for each in verdicts.values()})
     machines = sorted({machine for each in verdicts.values() for machine in each["machines"]})
     yield "# Verdicts"
+    if not verdicts:
+        yield "There are none yet."
+        return
     yield (
-        f"What came out of {len(verdicts)} of {len(names)} claims about learning rates and batch sizes at scale {', '.join(scales)}: "
-        f"{counted(verdicts)}. They took {minutes:.0f} minutes of training, summed over the runs, on {'; '.join(machines)}. "
-        "[How a verdict comes about](../docs/claims.md#how-a-verdict-comes-about)."
+        f"What came out of {len(verdicts)} of {len({*names, *verdicts})} claims about learning rates and batch sizes at scale "
+        f"{', '.join(scales)}: {counted(verdicts)}. They took {minutes:.0f} minutes of training, summed over the runs, on "
+        f"{'; '.join(machines)}. [How a verdict comes about](../docs/claims.md#how-a-verdict-comes-about)."
     )
     yield "![for each claim how many of its checks hold, are open and fail](overview.png)"
     yield summary_table(verdicts, names)
-    yield (
-        "The check is the one that decided: the first of the claim, or the one that failed or is open. Intervals cover 90 %. The minutes "
-        "are those of training, tuning included, summed over the runs."
-    )
+    yield "\n".join(_GLOSSARY)
     yield "## What came out"
     for name, each in verdicts.items():
-        finding = finding_of(folder / name, each) or f"{each['why'].capitalize()}."
+        try:
+            finding = finding_of(folder / name, each) or f"{each['why'].capitalize()}."
+        except ConfigError as error:  # the page says so, because it must not be that of the verdict before
+            finding = f"{error.key} does not fit: {error.problem}."
         yield f"**[{name}]({name}/README.md): {each['verdict']}.** {each['sentence']}"
         yield finding
     if failed := [*_failed(verdicts)]:
@@ -117,6 +125,19 @@ def _sections(folder: Path, verdicts: Mapping[str, Mapping[str, Any]], names: Ma
     yield f"```bash\npython reproduce.py claim=all scale={scales[0] if scales else 'cpu'} publish={folder.name}\n```"
 
 
+_GLOSSARY = (
+    "- **What decided**: of a claim that is supported its weakest check, the one with the largest p, because all must hold; otherwise a "
+    "check that failed or is open. `a / b` is the ratio of two arms of the experiment, `a - b` their difference, seed by seed. The "
+    "exponent of the best x says how the best batch size goes with what the claim is about: 1 is in proportion, 0 not at all.",
+    "- **Interval**: 90 %. **Claimed**: where the whole interval must lie. Both bounds were fixed before the runs.",
+    "- **p**: of the test that the check holds. For an equality it is the larger p of two one-sided tests (TOST), so that a small p shows "
+    "equality. `exact`: all seeds agree to the last digit.",
+    "- **n**: the seeds, which are the same in every arm. **Minutes**: of training, tuning included, summed over the runs.",
+    "- Each check is tested at 5 %, so one or two of so many verdicts may be wrong by chance. All are of small networks on one data set, "
+    "and share its test images.",
+)
+
+
 def _failed(verdicts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for name, each in verdicts.items():
         for key, check in each["checks"].items():
@@ -128,13 +149,13 @@ def _failed(verdicts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 def _controls(verdicts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for name, each in verdicts.items():
-        if not each["costs"]:
+        if not any(check["equality"] and not check["control"] for check in each["checks"].values()):
             continue
         for key, check in each["checks"].items():
             if check["control"] and check["effect"] is not None:
                 effect = estimate_in_words(check["effect"], check["low"], check["high"])
                 cells = [name, each["verdict"], f"{key}: {check['of']}", effect, interval_in_words(check["low"], check["high"])]
-                cells += [check["claimed"], "" if check["p"] is None else f"{check['p']:.2g}"]
+                cells += [check["claimed"], _p(check)]
                 yield f"| {' | '.join(map(cell, cells))} |"
 
 

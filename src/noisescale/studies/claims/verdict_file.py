@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from noisescale.studies.claims.checks import ALPHA, Check
+from noisescale.studies.claims.checks import ALPHA, Check, Outcome
 from noisescale.studies.claims.claim import Arm, Claim
 from noisescale.studies.claims.costs import costs_of
 from noisescale.studies.claims.effects import Effect
@@ -16,16 +16,23 @@ __all__ = ["arm_in_words", "as_json", "decided_by", "effect_of", "region_of"]
 
 
 def decided_by(claim: Claim, verdict: Verdict) -> str:
-    """The check that a table shows for the claim: its first; if it is not supported the first that fails; if it is inconclusive the first
-    control that does not come out, or else the first check that is open.
+    """The check that a table shows for the claim. Supported: the one with the largest p, because all must hold, leaving out those in which
+    all seeds agree exactly. Not supported: the one that fails with the largest p of holding. Inconclusive: the first control that does not
+    come out, or else the first check that is open.
     """
     own = [name for name, check in claim.checks.items() if not check.control]
+    outcomes = verdict.outcomes
     if verdict.word == SUPPORTED:
-        return own[0]
+        return max(own, key=lambda name: _p_of(outcomes[name]))
     if verdict.word == NOT_SUPPORTED:
-        return next(name for name in own if verdict.outcomes[name].status == "fails")
-    blind = [name for name, check in claim.checks.items() if check.control and verdict.outcomes[name].status != "holds"]
-    return next(iter([*blind, *(name for name in own if verdict.outcomes[name].status == "open"), *own]))
+        return max((name for name in own if outcomes[name].status == "fails"), key=lambda name: _p_of(outcomes[name]))
+    blind = [name for name, check in claim.checks.items() if check.control and outcomes[name].status != "holds"]
+    return next(iter([*blind, *(name for name in own if outcomes[name].status == "open"), *own]))
+
+
+def _p_of(outcome: Outcome) -> float:
+    exact = outcome.effect is None or outcome.effect.error == 0.0 or math.isnan(outcome.p)
+    return -1.0 if exact else outcome.p
 
 
 def as_json(result: Result) -> dict[str, Any]:
@@ -76,6 +83,8 @@ def as_json(result: Result) -> dict[str, Any]:
                 "says": claim.checks[name].says,
                 "claimed": region_of(claim.checks[name]),
                 "control": claim.checks[name].control,
+                "equality": claim.checks[name].is_equality,
+                "exact": outcome.effect is not None and outcome.effect.n > 1 and outcome.effect.error == 0.0,
             }
             for name, outcome in verdict.outcomes.items()
         },
