@@ -49,7 +49,8 @@ def test_lines(tmp_path: Path) -> None:
     (tmp_path / "results" / "dual" / FILE).write_text(json.dumps(verdict()))
     lines = [*verdicts_in_words(["warmup", "dual"], tmp_path / "results", tmp_path)]
     assert lines == ["dual: supported (loss: a / b 0.995, 0.985 to 1.005; n = 5): results/dual/README.md"]
-    assert [*verdicts_in_words(["dual"], tmp_path / "results", tmp_path / "outputs" / "plan")][0].endswith(": ../../results/dual/README.md")
+    (elsewhere,) = verdicts_in_words(["dual"], tmp_path / "results", tmp_path / "outputs" / "plan")
+    assert elsewhere.endswith(": ../../results/dual/README.md")
     (tmp_path / "results" / "dual" / FILE).write_text(json.dumps(verdict(effect=None, low=None, high=None)))
     assert [*verdicts_in_words(["dual"], tmp_path / "results", tmp_path)] == ["dual: supported (n = 5): results/dual/README.md"]
     assert [*verdicts_in_words(["dual"], tmp_path / "elsewhere", tmp_path)] == []
