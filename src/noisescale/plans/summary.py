@@ -10,7 +10,7 @@ from noisescale.files import replaced
 from noisescale.plans.drift import Drift, Drifts
 from noisescale.plans.duality import Dual, Matched, counterpart
 from noisescale.plans.extremes import Caps, Cuts, Sizes, carries_by_batch
-from noisescale.plans.noise import NOISE_RULES, batch_noise, noise_depends_on_batch, noise_rule_of, sgd_noise_scale
+from noisescale.plans.noise import NOISE_RULES, batch_noise, dual_rule_of, noise_depends_on_batch, sgd_noise_scale
 from noisescale.plans.phases import Constants, Phase, phases_of
 from noisescale.plans.plan import Plan, Update
 from noisescale.plans.samples import Samples
@@ -162,7 +162,7 @@ def summarize(plan: Plan, lr: float, momentum: float = 0.0, optimizer: str = "SG
         progress: is called with the share of the work that is done, 0 to 1.
     """
     strategy = plan.strategy
-    rule, match = noise_rule_of(optimizer), plan.match
+    rule, match = dual_rule_of(optimizer), plan.match
     if isinstance(strategy, Matched):
         assert strategy.rule is not None
         rule, match = strategy.rule, strategy.match
