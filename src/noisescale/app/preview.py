@@ -58,7 +58,7 @@ def preview(cfg: DictConfig, results: Path | None = None) -> int:
         from noisescale.studies.plan_table import print_plan
 
         print_plan(summary)
-        for line in verdicts_in_words(claims_behind(plan.schedule, plan.strategy, run.optimizer), results, Path.cwd()) if results else ():
+        for line in verdicts_in_words(claims_behind(plan.schedule, plan.strategy, run.optimizer), results, results.parent) if results else ():
             print(f"measured: {line}")
     if run.own_optimizer:
         note = "makes its own optimizer, known only when it runs: lr and g are those of SGD with a learning rate of 1"
