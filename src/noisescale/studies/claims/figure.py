@@ -17,7 +17,7 @@ from noisescale.studies.claims.metrics import Metric
 from noisescale.studies.claims.result import Result
 from noisescale.studies.runs import COMPLETE
 
-__all__ = ["draw_claim", "draw_overview"]
+__all__ = ["draw_claim", "draw_overview", "look_of"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 """Okabe and Ito's colours, which colour-blind readers can tell apart; with the line styles they also differ in print."""
@@ -84,7 +84,7 @@ def _curves(axis: Axes, column: str, result: Result) -> None:
         epochs = range(1, len(rows) + 1)
         means = [math.fsum(row) / len(row) for row in rows]
         positive = positive and min(map(min, rows)) > 0
-        colour, style = COLOURS[number % len(COLOURS)], STYLES[number % len(STYLES)]
+        colour, style = look_of(number)
         axis.plot(epochs, means, color=colour, linestyle=style, linewidth=1.5, label=name)
         axis.fill_between(epochs, [min(row) for row in rows], [max(row) for row in rows], color=colour, alpha=0.15, linewidth=0)
     if positive and column.endswith("loss"):
@@ -92,6 +92,11 @@ def _curves(axis: Axes, column: str, result: Result) -> None:
     axis.set_xlabel("epochs")
     axis.set_ylabel(column)
     axis.grid(alpha=0.3)
+
+
+def look_of(number: int) -> tuple[str, str]:
+    """The colour and the line style of the arm with this number, different from those of the 31 before it."""
+    return COLOURS[number % len(COLOURS)], STYLES[(number + number // len(COLOURS)) % len(STYLES)]
 
 
 def _effect(axis: Axes, check: Check, outcome: Outcome) -> None:
