@@ -8,6 +8,7 @@ and the last column of each row that begins with the name of a claim in docs/cla
     lists                                          which ones
     checks CLAIM[: CHECK, ...]                     a row per check: effect, interval, what was claimed, outcome
     arms CLAIM: ARM, ...: METRIC, ...              a row per arm: mean +- standard deviation over the seeds
+    costs CLAIM, ...                               a row per pair of equal arms: the ratios of their updates and of their seconds
 
 Run from the repository: make docs, or .venv/bin/python -m docs.make_results. A test fails where the pages and results/ differ.
 """
@@ -26,7 +27,7 @@ from noisescale.files import write_atomically
 from noisescale.studies.claims.kept import verdicts_in
 from noisescale.studies.claims.numbers import estimate_in_words, interval_in_words
 from noisescale.studies.claims.page import cell
-from noisescale.studies.claims.summary import counted, summary_of, write_summary
+from noisescale.studies.claims.summary import costs_table, counted, summary_of, write_summary
 from noisescale.studies.claims.verdict import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
 
 __all__ = ["BLOCK", "PAGES", "RESULTS", "SCALE", "block", "summary", "with_verdicts"]
@@ -76,6 +77,8 @@ def block(what: str, verdicts: Verdicts, to: str) -> str:
     if kind == "arms":
         arms, _, metrics = chosen.partition(": ")
         return "\n".join(_arms(verdicts[name], arms.split(", "), metrics.split(", ")))
+    if kind == "costs":
+        return costs_table({name: verdicts[name] for name in rest.split(", ")})
     raise ValueError(f"<!-- verdicts: {what} -->: no such block")
 
 

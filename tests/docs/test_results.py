@@ -53,6 +53,9 @@ def test_blocks() -> None:
     assert block("checks dual: same", verdicts, "").splitlines()[2] == "| loss: a / b | 0.995 | 0.985 to 1.005 | < 2 | holds |"
     assert len(block("checks dual", verdicts, "").splitlines()) == 4
     assert block("arms dual: a: updates, acc", verdicts, "").splitlines()[2] == "| a | 100 | 0.981 +- 0.0014 |"
+    ratios = {key: {"ratio": 0.5, "low": 0.5, "high": 0.5} for key in ("updates", "seconds")}
+    costs = {"dual": {**verdicts["dual"], "costs": {"a / b": ratios}}}
+    assert block("costs dual", costs, "").splitlines()[2:] == ["| dual | a / b | 0.5 | 0.5 | 0.5 to 0.5 |"]
     with pytest.raises(ValueError, match="no such block"):
         block("tables dual", verdicts, "")
 

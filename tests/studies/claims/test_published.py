@@ -65,7 +65,7 @@ def result(
             (place / "epochs.csv").write_text(f"epoch,train/loss,val/loss\n1,2.0,2.5\n2,{loss},3.0\n")
             results = {"seconds": SECONDS[arm][seed], "updates": UPDATES[arm], "machine": "a machine, 2 cores", "versions": {"torch": "2"}}
             runs[arm][seed] = replace(runs[arm][seed], results=results)
-    values = {"loss": losses}
+    values = {"loss": losses, "examples": {arm: [1000.0 * UPDATES[arm]] * 3 for arm in losses}}
     return Result(of, runs, values, judge(of, values), {}, tuning_seconds=30.0)
 
 
@@ -73,7 +73,15 @@ def test_a_folder_has_all_but_the_runs(tmp_path: Path) -> None:
     page = publish(result(tmp_path / "runs"), tmp_path / "results")
     assert {file.name for file in page.parent.iterdir()} == {"README.md", "claim.png", "verdict.json", "values.csv", "curves.csv"}
     rows = read_rows(page.parent / "values.csv")
-    assert rows[4] == {"arm": "grow", "seed": "1", "state": "completed", "updates": "40", "seconds": "6.6", "loss": "1.02"}
+    assert rows[4] == {
+        "arm": "grow",
+        "seed": "1",
+        "state": "completed",
+        "updates": "40",
+        "seconds": "6.6",
+        "loss": "1.02",
+        "examples": "40000.0",
+    }
     assert len(rows) == 9
     curves = read_rows(page.parent / "curves.csv")
     assert curves[1] == {"arm": "decay", "seed": "0", "epoch": "2", "train/loss": "1.0", "val/loss": "3.0"}
@@ -96,10 +104,10 @@ def test_the_cost_is_that_of_the_arms_that_are_called_equal(tmp_path: Path) -> N
 def test_the_words_get_their_numbers_from_the_verdict(tmp_path: Path) -> None:
     place = tmp_path / "results" / "mine"
     place.mkdir(parents=True)
-    words = "Ratio {same}, {seen}; mean {loss.decay}; {grow / decay: seconds} of the time, {grow / decay: updates} of the updates."
+    words = "Ratio {same}, {seen}; mean {loss.decay}, {examples.decay}; {grow / decay: seconds} of time, {grow / decay: updates} of all."
     (place / FINDING).write_text(f"Supported.\n{words}\n")
     page = publish(result(tmp_path / "runs"), tmp_path / "results").read_text()
-    said = "Ratio 1.000 (0.983 to 1.017), 2.03 (1.98 to 2.08); mean 1; 0.516 (0.470 to 0.566) of the time, 0.4 of the updates."
+    said = "Ratio 1.000 (0.983 to 1.017), 2.03 (1.98 to 2.08); mean 1, 100000; 0.516 (0.470 to 0.566) of time, 0.4 of all."
     assert said in page.replace("\n", " ")
     assert "Supported.\n" not in page
     assert said in summary_of(tmp_path / "results", {"mine": claim().fingerprint, "other": ""})

@@ -116,8 +116,8 @@ def test_each_check_alone_can_turn_the_verdict(name: str, which: str) -> None:
             continue
         changes = {check.metric: broken(check, world[SUPPORTED][check.metric])}
         seeds = max(5, claim.seeds)
-        assert judge(claim, values(world, {}, seeds, noise=1e-6)).word == SUPPORTED
-        verdict = judge(claim, values(world, changes, seeds, noise=1e-6))
+        assert judge(claim, values(world, {}, seeds, noise=1e-8)).word == SUPPORTED
+        verdict = judge(claim, values(world, changes, seeds, noise=1e-8))
         if check.control:
             assert verdict.outcomes[which].status != "holds"
             assert verdict.word != SUPPORTED

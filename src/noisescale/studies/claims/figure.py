@@ -32,15 +32,18 @@ def draw_claim(result: Result, path: Path) -> None:
     claim = result.claim
     checks = list(claim.checks.values())
     curves = [column for column in claim.curves if any(result.runs.values())]
-    height = 3.2 * bool(curves) + 0.9 + 0.62 * len(checks)
+    peaks = [check for check in checks if check.effect == "optimum_slope"]
+    height = 3.2 * bool(curves or peaks) + 0.9 + 0.62 * len(checks)
     figure = Figure(figsize=(8, height), layout="constrained")
     FigureCanvasAgg(figure)
     lower: Figure | SubFigure = figure
-    if curves:
+    if curves or peaks:
         upper, lower = figure.subfigures(2, 1, height_ratios=[3.2, height - 3.2], squeeze=False)[:, 0]
-        axes = upper.subplots(1, len(curves), squeeze=False)[0]
-        for axis, column in zip(axes, curves, strict=True):
+        axes = upper.subplots(1, len(curves) + len(peaks), squeeze=False)[0]
+        for axis, column in zip(axes, curves, strict=False):
             _curves(axis, column, result)
+        for axis, check in zip(axes[len(curves) :], peaks, strict=True):
+            _peaks(axis, check, result)
         upper.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     rows = lower.subplots(len(checks), 1, squeeze=False)[:, 0]
     for axis, check in zip(rows, checks, strict=True):
@@ -94,6 +97,38 @@ def _curves(axis: Axes, column: str, result: Result) -> None:
     axis.grid(alpha=0.3)
 
 
+def _peaks(axis: Axes, check: Check, result: Result) -> None:
+    """The metric of each family less its best mean, over the number at which it has its peak: mean and range over the seeds.
+
+    What lies far below the peaks is cut off: a batch that is too small may break the training, beside which no peak could be seen.
+    """
+    falls = []
+    for number, (x, points) in enumerate(check.curve.items()):
+        found = {float(at): result.values[check.metric].get(str(arm), ()) for arm, at in points.items()}
+        rows = {at: [value for value in values if value is not None] for at, values in sorted(found.items())}
+        rows = {at: values for at, values in rows.items() if values}
+        if not rows:
+            continue
+        means = [math.fsum(values) / len(values) for values in rows.values()]
+        best = max(means)
+        falls.append(best - means[-1])
+        colour, style = look_of(number)
+        label = str(next(iter(points))).rpartition("_")[0] or str(x)
+        axis.plot([*rows], [mean - best for mean in means], color=colour, linestyle=style, marker="o", markersize=4, label=label)
+        low, high = ([end(values) - best for values in rows.values()] for end in (min, max))
+        axis.fill_between([*rows], low, high, color=colour, alpha=0.15, linewidth=0)
+    if falls and max(falls) > 0:
+        axis.set_ylim(-2 * max(falls), max(falls) / 2)
+    axis.set_xscale("log", base=2)
+    ticks = sorted({float(at) for points in check.curve.values() for at in points.values()})
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=8)
+    axis.minorticks_off()
+    axis.set_xlabel("B")
+    axis.set_ylabel(f"{check.metric} - its best")
+    axis.set_title(check.name, fontsize=9)
+    axis.grid(alpha=0.3)
+
+
 def look_of(number: int) -> tuple[str, str]:
     """The colour and the line style of the arm with this number, different from those of the 31 before it."""
     return COLOURS[number % len(COLOURS)], STYLES[(number + number // len(COLOURS)) % len(STYLES)]
@@ -123,7 +158,8 @@ def _effect(axis: Axes, check: Check, outcome: Outcome) -> None:
         axis.plot([effect.shown], [0], color=colour, marker="o", markersize=6)
     axis.set_xlim(low, high)
     if axis.get_xscale() == "log":
-        ticks = [float(f"{low * (high / low) ** (part / 6):.2g}") for part in range(1, 6)]
+        digits = 3 if high / low < 2 else 2
+        ticks = [float(f"{low * (high / low) ** (part / 6):.{digits}g}") for part in range(1, 6)]
         axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axis.minorticks_off()
     axis.set_ylim(-1, 1)

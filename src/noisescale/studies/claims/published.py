@@ -116,7 +116,10 @@ def _number(name: str, verdict: Mapping[str, Any]) -> str | None:
         return _with_interval(cost["ratio"], cost["low"], cost["high"])
     metric, _, arm = name.partition(".")
     values = [value for value in verdict["values"].get(metric, {}).get(arm, []) if value is not None]
-    return f"{sum(values) / len(values):.4g}" if values else None
+    if not values:
+        return None
+    mean = sum(values) / len(values)
+    return f"{mean:.0f}" if abs(mean) >= 1000 else f"{mean:.4g}"
 
 
 def _with_interval(value: float, low: float | None, high: float | None) -> str:

@@ -14,7 +14,7 @@ from noisescale.studies.claims.page import RULE, cell
 from noisescale.studies.claims.published import finding_of
 from noisescale.studies.claims.verdict import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
 
-__all__ = ["counted", "summary_of", "summary_table", "write_summary"]
+__all__ = ["costs_table", "counted", "summary_of", "summary_table", "write_summary"]
 
 
 def counted(verdicts: Mapping[str, Mapping[str, Any]]) -> str:
@@ -105,13 +105,13 @@ def _sections(folder: Path, verdicts: Mapping[str, Mapping[str, Any]], names: Ma
         yield "\n".join(
             ["| claim | verdict | control | effect | interval | must be | p |", "| --- | --- | --- | --- | --- | --- | --- |", *controls]
         )
-    if costs := [*_costs(verdicts)]:
+    if costs := costs_table(verdicts):
         yield "## What equal trainings cost"
         yield (
             "The updates and the seconds of the first arm over those of the second, seed by seed, validation included. The arms of a seed "
             "ran at about the same time."
         )
-        yield "\n".join(["| claim | arms | updates | seconds | interval |", "| --- | --- | --- | --- | --- |", *costs])
+        yield costs
     yield "## How to read this"
     yield RULE
     yield f"```bash\npython reproduce.py claim=all scale={scales[0] if scales else 'cpu'} publish={folder.name}\n```"
@@ -138,10 +138,13 @@ def _controls(verdicts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
                 yield f"| {' | '.join(map(cell, cells))} |"
 
 
-def _costs(verdicts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+def costs_table(verdicts: Mapping[str, Mapping[str, Any]]) -> str:
+    """A row for each pair of arms that a claim calls equal: the ratios of their updates and of their seconds; empty if there is none."""
+    rows = []
     for name, each in verdicts.items():
         for arms, cost in each["costs"].items():
-            (updates, seconds) = (cost[key] for key in ("updates", "seconds"))
+            updates, seconds = (cost[key] for key in ("updates", "seconds"))
             interval = interval_in_words(seconds["low"], seconds["high"])
             cells = [name, arms, *(estimate_in_words(of["ratio"], of["low"], of["high"]) for of in (updates, seconds)), interval]
-            yield f"| {' | '.join(map(cell, cells))} |"
+            rows.append(f"| {' | '.join(map(cell, cells))} |")
+    return "\n".join(["| claim | arms | updates | seconds | interval |", "| --- | --- | --- | --- | --- |", *rows]) if rows else ""
