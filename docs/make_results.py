@@ -110,7 +110,9 @@ def _arms(verdict: Mapping[str, Any], arms: list[str], metrics: list[str]) -> It
 
 def _mean(values: list[float]) -> str:
     mean, spread = statistics.fmean(values), statistics.stdev(values)
-    return f"{mean:,.0f}" if spread == 0 and mean == round(mean) else f"{mean:.4g} +- {spread:.2g}"
+    if spread == 0 and mean == round(mean):
+        return f"{mean:,.0f}".replace(",", " ") if mean >= 10000 else f"{mean:.0f}"
+    return f"{mean:.4g} +- {spread:.2g}"
 
 
 def summary() -> str:

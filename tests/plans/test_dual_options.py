@@ -16,7 +16,7 @@ from tests.helpers.refusals import refusal_of
 
 @pytest.mark.parametrize(
     ("optimizer", "rule"),
-    [("SGD", "sgd"), ("torch.optim.SGD", "sgd"), ("ASGD", "sgd"), ("Adam", "adaptive"), ("torch.optim.RMSprop", "adaptive")],
+    [("SGD", "sgd"), ("torch.optim.SGD", "sgd"), ("ASGD", "sgd"), ("Adam", "sgd"), ("AdamW", "sgd"), ("torch.optim.RMSprop", "adaptive")],
 )
 def test_a_rule_left_open_follows_the_optimizer(optimizer: str, rule: str) -> None:
     assert resolve_rule(Dual(32), optimizer) == Dual(32, rule=rule)

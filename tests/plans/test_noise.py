@@ -16,6 +16,7 @@ from noisescale.plans.noise import (
     LR_RULES,
     batch_noise,
     batch_size_for_noise,
+    dual_rule_of,
     lr_for_noise,
     lr_scaling,
     noise_rule_of,
@@ -109,6 +110,15 @@ def test_the_rule_of_sgd(name: str) -> None:
 @pytest.mark.parametrize("name", ["Adam", "torch.optim.AdamW", "RMSprop", "Adagrad", "Adadelta", "mine.SGDish", "SGD.Adam", ""])
 def test_the_rule_of_all_others(name: str) -> None:
     assert noise_rule_of(name) == "adaptive"
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [("SGD", "sgd"), ("ASGD", "sgd"), ("Adam", "sgd"), ("torch.optim.AdamW", "sgd"), ("RMSprop", "adaptive"), ("NAdam", "adaptive")],
+)
+def test_the_rule_by_which_a_batch_replaces_a_rate(name: str, rule: str) -> None:
+    """That of Adam is what was measured (the claim dual_adam), and not that of its noise."""
+    assert dual_rule_of(name) == rule
 
 
 @pytest.mark.parametrize(("cut", "size"), [(5, 634), (25, 3015), (125, 12145)])

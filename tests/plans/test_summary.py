@@ -230,3 +230,9 @@ def test_the_dual_takes_the_mean_of_s_of_the_updates_and_exact_a_little_more(mat
     dual = Dual(10_000, rule="sgd", match=match, max_size=100_000, last="carry")
     plan = plan_of(schedules.Cosine(eta_min=0.2), dual, epochs=100, num_examples=100_000)
     assert plan.total_updates() == pytest.approx(1000 * share, rel=5e-3)
+
+
+@pytest.mark.parametrize(("optimizer", "said"), [("SGD", "with the same noise,"), ("Adam", "with the same g,")])
+def test_what_a_plan_and_its_counterpart_share_is_called_noise_only_where_it_is_that_of_the_optimizer(optimizer: str, said: str) -> None:
+    plan = Plan(schedules.Cosine(T_max=4), Dual(8, rule="sgd"), 400, 4)
+    assert said in summarize(plan, 0.1, optimizer=optimizer).comparison()

@@ -167,7 +167,8 @@ def test_how_much_more_noise_a_small_window_has_is_by_g() -> None:
         (Dual(32, rule="sgd"), "Adam", True),
         (Dual(32, rule="sgd"), "SGD", False),
         (Dual(32, rule="adaptive"), "SGD", True),
-        (Dual(32, rule="adaptive"), "AdamW", False),
+        (Dual(32, rule="adaptive"), "AdamW", True),
+        (Dual(32, rule="adaptive"), "RMSprop", False),
         (CyclicBatch(32, 2, rule="sgd"), "RMSprop", True),
         (Dual(32, rule="sgd", growth=0.0), "Adam", False),
         (Fixed(32), "Adam", False),
@@ -177,6 +178,14 @@ def test_a_rule_for_another_optimizer(strategy: BatchStrategy, optimizer: str, n
     found = notes_of(plan_of(schedules.Cosine(), strategy), "batch.rule=", optimizer=optimizer)
     assert bool(found) == noted
     assert not noted or optimizer in found[0]
+
+
+def test_adam_is_told_which_rule_was_measured() -> None:
+    """Its default keeps another noise than its own, and the rule of its own noise was further off: both are said."""
+    default = note_of(plan_of(schedules.Cosine(), Dual(32, rule="sgd")), "batch.rule=sgd", optimizer="Adam")
+    assert "not the noise of Adam where its gradient is mostly noise, but follows a decaying rate more closely" in default
+    other = note_of(plan_of(schedules.Cosine(), Dual(32, rule="adaptive")), "batch.rule=adaptive", optimizer="Adam")
+    assert "the noise of Adam where its gradient is mostly noise; sgd follows a decaying rate more closely" in other
 
 
 def test_weight_decay_acts_once_per_update() -> None:

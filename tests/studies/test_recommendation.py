@@ -86,7 +86,7 @@ def test_a_bound_that_falls_says_so() -> None:
 
 @pytest.mark.parametrize(
     ("sqrt", "lr", "scaling", "dual", "is_sure"),
-    [(512, 0.2, "sqrt", None, True), (32, 0.4, "linear", "sgd", True), (128, 0.2, "sqrt", None, False)],
+    [(512, 0.2, "sqrt", "adaptive", True), (32, 0.4, "linear", "sgd", True), (128, 0.2, "sqrt", None, False)],
 )
 def test_an_adaptive_optimizer_takes_the_rule_that_the_branches_tell_from_the_other(
     sqrt: int, lr: float, scaling: str, dual: str | None, is_sure: bool

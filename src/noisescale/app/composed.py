@@ -241,7 +241,7 @@ def _rule_notes(cfg: DictConfig, strategy: BatchStrategy, own_optimizer: str) ->
     if not isinstance(strategy, Matched) or cfg.batch.get("rule") is not None:
         return []
     if own_optimizer:
-        return [f"batch.rule follows the optimizer that {own_optimizer} makes: sgd for SGD and ASGD, adaptive for all others"]
+        return [f"batch.rule follows the optimizer that {own_optimizer} makes: sgd for SGD, ASGD, Adam and AdamW, adaptive for all others"]
     return [f"batch.rule={strategy.rule} follows optimizer={options().get('optimizer', '')}"]
 
 

@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from textwrap import fill
 
 from omegaconf import DictConfig
 
@@ -55,11 +56,13 @@ def preview(cfg: DictConfig, results: Path | None = None) -> int:
     if in_sweep():
         print(f"{' '.join(typed())}: {summary.comparison()}")
     else:
-        from noisescale.studies.plan_table import print_plan
+        from noisescale.studies.plan_table import WIDTH, print_plan
 
         print_plan(summary)
-        for line in verdicts_in_words(claims_behind(plan.schedule, plan.strategy, run.optimizer), results, Path.cwd()) if results else ():
-            print(f"measured: {line}")
+        for line in (
+            verdicts_in_words(claims_behind(plan.schedule, plan.strategy, run.optimizer), results, results.parent) if results else ()
+        ):
+            print(fill(f"measured: {line}", WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
     if run.own_optimizer:
         note = "makes its own optimizer, known only when it runs: lr and g are those of SGD with a learning rate of 1"
         print(f"note: {run.own_optimizer} {note}", file=sys.stderr)

@@ -66,7 +66,7 @@ def recommend(cfg: DictConfig, results: Path | None = None) -> int:
         write_atomically(folder / "recommendation.json", as_json(found.found, found.measured, command, verdicts))
         write_atomically(folder / "recommendation.md", text)
     _print(found, command)
-    for line in verdicts_in_words(claims, results, Path.cwd()) if results else ():
+    for line in verdicts_in_words(claims, results, results.parent) if results else ():
         print(f"measured: {line}")
     _say_what_else_differs(found, run.own_optimizer)
     for name in ("recommendation.md", "recommendation.json", "recommendation.png"):

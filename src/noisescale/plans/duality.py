@@ -16,7 +16,7 @@ from functools import cached_property, lru_cache
 from typing import ClassVar
 
 from noisescale.errors import ConfigError, check_choice, check_count, check_number
-from noisescale.plans.noise import NOISE_MATCHES, NOISE_RULES, batch_noise, batch_size_with, noise_rule_of
+from noisescale.plans.noise import NOISE_MATCHES, NOISE_RULES, batch_noise, batch_size_with, dual_rule_of
 from noisescale.plans.plan import Plan
 from noisescale.plans.strategies import BatchStrategy, Fixed, check_size, constant_choice_until, realisable
 from noisescale.schedules import Cyclic, Schedule, constant_until, warmup_and_rest
@@ -209,8 +209,8 @@ def resolve_rule(strategy: BatchStrategy, optimizer: str | None) -> BatchStrateg
     if isinstance(strategy, Matched) and strategy.rule is None:
         if optimizer is None:
             problem = "the optimizer decides it, and with it the number of updates, but is not built yet"
-            raise ConfigError("rule", None, problem, "give the strategy rule='sgd', or 'adaptive' for Adam and its kin")
-        return replace(strategy, rule=noise_rule_of(optimizer))
+            raise ConfigError("rule", None, problem, "give the strategy rule='sgd', for SGD and Adam, or 'adaptive'")
+        return replace(strategy, rule=dual_rule_of(optimizer))
     return strategy
 
 

@@ -10,7 +10,7 @@ from noisescale.files import replaced
 from noisescale.plans.drift import Drift, Drifts
 from noisescale.plans.duality import Dual, Matched, counterpart
 from noisescale.plans.extremes import Caps, Cuts, Sizes, carries_by_batch
-from noisescale.plans.noise import NOISE_RULES, batch_noise, noise_depends_on_batch, noise_rule_of, sgd_noise_scale
+from noisescale.plans.noise import NOISE_RULES, batch_noise, dual_rule_of, noise_depends_on_batch, noise_rule_of, sgd_noise_scale
 from noisescale.plans.phases import Constants, Phase, phases_of
 from noisescale.plans.plan import Plan, Update
 from noisescale.plans.samples import Samples
@@ -40,6 +40,7 @@ class PlanSummary:
         other_updates: the number of updates of the counterpart; 0 if there is none.
         epochs, other_epochs: the updates of the first and of the last epoch, of the plan and of its counterpart.
         drift, other_drift: of the plan and of its counterpart; that of the counterpart is 0 if there is none.
+        is_noise: whether what they share is the noise of the optimizer; that of Adam is another, see `noise.dual_rule_of`.
     """
 
     plan: Plan
@@ -59,6 +60,7 @@ class PlanSummary:
     other_epochs: UpdatesOfEpochs
     drift: Drift
     other_drift: Drift
+    is_noise: bool = True
 
     @property
     def updates(self) -> Iterator[Update]:
@@ -102,7 +104,7 @@ class PlanSummary:
         if not self._has_comparison:
             return total
         assert self.other is not None
-        noise = "noise" if self.keeps_g else self.matched_noise_formula()
+        noise = self.matched_noise_formula() if not self.keeps_g else "noise" if self.is_noise else "g"
         if isinstance(self.other.strategy, Dual):
             fewer = f"{_grouped(self.other_updates)} with the same {noise} in the batch (batch=dual)"
             return f"{total}; {fewer}{_times(n, self.other_updates)}"
@@ -162,7 +164,7 @@ def summarize(plan: Plan, lr: float, momentum: float = 0.0, optimizer: str = "SG
         progress: is called with the share of the work that is done, 0 to 1.
     """
     strategy = plan.strategy
-    rule, match = noise_rule_of(optimizer), plan.match
+    rule, match = dual_rule_of(optimizer), plan.match
     if isinstance(strategy, Matched):
         assert strategy.rule is not None
         rule, match = strategy.rule, strategy.match
@@ -198,6 +200,7 @@ def summarize(plan: Plan, lr: float, momentum: float = 0.0, optimizer: str = "SG
         other_epochs,
         drifts.drift(lr),
         other_drifts.drift(lr),
+        rule == noise_rule_of(optimizer),
     )
 
 

@@ -7,7 +7,7 @@ import math
 
 from noisescale.plans.duality import Dual, Matched
 from noisescale.plans.extremes import Caps, cap_of, carries_by_batch
-from noisescale.plans.noise import noise_depends_on_batch, noise_rule_is_measured, noise_rule_of
+from noisescale.plans.noise import dual_rule_of, noise_depends_on_batch, noise_rule_is_measured, noise_rule_of
 from noisescale.plans.plan import Plan
 from noisescale.plans.strategies import BatchStrategy, Fixed, Full, MultiStep
 from noisescale.plans.summary import PlanSummary, noise_formula
@@ -128,15 +128,23 @@ def _cut_warnings(summary: PlanSummary) -> list[str]:
 
 def rule_warnings(plan: Plan, optimizer: str, weight_decay: float) -> list[str]:
     """Lines about a rule that does not fit the optimizer, which is given by its class name, and about what happens to weight decay."""
-    strategy, rule = plan.strategy, noise_rule_of(optimizer)
+    strategy, own, measured = plan.strategy, noise_rule_of(optimizer), dual_rule_of(optimizer)
     notes: list[str] = []
     if not noise_depends_on_batch(optimizer):
         return _without_a_dual(strategy, optimizer)
     if not carries_by_batch(strategy):
         return notes
-    if strategy.rule != rule:
-        kept = noise_formula(strategy.rule or "", strategy.match)
-        notes.append(f"batch.rule={strategy.rule} keeps {kept}, which is not the noise of {optimizer}, whose rule is {rule}")
+    kept = noise_formula(strategy.rule or "", strategy.match)
+    if own != measured:
+        closer = "follows a decaying rate more closely in training loss and accuracy (results/dual_adam)"
+        if strategy.rule == measured:
+            notes.append(
+                f"batch.rule={measured} keeps {kept}, not the noise of {optimizer} where its gradient is mostly noise, but {closer}"
+            )
+        else:
+            notes.append(f"batch.rule={own} keeps {kept}, the noise of {optimizer} where its gradient is mostly noise; {measured} {closer}")
+    elif strategy.rule != own:
+        notes.append(f"batch.rule={strategy.rule} keeps {kept}, which is not the noise of {optimizer}, whose rule is {own}")
     elif not noise_rule_is_measured(optimizer):
         notes.append(f"batch.rule={strategy.rule} is assumed for {optimizer}, whose noise was not measured")
     if strategy.rule == "adaptive" and weight_decay > 0:

@@ -171,10 +171,10 @@ class Measured:
 
     @property
     def dual_rule(self) -> str | None:
-        """The `rule` of a dual, a key of `NOISE_RULES`, if it is another one than that of the optimizer."""
-        if self.scaling == self.usual:
+        """The `rule` of a dual, a key of `NOISE_RULES`, if the branches decide it; None: that of the optimizer."""
+        if self.winner is None:
             return None
-        return next(name for name, exponent in NOISE_RULES.items() if exponent == RULES[self.scaling])
+        return next(name for name, exponent in NOISE_RULES.items() if exponent == RULES[self.winner])
 
     def by_rule(self, rule: str) -> list[RuleFound]:
         """What the branches of one rule have shown at each time at which they could show something."""

@@ -15,7 +15,7 @@ from rich.table import Table
 from noisescale.plans.phases import Phase
 from noisescale.plans.summary import PlanSummary
 
-__all__ = ["print_plan"]
+__all__ = ["WIDTH", "print_plan"]
 
 WIDTH = 80
 """Columns of a table that goes to a file or a pipe, unless the environment variable COLUMNS asks for more."""
