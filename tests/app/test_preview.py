@@ -223,7 +223,7 @@ def test_training_warns_of_the_same(tmp_path: Path) -> None:
         ("scheduler=multistep batch=dual batch.max_size=1293", r"after the cut at epoch 10\.\d+ lr is 0\.0\d+, .* lr h.*"),
         ("batch.size=1000", r"momentum 0\.9 at B = 1000 takes B/\(N\(1-m\)\) = 7\.7 epochs to fill .*"),
         ("batch.last=partial", r"the window that ends epoch 1 has 13 of 32 examples, 2\.(46|5)x the noise; .*"),
-        ("optimizer=adam batch=dual batch.rule=sgd", r"batch\.rule=sgd keeps .* Adam.*"),
+        ("optimizer=adam batch=dual batch.rule=adaptive", r"batch\.rule=adaptive keeps .* Adam.*"),
         ("optimizer=sgd batch=seesaw", r"batch\.rule=adaptive keeps .* SGD.*"),
     ],
 )

@@ -42,7 +42,9 @@ def test_it_leaves_a_page_whose_command_can_be_pasted(tmp_path: Path) -> None:
     assert other.lines[-1].startswith("error: recommend.tolerance=0.1: ")
 
 
-@pytest.mark.parametrize(("rule", "linear", "words"), [("adaptive", True, ["batch.rule=sgd"]), ("adaptive", False, []), ("sgd", True, [])])
+@pytest.mark.parametrize(
+    ("rule", "linear", "words"), [("adaptive", True, ["batch.rule=sgd"]), ("adaptive", False, ["batch.rule=adaptive"]), ("sgd", True, [])]
+)
 def test_the_command_of_a_dual_has_the_rule_that_was_found(
     rule: str, linear: bool, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -136,13 +136,9 @@ def rule_warnings(plan: Plan, optimizer: str, weight_decay: float) -> list[str]:
         return notes
     kept = noise_formula(strategy.rule or "", strategy.match)
     if own != measured:
-        closer = "follows a decaying rate more closely in training loss and accuracy (results/dual_adam)"
-        if strategy.rule == measured:
-            notes.append(
-                f"batch.rule={measured} keeps {kept}, not the noise of {optimizer} where its gradient is mostly noise, but {closer}"
-            )
-        else:
-            notes.append(f"batch.rule={own} keeps {kept}, the noise of {optimizer} where its gradient is mostly noise; {measured} {closer}")
+        if strategy.rule == own:
+            closer = f"{measured} follows a decaying rate more closely in training loss and accuracy (results/dual_adam)"
+            notes.append(f"batch.rule={own} keeps {kept}, the noise of {optimizer} where its gradient is mostly noise; {closer}")
     elif strategy.rule != own:
         notes.append(f"batch.rule={strategy.rule} keeps {kept}, which is not the noise of {optimizer}, whose rule is {own}")
     elif not noise_rule_is_measured(optimizer):
