@@ -104,7 +104,7 @@ def test_the_cost_is_that_of_the_arms_that_are_called_equal(tmp_path: Path) -> N
 def test_the_words_get_their_numbers_from_the_verdict(tmp_path: Path) -> None:
     place = tmp_path / "results" / "mine"
     place.mkdir(parents=True)
-    words = "Ratio {same}, {seen}; mean {loss.decay}, {examples.decay}; {grow / decay: seconds} of time, {grow / decay: updates} of all."
+    words = "Ratio {same}, {seen}; mean {loss.decay}, {examples.decay}; {grow /\ndecay: seconds} of time, {grow / decay: updates} of all."
     (place / FINDING).write_text(f"Supported.\n{words}\n")
     page = publish(result(tmp_path / "runs"), tmp_path / "results").read_text()
     said = "Ratio 1.000 (0.983 to 1.017), 2.03 (1.98 to 2.08); mean 1, 100000; 0.516 (0.470 to 0.566) of time, 0.4 of all."
@@ -119,6 +119,7 @@ def test_the_words_get_their_numbers_from_the_verdict(tmp_path: Path) -> None:
         ("Supported.\nThe ratio is {sme}.\n", "mine/finding.md={sme}: is neither a check, nor metric.arm"),
         ("Supported.\nMean {loss.grew}.\n", "mine/finding.md={loss.grew}: is neither"),
         ("Supported.\n{grow / decay: hours}\n", "is neither"),
+        ("Supported.\n{}\n", "is neither"),
         ("Not supported.\nThe ratio is {same}.\n", "mine/finding.md=Not supported.: was written for another verdict than supported"),
         ("", "mine/finding.md=: was written for another verdict"),
     ],

@@ -122,12 +122,12 @@ def finding_of(place: Path, verdict: Mapping[str, Any]) -> str:
         raise ConfigError(f"{place.name}/{FINDING}", first.strip(), problem, "write what came out, with the verdict as its first line")
 
     def filled(found: re.Match[str]) -> str:
-        words = _number(found[1], verdict)
+        words = _number(" ".join(found[1].split()), verdict)  # it may be broken at the end of a line
         if words is None:
             raise ConfigError(f"{place.name}/{FINDING}", found[0], "is neither a check, nor metric.arm, nor `arm / arm: seconds`")
         return words
 
-    return re.sub(r"\{([^{}\n]+)\}", filled, text).strip()
+    return re.sub(r"\{([^{}]*)\}", filled, text).strip()
 
 
 def _number(name: str, verdict: Mapping[str, Any]) -> str | None:
