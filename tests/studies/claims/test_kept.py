@@ -42,6 +42,7 @@ def verdict(**changes: Any) -> dict[str, Any]:
     check = {"of": "loss: a / b", "effect": 0.99512, "low": 0.98511, "high": 1.00523}
     found: dict[str, Any] = dict.fromkeys(KEYS, "")
     found |= {"claim": "dual", "scale": "cpu", "verdict": "supported", "seeds": 5, "decided_by": "same"}
+    found |= {"words": ["epochs=2", "data=mnist"] if "effect" not in changes else []}
     return {**found, "checks": {"same": {**check, **changes}}}
 
 
@@ -49,11 +50,11 @@ def test_lines(tmp_path: Path) -> None:
     (tmp_path / "results" / "dual").mkdir(parents=True)
     (tmp_path / "results" / "dual" / FILE).write_text(json.dumps(verdict()))
     lines = [*verdicts_in_words(["warmup", "dual"], tmp_path / "results", tmp_path)]
-    assert lines == ["dual: supported at scale cpu (loss: a / b 0.995, 0.985 to 1.005; n = 5): results/dual/README.md"]
+    assert lines == ["dual: supported with data=mnist (loss: a / b 0.995, 0.985 to 1.005; n = 5): results/dual/README.md"]
     (elsewhere,) = verdicts_in_words(["dual"], tmp_path / "results", tmp_path / "outputs" / "plan")
     assert elsewhere.endswith(": ../../results/dual/README.md")
     (tmp_path / "results" / "dual" / FILE).write_text(json.dumps(verdict(effect=None, low=None, high=None)))
     assert [*verdicts_in_words(["dual"], tmp_path / "results", tmp_path)] == [
-        "dual: supported at scale cpu (n = 5): results/dual/README.md"
+        "dual: supported with scale=cpu (n = 5): results/dual/README.md"
     ]
     assert [*verdicts_in_words(["dual"], tmp_path / "elsewhere", tmp_path)] == []

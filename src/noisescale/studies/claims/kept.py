@@ -21,7 +21,7 @@ FILE = "verdict.json"
 
 KEYS = {
     *("claim", "scale", "sentence", "verdict", "why", "decided_by", "seeds", "first_seed", "fingerprint"),
-    *("seconds", "tuning_seconds", "machines", "checks", "costs", "values"),
+    *("seconds", "tuning_seconds", "machines", "words", "checks", "costs", "values"),
 }
 """Without these a file is no verdict, or one of another version."""
 
@@ -73,7 +73,7 @@ def claims_behind(schedule: Callable[[float], float], strategy: BatchStrategy, o
 def verdicts_in_words(claims: Iterable[str], folder: Path, start: Path) -> Iterator[str]:
     """A line for each claim whose verdict is kept, with what decided it and the path of its page.
 
-    `dual: supported at scale cpu (loss: increase / decay 0.995, 0.985 to 1.005; n = 5): results/dual/README.md`
+    `dual: supported with data=mnist (loss: increase / decay 0.995, 0.985 to 1.005; n = 5): results/dual/README.md`
 
     Args:
         claims: their names.
@@ -90,4 +90,5 @@ def verdicts_in_words(claims: Iterable[str], folder: Path, start: Path) -> Itera
             low, high = check["low"], check["high"]
             measured = f"{check['of']} {estimate_in_words(check['effect'], low, high)}, {interval_in_words(low, high)}; "
         page = os.path.relpath(folder / name / "README.md", start)
-        yield f"{name}: {verdict['verdict']} at scale {verdict['scale']} ({measured}n = {verdict['seeds']}): {page}"
+        where = next((word for word in verdict["words"] if word.startswith("data=")), f"scale={verdict['scale']}")
+        yield f"{name}: {verdict['verdict']} with {where} ({measured}n = {verdict['seeds']}): {page}"
