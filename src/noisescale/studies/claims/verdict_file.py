@@ -116,10 +116,10 @@ def effect_of(check: Check) -> str:
 def region_of(check: Check) -> str:
     """The region that is claimed: `in (-0.1, 0.1)`."""
     if check.inside is not None:
-        return f"in ({check.inside[0]:g}, {check.inside[1]:g})"
+        return f"in ({check.inside[0]:.7g}, {check.inside[1]:.7g})"
     if check.outside is not None:
-        return f"outside [{check.outside[0]:g}, {check.outside[1]:g}]"
-    return f"> {check.above:g}" if check.above is not None else f"< {check.below:g}"
+        return f"outside [{check.outside[0]:.7g}, {check.outside[1]:.7g}]"
+    return f"> {check.above:.7g}" if check.above is not None else f"< {check.below:.7g}"
 
 
 def arm_in_words(arm: Arm) -> str:
