@@ -108,8 +108,11 @@ def _arms(verdict: Mapping[str, Any], arms: list[str], metrics: list[str]) -> It
         yield f"| {arm} | {' | '.join(_mean(verdict['values'][metric][arm]) for metric in metrics)} |"
 
 
-def _mean(values: list[float]) -> str:
-    mean, spread = statistics.fmean(values), statistics.stdev(values)
+def _mean(values: list[float | None]) -> str:
+    found = [value for value in values if value is not None]
+    if len(found) < 2:
+        return ", ".join(f"{value:.4g}" for value in found)
+    mean, spread = statistics.fmean(found), statistics.stdev(found)
     if spread == 0 and mean == round(mean):
         return f"{mean:,.0f}".replace(",", " ") if mean >= 10000 else f"{mean:.0f}"
     return f"{mean:.4g} +- {spread:.2g}"
