@@ -122,7 +122,7 @@ def test_where_the_optimizer_decides_it_is_said(count: Callable[[BatchSizeSchedu
     error_of(lambda: fit(Asks(network()), batches), "rule", "is not built yet", "rule='sgd'", "'adaptive'")
 
     settled = Asks(network())
-    batches = BatchSizeScheduler(Dual(8, rule="adaptive"), schedules.Cosine())
+    batches = BatchSizeScheduler(Dual(8, rule="sgd"), schedules.Cosine())
     trainer = fit(settled, batches)
     assert batches.plan.total_updates() == trainer.global_step
     assert settled.counted in (trainer.global_step, batches.plan)

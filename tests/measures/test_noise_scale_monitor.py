@@ -155,8 +155,7 @@ def test_with_a_dual_every_row_is_the_row_of_a_plan_made_before(
 ) -> None:
     strategy = replace(strategies[option], match_last=match_last)
     schedule = schedules.Warmup(0.5, 0.1).before(schedules.Cosine(), 3)
-    rule = {"SGD": "sgd", "Adam": "adaptive"}[optimizer.__name__]
-    settled = replace(strategy, rule=rule) if isinstance(strategy, Matched) and strategy.rule is None else strategy
+    settled = replace(strategy, rule="sgd") if isinstance(strategy, Matched) and strategy.rule is None else strategy
     plan = Plan(schedule, settled, N, 3, max_micro_batch_size=7)
     scheduler = BatchSizeScheduler(strategy, schedule, max_micro_batch_size=7)
     trainer = fit(Plain(network(), lambda parameters: optimizer(parameters, lr=0.05)), NoiseScaleMonitor(tmp_path / "steps.csv"), scheduler)

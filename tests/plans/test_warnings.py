@@ -168,6 +168,7 @@ def test_how_much_more_noise_a_small_window_has_is_by_g() -> None:
         (Dual(32, rule="sgd"), "SGD", False),
         (Dual(32, rule="adaptive"), "SGD", True),
         (Dual(32, rule="adaptive"), "AdamW", True),
+        (Dual(32, rule="adaptive", growth=0.5), "Adam", False),
         (Dual(32, rule="adaptive"), "RMSprop", False),
         (CyclicBatch(32, 2, rule="sgd"), "RMSprop", True),
         (Dual(32, rule="sgd", growth=0.0), "Adam", False),

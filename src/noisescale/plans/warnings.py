@@ -136,7 +136,8 @@ def rule_warnings(plan: Plan, optimizer: str, weight_decay: float) -> list[str]:
         return notes
     kept = noise_formula(strategy.rule or "", strategy.match)
     if own != measured:
-        if strategy.rule == own:
+        whole = not (isinstance(strategy, Dual) and strategy.growth < 1)  # a share of it is what Seesaw asks for
+        if strategy.rule == own and whole:
             closer = f"{measured} follows a decaying rate more closely in training loss and accuracy (results/dual_adam)"
             notes.append(f"batch.rule={own} keeps {kept}, the noise of {optimizer} where its gradient is mostly noise; {closer}")
     elif strategy.rule != own:
